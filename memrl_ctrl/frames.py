@@ -1,0 +1,155 @@
+"""Frames: typed headers and raw arrays in one buffer, the form of wire messages and journal records.
+
+Layout, all numbers little-endian:
+
+```
+offset  size  what
+0       4     magic "MRLC"
+4       2     major version (another one is refused)
+6       2     minor version (ignored)
+8       4     length of the header, bytes
+12      4     CRC32C of everything from offset 16 to the end
+16      ...   header: msgpack map {"message": {"type": ..., ...}, "arrays": [[name, dtype, shape], ...]}
+...     ...   zero padding to a multiple of 8, then the arrays in the header's order, each C-contiguous,
+              little-endian, padded to a multiple of 8
+```
+
+Nothing is ever unpickled; what does not fit the declared types is refused with `FrameError`.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+import google_crc32c
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+MAGIC = b"MRLC"
+MAJOR, MINOR = 1, 0
+PREFIX = struct.Struct("<4sHHII")
+MAX_BYTES = 1 << 20
+"""Largest frame that is accepted unless said otherwise, bytes."""
+MAX_ARRAYS = 64
+MAX_DIMENSIONS = 4
+DTYPES = {
+    name: np.dtype(name)
+    for name in ("<f4", "<f8", "<i4", "<i8", "<u2", "<u4", "<u8", "|u1", "|i1", "|b1")
+}
+"""The element types that a frame may carry."""
+
+
+class FrameError(ValueError):
+    """Bytes that are no frame, or a frame that does not say what it should."""
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
+    """Base of every message; a subclass names itself with `tag=`."""
+
+
+class _Header(msgspec.Struct):
+    message: msgspec.Raw
+    arrays: list[tuple[str, str, list[int]]]
+
+
+_header_decoder = msgspec.msgpack.Decoder(_Header)
+_encoder = msgspec.msgpack.Encoder()
+
+
+def _padded(size: int) -> int:
+    return (size + 7) & ~7
+
+
+def pack(message: msgspec.Struct, arrays: Mapping[str, NDArray[Any]] | None = None) -> bytes:
+    """Encode a message and its arrays as one frame.
+
+    Args:
+        message: a tagged struct, usually a `Message`.
+        arrays: name to array; any layout and byte order, stored C-contiguous and little-endian.
+
+    Raises:
+        FrameError: an array has an element type that frames do not carry.
+    """
+    specs: list[tuple[str, str, list[int]]] = []
+    parts: list[bytes] = []
+    for name, array in (arrays or {}).items():
+        little = array.dtype.newbyteorder("<") if array.dtype.itemsize > 1 else array.dtype
+        if little.str not in DTYPES:
+            raise FrameError(f"array {name!r} has dtype {array.dtype}; allowed: {sorted(DTYPES)}")
+        data = np.ascontiguousarray(array, dtype=little).tobytes()
+        specs.append((name, little.str, list(array.shape)))
+        parts.append(data.ljust(_padded(len(data)), b"\0"))
+    header = _encoder.encode(_Header(msgspec.Raw(_encoder.encode(message)), specs))
+    size = PREFIX.size + len(header)
+    body = b"".join([header, b"\0" * (_padded(size) - size), *parts])
+    crc = int(google_crc32c.value(body))
+    return PREFIX.pack(MAGIC, MAJOR, MINOR, len(header), crc) + body
+
+
+def unpack(
+    data: bytes | memoryview,
+    decoder: msgspec.msgpack.Decoder[Any],
+    *,
+    max_bytes: int = MAX_BYTES,
+) -> tuple[Any, dict[str, NDArray[Any]]]:
+    """Decode a frame.
+
+    Args:
+        data: the whole frame.
+        decoder: typed for the union of messages that are expected here.
+        max_bytes: a larger frame is refused unread.
+
+    Returns:
+        The message, and its arrays by name (read-only views of `data`).
+
+    Raises:
+        FrameError: with what is wrong; nothing else is ever raised, whatever the bytes.
+    """
+    if len(data) > max_bytes:
+        raise FrameError(f"frame of {len(data)} bytes; at most {max_bytes} are accepted")
+    if len(data) < PREFIX.size:
+        raise FrameError(f"frame of {len(data)} bytes is shorter than its prefix of {PREFIX.size}")
+    magic, major, _minor, header_size, crc = PREFIX.unpack_from(data)
+    if magic != MAGIC:
+        raise FrameError(f"magic {bytes(magic)!r} is not {MAGIC!r}")
+    if major != MAJOR:
+        raise FrameError(f"frame version {major}; this side speaks {MAJOR}")
+    body = bytes(data[PREFIX.size :])
+    if int(google_crc32c.value(body)) != crc:
+        raise FrameError("checksum does not match: the frame was damaged")
+    if header_size > len(body):
+        raise FrameError(f"header of {header_size} bytes in a body of {len(body)}")
+    try:
+        header = _header_decoder.decode(body[:header_size])
+        message = decoder.decode(header.message)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise FrameError(f"header: {error}") from error
+    return message, _arrays(header, body, _padded(PREFIX.size + header_size) - PREFIX.size)
+
+
+def _arrays(header: _Header, body: bytes, position: int) -> dict[str, NDArray[Any]]:
+    if len(header.arrays) > MAX_ARRAYS:
+        raise FrameError(f"{len(header.arrays)} arrays; at most {MAX_ARRAYS} are accepted")
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, dtype_name, shape in header.arrays:
+        if dtype_name not in DTYPES:
+            raise FrameError(f"array {name!r} has dtype {dtype_name!r}; allowed: {sorted(DTYPES)}")
+        if name in arrays:
+            raise FrameError(f"array {name!r} stands twice")
+        if len(shape) > MAX_DIMENSIONS or any(n < 0 for n in shape):
+            raise FrameError(f"array {name!r} has shape {shape}")
+        dtype = DTYPES[dtype_name]
+        count = math.prod(shape)
+        size = count * dtype.itemsize
+        if position + size > len(body):
+            raise FrameError(f"array {name!r} of {size} bytes reaches past the end of the frame")
+        flat = np.frombuffer(body, dtype=dtype, count=count, offset=position)
+        arrays[name] = flat.reshape(shape)
+        position += _padded(size)
+    if position != len(body):
+        raise FrameError(f"{len(body) - position} bytes follow the last array")
+    return arrays
