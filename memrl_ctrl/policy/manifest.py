@@ -1,0 +1,118 @@
+"""The manifest of a policy file: what a runtime must know to drive it, as JSON in the ONNX metadata.
+
+A policy is one ONNX file whose graph is
+`(observation, previous_applied, *memory_in) -> (action, *memory_out)` with a free batch dimension;
+normalisation, action shape and scaling are inside the graph.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+MANIFEST_KEY = "memrl_ctrl.manifest"
+"""Key in the ONNX file's `metadata_props`."""
+MANIFEST_VERSION = 1
+
+
+class _Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class ObservationSpec(_Part):
+    """What the first input is."""
+
+    name: str = "observation"
+    """Name of the graph's input."""
+    kind: Literal["beam-phase", "task"]
+    """`beam-phase`: made by `memrl_ctrl.observation`; `task`: the named environment's own."""
+    shape: tuple[int, ...]
+    """Shape without the batch dimension."""
+    n_slices: int = 0
+    """For `beam-phase`: bins of the profile; the synchronous phase / pi follows them."""
+    version: int = 1
+    """For `beam-phase`: version of the observation's definition."""
+
+
+class ActionSpec(_Part):
+    """What the first output is, and what `previous_applied` carries."""
+
+    name: str = "action"
+    """Name of the graph's output."""
+    kind: Literal["delta-phi-rad", "task"]
+    """`delta-phi-rad`: change of phi_hw in radians [batch, 1]; `task`: the environment's action."""
+    shape: tuple[int, ...]
+    """Shape without the batch dimension."""
+    previous_name: str = "previous_applied"
+    """Name of the input with what was really applied after the last call; 0 at the start."""
+    low: float
+    """Smallest value that the graph can give."""
+    high: float
+    """Largest value that the graph can give."""
+
+
+class MemorySpec(_Part):
+    """One memory array, fed back from output to input."""
+
+    name_in: str
+    """Name of the graph's input."""
+    name_out: str
+    """Name of the graph's output."""
+    shape: tuple[int, ...]
+    """Shape without the batch dimension."""
+    reset: float = 0.0
+    """Value of every element at the start of an episode."""
+    dtype: Literal["float32", "int64"] = "float32"
+
+
+class Training(_Part):
+    """Where a policy comes from."""
+
+    algorithm: str
+    """For example `lstm-td3`; `none` for one that was not trained."""
+    task: str = ""
+    """Environment it was trained in."""
+    steps: int = 0
+    """Environment steps it was trained for."""
+    seed: int = 0
+    """Seed of the training run."""
+    configuration: dict[str, Any] = {}
+    """The whole resolved training configuration."""
+
+
+class PolicyManifest(_Part):
+    """Everything that a runtime must know of a policy file."""
+
+    version: int = MANIFEST_VERSION
+    name: str
+    """Name for people."""
+    observation: ObservationSpec
+    action: ActionSpec
+    memory: tuple[MemorySpec, ...] = ()
+    max_step_rad: float = 0.0
+    """For `delta-phi-rad`: largest change that it can ask for in one cycle, rad."""
+    training: Training
+    weights_digest: str = ""
+    """SHA-256 over names, shapes and bytes of the graph's initialisers."""
+    parity_max_abs_diff: float | None = None
+    """Largest difference between torch and onnxruntime that the export measured."""
+    parity_steps: int = 0
+    """Steps (rows times calls) over which parity was measured."""
+    created_utc: str = ""
+    versions: dict[str, str] = {}
+    """Versions of the libraries that wrote it."""
+
+
+def encode_manifest(manifest: PolicyManifest) -> str:
+    """Return the manifest as JSON."""
+    return msgspec.json.encode(manifest).decode()
+
+
+def decode_manifest(text: str) -> PolicyManifest:
+    """Read a manifest from JSON.
+
+    Raises:
+        msgspec.MsgspecError: it is no manifest; says where and what was expected.
+    """
+    return msgspec.json.decode(text, type=PolicyManifest)
