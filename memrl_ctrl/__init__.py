@@ -1,9 +1,12 @@
 """Memory-based reinforcement learning control of the PS Booster's second-harmonic RF phase.
 
-Importing this package pulls neither torch nor BLonD.
+Importing this package registers its environments with Gymnasium (`memrl/BeamPhase-v0`) and pulls
+neither torch nor BLonD.
 """
 
 from importlib.metadata import PackageNotFoundError, version
+
+import gymnasium
 
 try:
     __version__ = version("memrl-ctrl")
@@ -11,3 +14,10 @@ except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
 
 __all__ = ["__version__"]
+
+if "memrl/BeamPhase-v0" not in gymnasium.registry:
+    gymnasium.register(
+        id="memrl/BeamPhase-v0",
+        entry_point="memrl_ctrl.env:BeamPhaseEnv",
+        vector_entry_point="memrl_ctrl.env:BeamPhaseVectorEnv",
+    )

@@ -87,6 +87,12 @@ def open_backend(name: str, **options: Any) -> BeamBackend:
     return backend
 
 
+def option_names(name: str) -> frozenset[str]:
+    """Return the names of the options that a backend's factory has."""
+    factory = load(BACKENDS, "backend", name)
+    return frozenset(inspect.signature(factory).parameters)
+
+
 def open_source(name: str, **options: Any) -> BeamSource:
     """Open a backend for looking only.
 
@@ -114,10 +120,7 @@ def _open(name: str, options: dict[str, Any]) -> Any:
 
 
 class ObserveOnly:
-    """A source that keeps no way to reach the backend's writing methods.
-
-    Only the bound methods that look are kept.
-    """
+    """The looking half of a backend that has no read-only form of its own (a simulation)."""
 
     def __init__(self, backend: BeamBackend) -> None:
         self.description = backend.description

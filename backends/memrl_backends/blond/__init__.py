@@ -1,0 +1,9 @@
+"""The simulation backend `blond`, in several fidelities behind one contract.
+
+`matched` (default) is the kernel of `memrl_ctrl.beam` and needs no BLonD; `blond` is BLonD's own
+matching with the induced voltage converged.
+"""
+
+from memrl_backends.blond.backend import SimulationBackend, open_backend
+
+__all__ = ["SimulationBackend", "open_backend"]

@@ -1,0 +1,330 @@
+"""The simulation as a backend: a machine in this process, or as many as there are rows."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memrl_backends.blond.scenario import Draw, Drawn, Scenario, as_range, filling_range, merged
+from memrl_ctrl.backend import (
+    BoolArray,
+    FloatArray,
+    MachineDescription,
+    Quality,
+    Reading,
+    Receipt,
+    Truth,
+)
+from memrl_ctrl.beam import Conditions, matched_profiles
+from memrl_ctrl.errors import Refused, RefusalReason, UnknownNameError, UsageError
+from memrl_ctrl.program import CycleProgram, load_machine, load_program
+
+ProfileArray = NDArray[np.float32]
+Profiles = Callable[[Conditions, int], tuple[ProfileArray, BoolArray]]
+"""Line densities [rows, n_slices] and whether each converged [rows]."""
+
+DEFAULT_PROGRAM = "psb-2gev"
+START_OPTIONS = frozenset({"offset_deg"})
+
+
+def matched(conditions: Conditions, n_slices: int, threads: int) -> tuple[ProfileArray, BoolArray]:
+    """Fidelity `matched`: the kernel."""
+    result = matched_profiles(conditions, n_slices, threads=threads)
+    return np.asarray(result.line_density, dtype=np.float32), np.asarray(result.converged)
+
+
+def blond_matching(
+    conditions: Conditions, n_slices: int, threads: int
+) -> tuple[ProfileArray, BoolArray]:
+    """Fidelity `blond`: BLonD's own matching, iterated until the induced voltage has converged."""
+    from memrl_backends.blond.matching import blond_profiles
+
+    result = blond_profiles(conditions, n_slices)
+    return np.asarray(result.line_density, dtype=np.float32), np.asarray(result.converged)
+
+
+FIDELITIES: dict[str, Callable[[Conditions, int, int], tuple[ProfileArray, BoolArray]]] = {
+    "matched": matched,
+    "blond": blond_matching,
+}
+
+
+class SimulationBackend:
+    """A simulated machine with a hidden offset; see `open_backend` for the options.
+
+    With a program it is one cycle: its rows are the control points, which share one bunch and one
+    offset. With `rows` it is a batch of unrelated conditions, each with an offset of its own.
+    """
+
+    def __init__(
+        self,
+        *,
+        draw: Draw,
+        description: MachineDescription,
+        initial_phi_hw_rad: FloatArray,
+        seed: int | None,
+        threads: int,
+    ) -> None:
+        self.description = description
+        self._draw = draw
+        self._profiles = FIDELITIES[description.fidelity]
+        self._initial = initial_phi_hw_rad
+        self._rng = np.random.default_rng(seed)
+        self._threads = threads
+        self._cycle = 0
+        self._closed = False
+        points = description.points
+        self._setpoint = initial_phi_hw_rad.copy()
+        self._pending: FloatArray | None = None
+        self._pending_cycle = 0
+        self._offset = np.zeros(points)
+        self._drawn: Drawn | None = None
+        self._last: ProfileArray | None = None
+
+    def start(
+        self,
+        seed: int | None = None,
+        mask: BoolArray | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Reading:
+        """Draw new hidden conditions, for all rows or those in `mask`, and play one cycle.
+
+        `options` may hold `offset_deg`, the hardware offset for this episode.
+        """
+        for name in options or {}:
+            if name not in START_OPTIONS:
+                raise UnknownNameError("start option", name, START_OPTIONS)
+        if seed is not None:
+            self._rng = np.random.default_rng(seed)
+        points = self.description.points
+        if self._drawn is None or mask is None:
+            rows = np.arange(points)
+        else:
+            rows = np.flatnonzero(mask)
+        if self.description.ctime_ms is not None:
+            # One bunch and one offset for the whole cycle: there is no part of it to begin anew.
+            rows = np.arange(points)
+            self._drawn = self._draw.cycle(self.description.ctime_ms, self._rng)
+        elif self._drawn is None or rows.size == points:
+            self._drawn = self._draw.unrelated(points, self._rng)
+        elif rows.size:
+            new = self._draw.unrelated(rows.size, self._rng)
+            self._drawn = merged(self._drawn, new, rows)
+        self._offset[rows] = self._new_offset(rows.size, (options or {}).get("offset_deg"))
+        self._setpoint[rows] = self._initial[rows]
+        self._pending = None
+        return self.observe()
+
+    def _new_offset(self, count: int, offset_deg: float | None) -> FloatArray:
+        fixed = self._draw.scenario.offset_rad
+        if offset_deg is not None:
+            fixed = math.radians(offset_deg)
+        if fixed is not None:
+            return np.full(count, fixed)
+        if self.description.ctime_ms is not None:
+            return np.full(count, self._rng.uniform(-math.pi, math.pi))
+        return self._rng.uniform(-math.pi, math.pi, count)
+
+    def submit(self, phi_hw_rad: FloatArray, cycle: int, deadline_s: float) -> Receipt:
+        """Set the phase function from `cycle` on; see `memrl_ctrl.backend.BeamBackend.submit`."""
+        if self._drawn is None:
+            raise Refused(RefusalReason.STALE, "no cycle was played yet: start first")
+        if cycle <= self._cycle:
+            raise Refused(
+                RefusalReason.LATE, f"cycle {cycle} has begun; the next is {self._cycle + 1}"
+            )
+        if not deadline_s > 0.0:
+            raise Refused(RefusalReason.LATE, f"the deadline of {deadline_s} s has passed")
+        function = np.array(phi_hw_rad, dtype=np.float64)
+        self.description.limits.check(function, self._setpoint, self.description.ctime_ms)
+        self._pending, self._pending_cycle = function, cycle
+        return Receipt(cycle=cycle, applied_rad=function.copy(), committed_ns=time.monotonic_ns())
+
+    def observe(self, timeout_s: float | None = None) -> Reading:
+        """Play the next cycle and return its reading."""
+        if self._drawn is None:
+            return self.start()
+        self._cycle += 1
+        if self._pending is not None and self._cycle >= self._pending_cycle:
+            self._setpoint, self._pending = self._pending, None
+        drawn, points = self._drawn, self.description.points
+        offset = self._shot_offset()
+        phi2 = self._setpoint - offset
+        conditions = drawn.conditions.replace(phi2_rad=phi2)
+        profile, converged = self._profiles(
+            conditions, self.description.n_slices, self._threads
+        )
+        quality = np.zeros(points, dtype=np.uint16)
+        profile, quality = self._complete(profile, converged, quality)
+        peak = profile.max(axis=1, keepdims=True)
+        noise = self._rng.standard_normal(profile.shape, dtype=np.float32)
+        noise *= drawn.noise[:, None].astype(np.float32) * peak
+        noise += profile
+        self._last = profile
+        phase = conditions.energy_gain_ev / conditions.v1_v
+        return Reading(
+            cycle=self._cycle,
+            stamp_ns=time.time_ns(),
+            received_ns=time.monotonic_ns(),
+            profile=noise,
+            setpoint_rad=self._setpoint.copy(),
+            applied_rad=self._setpoint.copy(),
+            readback_rad=self._setpoint.copy(),
+            synchronous_phase_rad=np.arcsin(np.clip(phase, -1.0, 1.0)),
+            quality=quality,
+            truth=Truth(
+                reference_rad=drawn.reference_rad.copy(),
+                offset_rad=offset,
+                phi2_rad=phi2,
+                emittance_evs=np.array(conditions.emittance_evs),
+                intensity=np.array(conditions.intensity),
+            ),
+        )
+
+    def _shot_offset(self) -> FloatArray:
+        """Return this shot's offset [points]; the drift stays, the jitter does not."""
+        scenario, points = self._draw.scenario, self.description.points
+        size = 1 if self.description.ctime_ms is not None else points
+        if scenario.offset_drift_rad > 0.0:
+            self._offset = self._offset + self._rng.normal(0.0, scenario.offset_drift_rad, size)
+        offset = self._offset.copy()
+        if scenario.offset_jitter_rad > 0.0:
+            offset += self._rng.normal(0.0, scenario.offset_jitter_rad, size)
+        return offset
+
+    def _complete(
+        self, profile: ProfileArray, converged: BoolArray, quality: NDArray[np.uint16]
+    ) -> tuple[ProfileArray, NDArray[np.uint16]]:
+        """Flag rows without a matched bunch; where there is no profile at all, the last one stays."""
+        if converged.all():
+            return profile, quality
+        quality[~converged] |= Quality.NO_MATCH
+        absent = ~np.isfinite(profile).all(axis=1)
+        if absent.any():
+            profile = np.array(profile)
+            if self._last is None:
+                profile[absent] = np.nan
+                quality[absent] |= Quality.MISSING | Quality.NOT_FINITE
+            else:
+                profile[absent] = self._last[absent]
+                quality[absent] |= Quality.STALE
+        return profile, quality
+
+    def play(self, phi_hw_rad: FloatArray) -> Reading:
+        """Submit for the next cycle, then observe that cycle."""
+        self.submit(phi_hw_rad, self._cycle + 1, deadline_s=1.0)
+        return self.observe()
+
+    def close(self) -> None:
+        """Nothing is held."""
+        self._closed = True
+
+
+def open_backend(
+    *,
+    program: str | Path | CycleProgram | None = None,
+    machine: str | Path | None = None,
+    rows: int | None = None,
+    points: int | None = None,
+    fidelity: str = "matched",
+    n_slices: int = 1000,
+    seed: int | None = None,
+    intensity: float | Sequence[float] = (1e11, 1e13),
+    emittance_evs: float | Sequence[float] | None = None,
+    filling: str | float | Sequence[float] | None = None,
+    intensity_effects: bool | None = None,
+    offset_deg: float | None = None,
+    offset_jitter_deg: float = 0.0,
+    offset_drift_deg: float = 0.0,
+    noise: float | Sequence[float] = 0.02,
+    threads: int = 1,
+) -> SimulationBackend:
+    """Open the simulation.
+
+    Args:
+        program: cycle program, by name or file; default `psb-2gev` unless `machine` is given.
+        machine: machine, by name or file: rows are drawn from its operating range, no program.
+        rows: number of unrelated conditions; None plays the program's cycle at its control points.
+        points: number of control points of the cycle, if not the program's own.
+        fidelity: `matched` or `blond`.
+        n_slices: bins of a profile over one turn.
+        seed: of everything that is drawn; None takes one from the operating system.
+        intensity: protons, a number or a range (low, high).
+        emittance_evs: eV s, a number or a range. With `filling` too, half of the rows take each.
+        filling: emittance as a fraction of the bucket area: a number, a range (two numbers), a set
+            (more), or a preset (`seed`: 0.2, 0.5, 0.75, 1, 1.25). Default 0.5 to 0.9 where neither
+            this nor `emittance_evs` is given.
+        intensity_effects: space charge and impedance; None does as the machine file says.
+        offset_deg: hidden hardware offset; None draws it from the whole circle.
+        offset_jitter_deg: standard deviation of an offset that is drawn anew in every shot.
+        offset_drift_deg: standard deviation of the offset's random walk a shot.
+        noise: standard deviation of a slice's noise as a fraction of the peak, number or range.
+        threads: threads of the kernel.
+
+    Raises:
+        UsageError: options that contradict each other or are out of range.
+        ProgramError: a program or machine file that is wrong.
+    """
+    if fidelity not in FIDELITIES:
+        raise UnknownNameError("fidelity", fidelity, FIDELITIES)
+    if machine is not None and program is not None:
+        raise UsageError("give a program or a machine, not both: a program names its machine")
+    if machine is not None and rows is None:
+        raise UsageError("a machine without a program has no control points: give rows as well")
+    if rows is not None and points is not None:
+        raise UsageError("points are a cycle's control points; with rows there are none")
+    cycle_program: CycleProgram | None = None
+    if machine is None:
+        given = program if program is not None else DEFAULT_PROGRAM
+        cycle_program = given if isinstance(given, CycleProgram) else load_program(given)
+        machine_file = cycle_program.machine
+    else:
+        machine_file = load_machine(machine)
+    if emittance_evs is None and filling is None:
+        filling = (0.5, 0.9)
+    scenario = Scenario(
+        intensity=as_range("intensity", intensity),
+        emittance_evs=None if emittance_evs is None else as_range("emittance_evs", emittance_evs),
+        filling=filling_range(filling),
+        offset_rad=None if offset_deg is None else math.radians(offset_deg),
+        offset_jitter_rad=math.radians(offset_jitter_deg),
+        offset_drift_rad=math.radians(offset_drift_deg),
+        noise=as_range("noise", noise),
+    )
+    if rows is None and cycle_program is not None:
+        ctime = cycle_program.control_points(points)
+        count, initial = ctime.size, cycle_program.at(ctime).phi_hw_rad
+    else:
+        ctime, count = None, int(rows or 1)
+        initial = np.zeros(count)
+    if intensity_effects is None:
+        intensity_effects = machine_file.intensity_effects
+    return SimulationBackend(
+        draw=Draw(
+            machine=machine_file,
+            program=cycle_program,
+            scenario=scenario,
+            intensity_effects=intensity_effects,
+        ),
+        description=MachineDescription(
+            name=machine_file.name,
+            program=cycle_program.name if cycle_program else f"{machine_file.name} (any)",
+            points=count,
+            n_slices=n_slices,
+            limits=machine_file.limits,
+            period_s=0.0,
+            writable=True,
+            ctime_ms=ctime,
+            backend="blond",
+            fidelity=fidelity,
+        ),
+        initial_phi_hw_rad=np.asarray(initial, dtype=np.float64),
+        seed=seed,
+        threads=threads,
+    )

@@ -1,0 +1,250 @@
+"""What a simulated machine hides: which conditions, emittance, intensity and offset it has."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memrl_ctrl.beam import Conditions, filling_to_emittance, matched_profiles, reference_optimum
+from memrl_ctrl.errors import BeamError, UnknownNameError, UsageError
+from memrl_ctrl.program import CycleProgram, MachineFile
+
+FloatArray = NDArray[np.float64]
+Range = tuple[float, float]
+
+SEED_FILLING = (0.2, 0.5, 0.75, 1.0, 1.25)
+"""The seed work's five filling factors."""
+FILLING_PRESETS = {"seed": SEED_FILLING}
+ATTEMPTS = 20
+"""How often conditions without a reference optimum are drawn anew."""
+
+
+def as_range(name: str, value: float | Sequence[float]) -> Range:
+    """Return (low, high) from a number or a pair; equal for a number.
+
+    Raises:
+        UsageError: not one or two finite numbers in order.
+    """
+    if isinstance(value, int | float):
+        low = high = float(value)
+    elif len(value) == 2:
+        low, high = (float(v) for v in value)
+    else:
+        raise UsageError(f"{name} must be a number or a pair (low, high), not {value!r}")
+    if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+        raise UsageError(f"{name} must be finite and in order, not {value!r}")
+    return low, high
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """The hidden side of a simulation; each range is drawn from uniformly at every start."""
+
+    intensity: Range = (1e11, 1e13)
+    """Protons in the ring."""
+    emittance_evs: Range | None = None
+    """Longitudinal emittance, eV s. With `filling` too, each is used for half of the draws."""
+    filling: tuple[float, ...] | None = None
+    """Emittance as a fraction of the bucket area at phi_2 = 0 and no intensity: two numbers are a
+    range, more are a set."""
+    offset_rad: float | None = None
+    """Hardware offset of phi_hw, rad; None draws it from the whole circle."""
+    offset_jitter_rad: float = 0.0
+    """Standard deviation of an offset drawn anew in every shot, rad."""
+    offset_drift_rad: float = 0.0
+    """Standard deviation of the offset's random walk, rad a shot."""
+    noise: Range = (0.02, 0.02)
+    """Standard deviation of a slice's noise as a fraction of the profile's peak."""
+
+    def __post_init__(self) -> None:
+        """Refuse a scenario that nothing can be drawn from."""
+        if self.emittance_evs is None and self.filling is None:
+            raise UsageError("a scenario needs emittance_evs or filling")
+        for name in ("offset_jitter_rad", "offset_drift_rad"):
+            value = getattr(self, name)
+            if not value >= 0.0:
+                raise UsageError(f"{name} must be at least 0, not {value}")
+        if not self.noise[0] >= 0.0:
+            raise UsageError(f"noise must be at least 0, not {self.noise[0]}")
+        if not self.intensity[0] >= 0.0:
+            raise UsageError(f"intensity must be at least 0 protons, not {self.intensity[0]:g}")
+        if self.emittance_evs is not None and not self.emittance_evs[0] > 0.0:
+            raise UsageError(f"emittance_evs must be above 0, not {self.emittance_evs[0]:g} eV s")
+        if self.filling is not None and not min(self.filling) > 0.0:
+            raise UsageError(f"filling must be above 0, not {min(self.filling):g}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """Hidden conditions of some rows; arrays [rows]."""
+
+    conditions: Conditions
+    """Conditions of the beam at phi_2 = 0."""
+    reference_rad: FloatArray
+    """Reference optimum of phi_2; NaN where none exists."""
+    noise: FloatArray
+    """Standard deviation of a slice's noise as a fraction of the peak."""
+
+
+def filling_range(value: str | Sequence[float] | float | None) -> tuple[float, ...] | None:
+    """Return filling factors from an option: a preset's name, a number, a range or a set."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        if value not in FILLING_PRESETS:
+            raise UnknownNameError("filling preset", value, FILLING_PRESETS)
+        return FILLING_PRESETS[value]
+    if isinstance(value, int | float):
+        return (float(value), float(value))
+    return tuple(float(v) for v in value)
+
+
+class Draw:
+    """Draws hidden conditions from programs or from a machine's operating range."""
+
+    def __init__(
+        self,
+        *,
+        machine: MachineFile,
+        program: CycleProgram | None,
+        scenario: Scenario,
+        intensity_effects: bool,
+    ) -> None:
+        self.machine = machine
+        self.program = program
+        self.scenario = scenario
+        self.intensity_effects = intensity_effects
+        self.without_reference = 0
+        self.drawn = 0
+
+    def cycle(self, ctime_ms: FloatArray, rng: np.random.Generator) -> Drawn:
+        """One bunch along a cycle: the same emittance, intensity and noise at all points."""
+        if self.program is None:
+            raise UsageError("a cycle needs a program")
+        scenario = self.scenario
+        at_points = self._program_points(ctime_ms)
+        intensity = rng.uniform(*scenario.intensity)
+        if scenario.emittance_evs is not None:
+            emittance = rng.uniform(*scenario.emittance_evs)
+        else:
+            # One bunch has one emittance: the filling is that of the cycle's smallest bucket.
+            filling = self._filling(1, rng)[0]
+            emittance = float(filling_to_emittance(at_points, filling).min())
+        conditions = at_points.replace(emittance_evs=emittance, intensity=intensity)
+        noise = np.full(ctime_ms.size, rng.uniform(*scenario.noise))
+        return self._with_reference(conditions, noise)
+
+    def unrelated(self, count: int, rng: np.random.Generator) -> Drawn:
+        """Unrelated conditions that have a reference optimum, one a row.
+
+        Those without one (about 5 % of uniformly random ones) are drawn anew and counted in
+        `without_reference`.
+
+        Raises:
+            BeamError: conditions with a reference are too rare here.
+        """
+        result = self._unrelated(count, rng)
+        for _ in range(ATTEMPTS):
+            missing = np.flatnonzero(~np.isfinite(result.reference_rad))
+            if missing.size == 0:
+                return result
+            self.without_reference += missing.size
+            result = merged(result, self._unrelated(missing.size, rng), missing)
+        raise BeamError(
+            f"{missing.size} of {count} conditions have no reference optimum after {ATTEMPTS} "
+            "draws: use a smaller filling, a lower intensity or another program"
+        )
+
+    def _unrelated(self, count: int, rng: np.random.Generator) -> Drawn:
+        scenario = self.scenario
+        self.drawn += count
+        if self.program is None:
+            base = self._range_points(count, rng)
+        else:
+            machine = self.program.machine
+            ctime = rng.uniform(machine.injection_ms, machine.extraction_ms, count)
+            base = self._program_points(ctime)
+        intensity = rng.uniform(*scenario.intensity, count)
+        absolute = scenario.emittance_evs
+        if absolute is None or scenario.filling is None:
+            choose = np.full(count, absolute is not None)
+        else:
+            choose = rng.random(count) < 0.5
+        emittance = rng.uniform(*(absolute or (1.0, 1.0)), count)
+        if scenario.filling is not None:
+            filled = filling_to_emittance(base, self._filling(count, rng))
+            emittance = np.where(choose, emittance, filled)
+        conditions = base.replace(emittance_evs=emittance, intensity=intensity)
+        return self._with_reference(conditions, rng.uniform(*scenario.noise, count))
+
+    def _with_reference(self, conditions: Conditions, noise: FloatArray) -> Drawn:
+        effective = conditions if self.intensity_effects else conditions.replace(intensity=0.0)
+        return Drawn(
+            conditions=effective,
+            reference_rad=np.asarray(reference_optimum(effective), dtype=np.float64),
+            noise=noise,
+        )
+
+    def _filling(self, count: int, rng: np.random.Generator) -> FloatArray:
+        filling = self.scenario.filling or (1.0, 1.0)
+        if len(filling) == 2:
+            return rng.uniform(filling[0], filling[1], count)
+        return rng.choice(np.array(filling), count)
+
+    def _program_points(self, ctime_ms: FloatArray) -> Conditions:
+        if self.program is None:
+            raise UsageError("these conditions come from no program")
+        return self.program.conditions(
+            ctime_ms, phi2_rad=0.0, emittance_evs=1.0, intensity=0.0
+        )
+
+    def _range_points(self, count: int, rng: np.random.Generator) -> Conditions:
+        span = self.machine.operating_range
+        v1 = rng.uniform(*span.v1_v, count)
+        ctime = rng.uniform(self.machine.injection_ms, self.machine.extraction_ms, count)
+        return Conditions(
+            b_field_t=rng.uniform(*span.b_field_t, count),
+            b_dot_t_per_s=rng.uniform(*span.b_dot_t_per_s, count),
+            v1_v=v1,
+            v2_v=v1 * rng.uniform(*span.v2_over_v1, count),
+            phi2_rad=0.0,
+            emittance_evs=1.0,
+            intensity=0.0,
+            machine=self.machine.ring,
+            gamma_transition=self.machine.gamma_transition_at(ctime),
+        )
+
+
+def merged(old: Drawn, new: Drawn, rows: NDArray[np.int64]) -> Drawn:
+    """Return `old` with the given rows replaced by `new`'s, in order."""
+
+    def put(a: FloatArray, b: FloatArray) -> FloatArray:
+        result = np.array(a)
+        result[rows] = b
+        return result
+
+    before, after = old.conditions, new.conditions
+    names = (
+        "b_field_t",
+        "b_dot_t_per_s",
+        "v1_v",
+        "v2_v",
+        "phi2_rad",
+        "emittance_evs",
+        "intensity",
+        "gamma_transition",
+    )
+    changes = {name: put(getattr(before, name), getattr(after, name)) for name in names}
+    return replace(
+        old,
+        conditions=before.replace(**changes),
+        reference_rad=put(old.reference_rad, new.reference_rad),
+        noise=put(old.noise, new.noise),
+    )
+
+
+__all__ = ["Draw", "Drawn", "Scenario", "as_range", "filling_range", "matched_profiles", "merged"]

@@ -1,0 +1,114 @@
+"""The command `memrl-ctrl`.
+
+Each command, or family of commands, is an entry point of the group `memrl_ctrl.commands`. Only the
+one that is called is imported; for the root's help all are, and one that cannot be is named there with
+its reason. Commands raise; here a `MemrlError` becomes one sentence and an exit code
+(`memrl_ctrl.errors`).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import cyclopts
+from rich.console import Console
+
+from memrl_ctrl import __version__, registry
+from memrl_ctrl.errors import MemrlError, MissingExtraError, UnknownNameError
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, by the shell's convention (128 + SIGINT)."""
+WRONG_USE = 2
+"""Exit code for options that cannot be read."""
+
+HELP = """Control the second-harmonic RF phase with memory-based reinforcement learning.
+
+Train against the simulation, export the policy, run it beside the operators or in closed loop.
+"""
+
+GROUPS = {
+    "First steps": ("demo", "doctor"),
+    "Offline": ("program", "train", "evaluate", "export", "bench"),
+    "Online": ("machine", "deploy", "shadow", "replay", "trace"),
+}
+"""Titles of the root's help, and which commands stand under them."""
+
+
+def _root() -> cyclopts.App:
+    return cyclopts.App(name="memrl-ctrl", help=HELP, version=f"memrl-ctrl {__version__}")
+
+
+def _with_command(name: str) -> cyclopts.App:
+    """Return the command tree with one command in it."""
+    app = _root()
+    app.command(registry.load(registry.COMMANDS, "command", name), name=name)
+    return app
+
+
+def _with_all_commands() -> cyclopts.App:
+    """Return the whole command tree; a command that cannot be loaded says why in its help."""
+    app = _root()
+    groups = {
+        title: cyclopts.Group(title, sort_key=index) for index, title in enumerate(GROUPS)
+    }
+    group_of = {name: groups[title] for title, names in GROUPS.items() for name in names}
+    other = cyclopts.Group("Others", sort_key=len(GROUPS))
+    for name, point in sorted(registry.points(registry.COMMANDS).items()):
+        group = group_of.get(name, other)
+        try:
+            app.command(point.load(), name=name, group=group)
+        except (ImportError, AttributeError) as error:
+            broken = cyclopts.App(help=f"(cannot be loaded: {error})")
+            app.command(broken, name=name, group=group)
+    return app
+
+
+def _run(tokens: Sequence[str], errors: Console) -> object:
+    if not tokens or tokens[0].startswith("-"):
+        app = _with_all_commands()
+    else:
+        app = _with_command(tokens[0])
+    return app(
+        tokens,
+        result_action="return_value",
+        error_console=errors,
+        exit_on_error=False,
+        print_error=False,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+    try:
+        result = _run(tokens, errors)
+    except UnknownNameError as error:
+        errors.print(f"memrl-ctrl: {error}", style="red")
+        return error.exit_code
+    except cyclopts.CycloptsError as error:
+        errors.print(f"memrl-ctrl: {_plain(error)} (see: memrl-ctrl {tokens[0]} --help)", style="red")
+        return WRONG_USE
+    except MemrlError as error:
+        errors.print(f"memrl-ctrl: {error}", style="red")
+        return error.exit_code
+    except ModuleNotFoundError as error:
+        problem = registry.missing_extra(f"command {tokens[0]!r}", error)
+        errors.print(f"memrl-ctrl: {problem}", style="red")
+        return MissingExtraError.exit_code
+    except KeyboardInterrupt:
+        errors.print("memrl-ctrl: interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output (head, less) has gone: nothing is left to say to it, and the
+        # interpreter must not complain about it at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return result if isinstance(result, int) and not isinstance(result, bool) else 0
+
+
+def _plain(error: cyclopts.CycloptsError) -> str:
+    """Return cyclopts' message as one line."""
+    return " ".join(str(error).split())
