@@ -1,0 +1,34 @@
+"""The model of the bunch: matched profiles of a double-harmonic ring, in microseconds each.
+
+`matched_profiles` gives the stationary line density of a bunch in its own wake and space charge,
+`reference_optimum` the phase between the harmonics at which it is symmetric, `sample_particles`
+macroparticles of the same distribution. The physics is explained in `docs/physics.md`.
+"""
+
+from memrl_ctrl.beam.conditions import Conditions
+from memrl_ctrl.beam.machine import ConstantZn, Impedance, ImpedanceTable, Machine, Resonator
+from memrl_ctrl.beam.optimum import CRITERIA, Criterion, reference_optimum
+from memrl_ctrl.beam.profiles import (
+    MatchedProfiles,
+    bucket_area_evs,
+    filling_to_emittance,
+    matched_profiles,
+)
+from memrl_ctrl.beam.sampling import sample_particles
+
+__all__ = [
+    "CRITERIA",
+    "Conditions",
+    "ConstantZn",
+    "Criterion",
+    "Impedance",
+    "ImpedanceTable",
+    "Machine",
+    "MatchedProfiles",
+    "Resonator",
+    "bucket_area_evs",
+    "filling_to_emittance",
+    "matched_profiles",
+    "reference_optimum",
+    "sample_particles",
+]

@@ -1,0 +1,188 @@
+# ruff: noqa: PLR0917 - compiled code: one loop nest, arrays handed in place
+# mypy: disable-error-code="no-untyped-def"
+"""The search for the reference optimum of one condition, compiled."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from memrl_ctrl.beam._jit import compiled
+from memrl_ctrl.beam._solver import (
+    GRID,
+    NO_BUCKET,
+    P_C2,
+    P_S2,
+    R_LEFT,
+    R_PEAK,
+    R_RIGHT,
+    R_SKEWNESS,
+    R_STATUS,
+    STEP,
+    solve,
+)
+
+SYMMETRY, EQUAL_WELLS, BUNCHING_FACTOR = 0, 1, 2
+FOUND, REASON_NO_BUCKET, REASON_NO_ZERO, REASON_JUMP, REASON_NO_WELLS = 0, 1, 2, 3, 4
+
+SCAN_POINTS = 24
+SCAN_TOLERANCE = 1.0e-3
+FINE_TOLERANCE = 3.0e-6
+ITERATIONS = 30
+ACCURACY_RAD = 1.0e-6
+_GOLDEN = 0.5 * (3.0 - math.sqrt(5.0))
+
+
+@compiled
+def _wells(u, result):
+    """Depth of the left minus depth of the right of the two deepest wells of the bucket.
+
+    Wells are minima of the potential without space charge, which shares them: inside the bunch the
+    total potential is an increasing function of it. NaN with fewer than two.
+    """
+    left = round(result[R_LEFT] / STEP - 0.5) + GRID
+    right = math.floor(result[R_RIGHT] / STEP - 0.5) + GRID
+    first, second = np.inf, np.inf
+    first_at, second_at = -1, -1
+    for i in range(left + 1, min(right, 2 * GRID - 1) + 1):
+        below, here, above = u[i - 1], u[i], u[i + 1]
+        if here < below and here <= above:
+            value = here - 0.125 * (below - above) ** 2 / (below - 2.0 * here + above)
+            if value < first:
+                second, second_at = first, first_at
+                first, first_at = value, i
+            elif value < second:
+                second, second_at = value, i
+    if second_at < 0:
+        return np.nan
+    return first - second if first_at < second_at else second - first
+
+
+@compiled
+def _figure(criterion, phi2, half_v2, parameters, wake, x, table, ws, tolerance, result):
+    """The criterion at one phi2: at the optimum it falls through zero, or is largest."""
+    parameters[P_C2] = half_v2 * math.cos(phi2)
+    parameters[P_S2] = -half_v2 * math.sin(phi2)
+    solve(parameters, wake, x, table, ws, tolerance, ITERATIONS, result)
+    if result[R_STATUS] == NO_BUCKET:
+        x[:] = 0.0
+        return np.nan
+    if criterion == SYMMETRY:
+        return result[R_SKEWNESS]
+    if criterion == EQUAL_WELLS:
+        return -_wells(ws[2], result) / half_v2
+    return 1.0 / (2.0 * math.pi * result[R_PEAK])
+
+
+@compiled
+def _zero(criterion, a, fa, b, fb, half_v2, parameters, wake, x, table, ws, result):
+    """Zero between a and b by false position with Illinois steps; returns (phi2, value there)."""
+    side = 0
+    phi2, value = 0.5 * (a + b), np.inf
+    for k in range(60):
+        phi2 = (a * fb - b * fa) / (fb - fa) if k % 8 != 7 else 0.5 * (a + b)
+        value = _figure(
+            criterion, phi2, half_v2, parameters, wake, x, table, ws, FINE_TOLERANCE, result
+        )
+        if np.isnan(value) or abs(value) < 1.0e-7 or abs(b - a) < ACCURACY_RAD:
+            break
+        if (value > 0.0) == (fa > 0.0):
+            change = abs(phi2 - a)
+            a, fa = phi2, value
+            if side == 1:
+                fb *= 0.5
+            side = 1
+        else:
+            change = abs(phi2 - b)
+            b, fb = phi2, value
+            if side == -1:
+                fa *= 0.5
+            side = -1
+        if change < ACCURACY_RAD and abs(value) < 1.0e-5:
+            break
+    return phi2, value
+
+
+@compiled
+def _highest(criterion, a, b, half_v2, parameters, wake, x, table, ws, result):
+    """Place of the largest value between a and b, by golden section."""
+    c, d = a + _GOLDEN * (b - a), b - _GOLDEN * (b - a)
+    fc = _figure(criterion, c, half_v2, parameters, wake, x, table, ws, FINE_TOLERANCE, result)
+    fd = _figure(criterion, d, half_v2, parameters, wake, x, table, ws, FINE_TOLERANCE, result)
+    while b - a > 1.0e-4:
+        if fc > fd or np.isnan(fd):
+            b, d, fd = d, c, fc
+            c = a + _GOLDEN * (b - a)
+            fc = _figure(
+                criterion, c, half_v2, parameters, wake, x, table, ws, FINE_TOLERANCE, result
+            )
+        else:
+            a, c, fc = c, d, fd
+            d = b - _GOLDEN * (b - a)
+            fd = _figure(
+                criterion, d, half_v2, parameters, wake, x, table, ws, FINE_TOLERANCE, result
+            )
+    return 0.5 * (a + b)
+
+
+@compiled
+def _search(criterion, half_v2, parameters, wake, x, table, ws, result, values):
+    """The optimum of one condition: (phi2, reason)."""
+    points = values.shape[0]
+    step = 2.0 * math.pi / points
+    buckets = 0
+    best, best_value = -1, -np.inf
+    for k in range(points):
+        values[k] = _figure(
+            criterion, k * step, half_v2, parameters, wake, x, table, ws, SCAN_TOLERANCE, result
+        )
+        if result[R_STATUS] != NO_BUCKET:
+            buckets += 1
+        if values[k] > best_value:
+            best, best_value = k, values[k]
+    if buckets == 0:
+        return np.nan, REASON_NO_BUCKET
+    if criterion == BUNCHING_FACTOR:
+        a, b = (best - 1) * step, (best + 1) * step
+        return _highest(criterion, a, b, half_v2, parameters, wake, x, table, ws, result), FOUND
+    if best < 0:
+        return np.nan, REASON_NO_WELLS
+    answer, reason, flattest = np.nan, REASON_NO_ZERO, np.inf
+    for k in range(points):
+        fa, fb = values[k], values[(k + 1) % points]
+        if not (fa > 0.0 and fb <= 0.0):
+            continue
+        phi2, value = _zero(
+            criterion,
+            k * step,
+            fa,
+            (k + 1) * step,
+            fb,
+            half_v2,
+            parameters,
+            wake,
+            x,
+            table,
+            ws,
+            result,
+        )
+        if not abs(value) < 1.0e-3:  # another bucket or well took over: no zero
+            if reason == REASON_NO_ZERO:
+                reason = REASON_JUMP
+        elif result[R_PEAK] < flattest:
+            answer, reason, flattest = phi2, FOUND, result[R_PEAK]
+    return answer, reason
+
+
+@compiled
+def search_batch(criterion, half_v2, parameters, wake, table, ws, points, result, answers, reasons):
+    """Search for conditions [n]; writes phi2 of the mirrored frame and reasons."""
+    size = 2 * table.shape[1]
+    x = np.zeros(size)
+    values = np.empty(points)
+    for k in range(parameters.shape[0]):
+        x[:] = 0.0
+        answers[k], reasons[k] = _search(
+            criterion, half_v2[k], parameters[k], wake[k], x, table, ws, result, values
+        )

@@ -1,0 +1,506 @@
+# ruff: noqa: PLR0912, PLR0915, PLR0917 - compiled code: one loop nest, arrays handed in place
+# mypy: disable-error-code="no-untyped-def"
+"""The fixed point of one matched bunch, compiled.
+
+All quantities here are those of one RF period of the lower harmonic, phase phi in rad, on a grid of
+`GRID` points phi_i = (i + 1/2) h, h = 2 pi / GRID. Potentials are in V rad. Where the RF potential
+falls towards larger phase (tilt >= 0) the bucket's edge is a local maximum to its right; the other
+sign is mirrored by the caller.
+
+The potential without space charge is
+
+    U'(phi) = sum_n [C_n cos(n phi) + S_n sin(n phi)] - tilt phi,
+
+with the RF in n = 1, 2 and the wake in all n. For f(H) ~ sqrt(H0 - H) the line density is
+lambda = max(0, H0 - U') / S, S the integral of the numerator; space charge (potential kappa lambda)
+only scales the area inside H0 by sqrt(1 - kappa / S).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from memrl_ctrl.beam._jit import compiled
+
+GRID = 256
+QUARTER = GRID // 4
+STEP = 2.0 * math.pi / GRID
+HISTORY = 4
+DAMPING = 0.7
+MAX_ITERATIONS = 50
+
+# Columns of a condition's parameters.
+P_C1, P_C2, P_S2, P_TILT, P_KAPPA, P_TARGET = range(6)
+N_PARAMETERS = 6
+# Columns of a condition's result.
+(
+    R_LEVEL,
+    R_CAPTURED,
+    R_NORM,
+    R_LEFT,
+    R_RIGHT,
+    R_MEAN,
+    R_VARIANCE,
+    R_SKEWNESS,
+    R_PEAK,
+    R_BUCKET,
+    R_STATUS,
+    R_ITERATIONS,
+) = range(12)
+N_RESULTS = 12
+# Values of R_STATUS.
+CONVERGED, NOT_CONVERGED, NO_BUCKET = 0.0, 1.0, 2.0
+
+
+def workspace(harmonics: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Scratch memory for `solve`: one per thread."""
+    rows = 9 + 2 * HISTORY
+    return np.zeros((rows, max(2 * GRID + 2, 2 * harmonics + 2)))
+
+
+def tables(points: int, harmonics: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """cos(n phi_i) and sin(n phi_i) on the first quarter of a turn: [2, harmonics, points / 4]."""
+    phase = (np.arange(points // 4) + 0.5) * (2.0 * np.pi / points)
+    order = np.arange(1, harmonics + 1)[:, None]
+    return np.stack([np.cos(order * phase), np.sin(order * phase)])
+
+
+@compiled
+def synthesise(coefficients, harmonics, table, tilt, scratch, out):
+    """Write sum_n C_n cos(n phi) + S_n sin(n phi) - tilt phi to `out`, a turn of 4 q points.
+
+    `coefficients` holds C_1.. in its first half and S_1.. from index `harmonics`. The symmetries of
+    sine and cosine about the quarters of a turn save three quarters of the work.
+    """
+    cos_table, sin_table = table[0], table[1]
+    q = cos_table.shape[1]
+    cos_even, cos_odd = scratch[0, :q], scratch[0, q : 2 * q]
+    sin_even, sin_odd = scratch[1, :q], scratch[1, q : 2 * q]
+    for i in range(q):
+        cos_odd[i] = coefficients[0] * cos_table[0, i]
+        sin_odd[i] = coefficients[harmonics] * sin_table[0, i]
+        cos_even[i] = coefficients[1] * cos_table[1, i]
+        sin_even[i] = coefficients[harmonics + 1] * sin_table[1, i]
+    for n in range(2, harmonics - 1, 2):
+        c_odd, s_odd = coefficients[n], coefficients[harmonics + n]
+        c_even, s_even = coefficients[n + 1], coefficients[harmonics + n + 1]
+        for i in range(q):
+            cos_odd[i] += c_odd * cos_table[n, i]
+            sin_odd[i] += s_odd * sin_table[n, i]
+            cos_even[i] += c_even * cos_table[n + 1, i]
+            sin_even[i] += s_even * sin_table[n + 1, i]
+    step = 0.5 * math.pi / q
+    half = 2 * q
+    last = 4 * q - 1
+    for i in range(q):
+        phase = (i + 0.5) * step
+        a = cos_even[i] + cos_odd[i]
+        b = sin_even[i] + sin_odd[i]
+        out[i] = a + b - tilt * phase
+        out[last - i] = a - b - tilt * (2.0 * math.pi - phase)
+        a = cos_even[i] - cos_odd[i]
+        b = sin_even[i] - sin_odd[i]
+        out[half + i] = a + b - tilt * (math.pi + phase)
+        out[half - 1 - i] = a - b - tilt * (math.pi - phase)
+
+
+@compiled
+def analyse(density, harmonics, table, scratch, out):
+    """Write sum_i density_i cos(n phi_i), then the same with sine, to `out` [2 harmonics]."""
+    cos_table, sin_table = table[0], table[1]
+    q = cos_table.shape[1]
+    cos_even, cos_odd = scratch[0, :q], scratch[0, q : 2 * q]
+    sin_even, sin_odd = scratch[1, :q], scratch[1, q : 2 * q]
+    for i in range(q):
+        first, second = density[i], density[2 * q - 1 - i]
+        third, fourth = density[2 * q + i], density[4 * q - 1 - i]
+        cos_even[i] = first + fourth + second + third
+        cos_odd[i] = first + fourth - second - third
+        sin_even[i] = first - fourth + third - second
+        sin_odd[i] = first - fourth - third + second
+    for n in range(0, harmonics - 1, 2):
+        a, b, c, d = 0.0, 0.0, 0.0, 0.0
+        for i in range(q):
+            a += cos_odd[i] * cos_table[n, i]
+            b += sin_odd[i] * sin_table[n, i]
+            c += cos_even[i] * cos_table[n + 1, i]
+            d += sin_even[i] * sin_table[n + 1, i]
+        out[n], out[harmonics + n] = a, b
+        out[n + 1], out[harmonics + n + 1] = c, d
+
+
+@compiled
+def _bucket_of_maximum(u, top):
+    """The bucket left of the local maximum at index `top`: (left index, edge, offset of the top).
+
+    The edge's height and place come from the parabola through three points; all points from
+    left + 1 to `top` lie in the bucket, unless they are above the edge.
+    """
+    below, here, above = u[top - 1], u[top], u[top + 1]
+    curvature = below - 2.0 * here + above
+    offset = 0.0
+    edge = here
+    if curvature < 0.0:
+        offset = 0.5 * (below - above) / curvature
+        edge = here - 0.25 * (below - above) * offset
+    left = top - 1
+    lowest = top - GRID
+    while left > lowest and u[left] < edge:
+        left -= 1
+    return left, edge, offset
+
+
+@compiled
+def _root_area(u, left, right, level):
+    total = 0.0
+    for i in range(left + 1, right + 1):
+        total += math.sqrt(max(0.0, level - u[i]))
+    return total
+
+
+@compiled
+def find_bucket(u):
+    """The largest bucket: (left, right, edge, offset of its place); left < 0 if there is none.
+
+    `u` is the potential on the turn before (points 0 to GRID - 1), on the turn itself, and at one
+    point more.
+    """
+    first = -1
+    count = 0
+    for i in range(GRID, 2 * GRID):
+        if u[i] > u[i - 1] and u[i] >= u[i + 1]:
+            count += 1
+            if first < 0 or u[i] > u[first]:
+                first = i
+    if count == 0:
+        return -1, -1, 0.0, 0.0
+    left, edge, offset = _bucket_of_maximum(u, first)
+    if count == 1:
+        return left, first, edge, offset
+    best_left, best_right, best_edge, best_offset = left, first, edge, offset
+    best_area = _root_area(u, left, first, edge)
+    for i in range(GRID, 2 * GRID):
+        if i == first or not (u[i] > u[i - 1] and u[i] >= u[i + 1]):
+            continue
+        if left < i < first or left < i - GRID < first:
+            continue  # an inner maximum of the first bucket: what it holds is part of that
+        other_left, other_edge, other_offset = _bucket_of_maximum(u, i)
+        area = _root_area(u, other_left, i, other_edge)
+        if area > best_area:
+            best_area = area
+            best_left, best_right = other_left, i
+            best_edge, best_offset = other_edge, other_offset
+    return best_left, best_right, best_edge, best_offset
+
+
+@compiled
+def _edge_terms(inside, outside):
+    """What the grid sums of sqrt(y) and 1/sqrt(y) lack at a crossing of zero between two points.
+
+    y falls from `inside` > 0 to `outside` <= 0. Near it y is linear, the sums are those of
+    sqrt(k + theta), and the generalised Euler-Maclaurin formula gives the difference from the
+    integral as Hurwitz zeta functions of 1 + theta (here polynomials, error 2e-5); the point next
+    to the crossing is taken out of the sum.
+    """
+    slope = inside - outside
+    theta = inside / slope
+    root = math.sqrt(slope)
+    zeta = -0.20786215 + theta * (
+        -0.73097509 + theta * (-0.32032677 + theta * (0.06413508 - 0.01287584 * theta))
+    )
+    own = math.sqrt(inside)
+    derivative = (1.4605 + theta * (1.3011 - theta * (0.4627 - 0.1613 * theta))) / root
+    return -zeta * root - own, derivative - 1.0 / own
+
+
+@compiled
+def area_inside(u, left, right, level):
+    """Sums over the bucket with y = max(0, level - u): sqrt(y), y, its derivative terms.
+
+    Returns (integral of sqrt(y), integral of y, measure of y > 0, integral of 1/sqrt(y)), all
+    in units of the grid step.
+    """
+    roots, total, width, inverse = 0.0, 0.0, 0.0, 0.0
+    for i in range(left + 1, right + 1):
+        y = level - u[i]
+        if y > 0.0:
+            root = math.sqrt(y)
+            roots += root
+            total += y
+            width += 1.0
+            inverse += 1.0 / root
+    if width == 0.0:
+        return 0.0, 0.0, 0.0, 0.0
+    first = left + 1
+    while level - u[first] <= 0.0:
+        first += 1
+    last = right
+    while level - u[last] <= 0.0:
+        last -= 1
+    if first > left + 1 or level < u[left]:
+        a, b = _edge_terms(level - u[first], level - u[first - 1])
+        roots += a
+        inverse += b
+    if last < right or level < u[right + 1]:
+        a, b = _edge_terms(level - u[last], level - u[last + 1])
+        roots += a
+        inverse += b
+    if width < last - first + 1:  # an inner barrier stands above the level
+        for i in range(first, last):
+            here, there = level - u[i], level - u[i + 1]
+            if here > 0.0 and there <= 0.0:
+                a, b = _edge_terms(here, there)
+                roots += a
+                inverse += b
+            elif here <= 0.0 and there > 0.0:
+                a, b = _edge_terms(there, here)
+                roots += a
+                inverse += b
+    return roots, total, width, inverse
+
+
+@compiled
+def _edge_fill(u, left, right, edge, kappa, target):
+    """The share c of the emittance that the full bucket holds.
+
+    With area a (in units of the emittance) before space charge and only c of the intensity left,
+    c^2 = (1 - c kappa / S) a^2.
+    """
+    roots, total, _, _ = area_inside(u, left, right, edge)
+    if total <= 0.0:
+        return 0.0
+    a2 = (roots / target) ** 2
+    p = a2 * kappa / total
+    return 0.5 * (math.sqrt(p * p + 4.0 * a2) - p)
+
+
+@compiled
+def fill(u, left, right, edge, kappa, target, guess):
+    """The level H0 that encloses `target`, and the captured share: (level, share, bottom).
+
+    `kappa` and `target` are in units of the grid step; `guess` is the level's height over the
+    bottom in units of the edge's, of a similar potential, or negative.
+    """
+    bottom = edge
+    for i in range(left + 1, right + 1):
+        bottom = min(bottom, u[i])
+    depth = edge - bottom
+    low, high = bottom, edge
+    known = False  # whether the edge is known to hold the target
+    if guess <= 0.0:
+        share = _edge_fill(u, left, right, edge, kappa, target)
+        if share < 1.0:
+            return edge, share, bottom
+        known = True
+        ratio = 1.0 / share
+        guess = ratio * (1.27 - 0.27 * ratio)
+    level = bottom + min(guess, 0.999) * depth
+    for _ in range(40):
+        roots, total, width, inverse = area_inside(u, left, right, level)
+        if total <= 0.0:
+            value, slope = -1.0, 0.0
+        else:
+            factor = 1.0 - kappa / total
+            ratio = (roots / target) ** 2
+            value = ratio * factor - 1.0
+            slope = roots * inverse / (target * target) * factor + ratio * kappa * width / (
+                total * total
+            )
+        if abs(value) < 2.0e-6:
+            break
+        if value > 0.0:
+            high = level
+            known = True
+        else:
+            low = level
+        step = value / slope if slope > 0.0 else 0.0
+        following = level - step
+        if following >= high and not known:
+            share = _edge_fill(u, left, right, edge, kappa, target)
+            if share < 1.0:
+                return edge, share, bottom
+            known = True
+        if step == 0.0 or following <= low or following >= high:
+            following = 0.5 * (low + high)
+        if abs(following - level) < 1.0e-12 * depth:
+            break
+        level = following
+    return level, 1.0, bottom
+
+
+@compiled
+def _mix(x, residual, scratch, count, size):
+    """One step of Anderson acceleration, in place on `x`; returns the number of steps made.
+
+    Rows of `scratch`: the last x and residual, then HISTORY differences of each.
+    """
+    old_x, old_residual = scratch[0], scratch[1]
+    if count > 0:
+        slot = (count - 1) % HISTORY
+        for j in range(size):
+            scratch[2 + slot, j] = x[j] - old_x[j]
+            scratch[2 + HISTORY + slot, j] = residual[j] - old_residual[j]
+    for j in range(size):
+        old_x[j] = x[j]
+        old_residual[j] = residual[j]
+    depth = min(count, HISTORY)
+    normal = np.zeros((HISTORY, HISTORY + 1))
+    for a in range(depth):
+        for b in range(a + 1):
+            dot = 0.0
+            for j in range(size):
+                dot += scratch[2 + HISTORY + a, j] * scratch[2 + HISTORY + b, j]
+            normal[a, b] = dot
+            normal[b, a] = dot
+        dot = 0.0
+        for j in range(size):
+            dot += scratch[2 + HISTORY + a, j] * residual[j]
+        normal[a, HISTORY] = dot
+    for a in range(depth):
+        normal[a, a] *= 1.0 + 1.0e-10
+        normal[a, a] += 1.0e-300
+    for a in range(depth):  # the matrix is positive: no pivoting
+        for b in range(a + 1, depth):
+            factor = normal[b, a] / normal[a, a]
+            for k in range(a, depth):
+                normal[b, k] -= factor * normal[a, k]
+            normal[b, HISTORY] -= factor * normal[a, HISTORY]
+    for a in range(depth - 1, -1, -1):
+        for b in range(a + 1, depth):
+            normal[a, HISTORY] -= normal[a, b] * normal[b, HISTORY]
+        normal[a, HISTORY] /= normal[a, a]
+    for j in range(size):
+        x[j] += DAMPING * residual[j]
+    for a in range(depth):
+        weight = normal[a, HISTORY]
+        for j in range(size):
+            x[j] -= weight * (scratch[2 + a, j] + DAMPING * scratch[2 + HISTORY + a, j])
+    return count + 1
+
+
+@compiled
+def _moments(u, left, right, level, result):
+    """Normalisation, mean, variance, skewness and peak of the profile, into `result`."""
+    total, first, peak = 0.0, 0.0, 0.0
+    for i in range(left + 1, right + 1):
+        y = max(0.0, level - u[i])
+        total += y
+        first += y * i
+        peak = max(peak, y)
+    mean = first / total
+    second, third = 0.0, 0.0
+    for i in range(left + 1, right + 1):
+        y = max(0.0, level - u[i])
+        d = i - mean
+        second += y * d * d
+        third += y * d * d * d
+    second /= total
+    third /= total
+    result[R_NORM] = total * STEP
+    result[R_MEAN] = (mean + 0.5 - GRID) * STEP
+    result[R_VARIANCE] = second * STEP * STEP
+    result[R_SKEWNESS] = third / (second * math.sqrt(second))
+    result[R_PEAK] = peak / (total * STEP)
+
+
+@compiled
+def _total_bucket(u, left, right, edge, level, kappa):
+    """Integral of sqrt(edge - U), U with space charge (kappa: potential per line density)."""
+    _, total, _, _ = area_inside(u, left, right, level)
+    factor = kappa / (total * STEP)
+    area = 0.0
+    for i in range(left + 1, right + 1):
+        area += math.sqrt(max(0.0, edge - u[i] - factor * max(0.0, level - u[i])))
+    return area * STEP
+
+
+@compiled
+def solve(parameters, wake, x, table, ws, tolerance, limit, result):
+    """Solve one condition.
+
+    Args:
+        parameters: [N_PARAMETERS], see the names P_.
+        wake: [2, harmonics], real and imaginary part of the wake potential per Fourier coefficient
+            of the line density; empty without a wake.
+        x: [2 harmonics], the wake potential's coefficients: the first guess, and the answer.
+        table: `tables(GRID, harmonics)`.
+        ws: `workspace(harmonics)`; row 2 holds the potential on return.
+        tolerance: largest residual, in units of the depth of the filled well.
+        limit: largest number of iterations.
+        result: [N_RESULTS], see the names R_.
+    """
+    harmonics = x.shape[0] // 2
+    size = 2 * harmonics
+    with_wake = wake.shape[1] > 0
+    tilt = parameters[P_TILT]
+    turn = 2.0 * math.pi * tilt
+    kappa, target = parameters[P_KAPPA] / STEP, parameters[P_TARGET] / STEP
+    scratch, u, density = ws[0:2], ws[2], ws[3]
+    spectrum, residual, coefficients = ws[4], ws[5], ws[6]
+    mixing = ws[7:]
+    result[:] = np.nan
+    result[R_STATUS] = NOT_CONVERGED
+    count, guess = 0, -1.0
+    left, right, edge, offset, level, share = -1, -1, 0.0, 0.0, 0.0, 0.0
+    iteration = 0
+    while True:
+        for j in range(size):
+            coefficients[j] = x[j]
+        coefficients[0] += parameters[P_C1]
+        coefficients[1] += parameters[P_C2]
+        coefficients[harmonics + 1] += parameters[P_S2]
+        synthesise(coefficients, harmonics, table, tilt, scratch, u[GRID:])
+        for i in range(GRID):
+            u[i] = u[GRID + i] + turn
+        u[2 * GRID] = u[GRID] - turn
+        left, right, edge, offset = find_bucket(u)
+        iteration += 1
+        if left < 0:
+            biggest = 0.0
+            for j in range(size):
+                biggest = max(biggest, abs(x[j]))
+                x[j] *= 0.5
+            count, guess = 0, -1.0
+            if biggest < 1.0e-3 or iteration >= limit:
+                result[R_STATUS] = NO_BUCKET
+                result[R_ITERATIONS] = iteration
+                return
+            continue
+        level, share, bottom = fill(u, left, right, edge, kappa, target, guess)
+        if not with_wake:
+            result[R_STATUS] = CONVERGED
+            break
+        depth = level - bottom
+        guess = depth / (edge - bottom)
+        density[:GRID] = 0.0
+        total = 0.0
+        for i in range(left + 1, right + 1):
+            y = max(0.0, level - u[i])
+            density[i if i < GRID else i - GRID] = y
+            total += y
+        analyse(density, harmonics, table, scratch, spectrum)
+        factor = 2.0 * share / total
+        norm = 0.0
+        for n in range(harmonics):
+            re, im = spectrum[n], -spectrum[harmonics + n]
+            residual[n] = factor * (wake[0, n] * re - wake[1, n] * im) - x[n]
+            residual[harmonics + n] = (
+                -factor * (wake[0, n] * im + wake[1, n] * re) - x[harmonics + n]
+            )
+            norm += residual[n] ** 2 + residual[harmonics + n] ** 2
+        if math.sqrt(norm) < tolerance * depth:
+            result[R_STATUS] = CONVERGED
+            break
+        if iteration >= limit:
+            break
+        count = _mix(x, residual, mixing, count, size)
+    result[R_LEVEL] = level
+    result[R_CAPTURED] = share
+    result[R_LEFT] = (left + 0.5 - GRID) * STEP
+    result[R_RIGHT] = (right + 0.5 + offset - GRID) * STEP
+    result[R_ITERATIONS] = iteration
+    _moments(u, left, right, level, result)
+    result[R_BUCKET] = _total_bucket(u, left, right, edge, level, parameters[P_KAPPA] * share)

@@ -1,0 +1,116 @@
+"""The reference optimum: the phase between the harmonics at which a bunch is best."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from memrl_ctrl.beam import _prepare, _search, _solver
+from memrl_ctrl.beam.conditions import Conditions
+from memrl_ctrl.beam.machine import Array
+from memrl_ctrl.errors import UnknownNameError
+
+Criterion: TypeAlias = Literal["symmetry", "equal-wells", "bunching-factor"]
+Reasons: TypeAlias = npt.NDArray[np.str_]
+
+CRITERIA: dict[str, int] = {
+    "symmetry": _search.SYMMETRY,
+    "equal-wells": _search.EQUAL_WELLS,
+    "bunching-factor": _search.BUNCHING_FACTOR,
+}
+_SCAN_POINTS = {"symmetry": 24, "equal-wells": 72, "bunching-factor": 24}
+_REASONS = {
+    _search.FOUND: "",
+    _search.REASON_NO_BUCKET: "no bucket at any phi2: the voltage is too low for this Bdot",
+    _search.REASON_NO_ZERO: "the criterion's zero does not exist on the circle of phi2",
+    _search.REASON_JUMP: "the criterion changes sign only where the bunch jumps to another bucket",
+    _search.REASON_NO_WELLS: "the bucket has no two inner wells at any phi2",
+}
+_NO_SECOND = "V2 is 0: phi2 has no effect"
+_LOW_SECOND = "V2/V1 is not above 0.5: no two inner wells"
+
+
+@overload
+def reference_optimum(
+    conditions: Conditions,
+    criterion: Criterion = ...,
+    *,
+    intensity_effects: bool = ...,
+    threads: int = ...,
+    with_reason: Literal[False] = ...,
+) -> Array: ...
+@overload
+def reference_optimum(
+    conditions: Conditions,
+    criterion: Criterion = ...,
+    *,
+    intensity_effects: bool = ...,
+    threads: int = ...,
+    with_reason: Literal[True],
+) -> tuple[Array, Reasons]: ...
+def reference_optimum(
+    conditions: Conditions,
+    criterion: Criterion = "symmetry",
+    *,
+    intensity_effects: bool = True,
+    threads: int = 1,
+    with_reason: bool = False,
+) -> Array | tuple[Array, Reasons]:
+    """The phi2 at which each condition's matched profile is best.
+
+    - `symmetry`: the zero of the profile's skewness (in RF phase increasing with time) in
+      bunch-lengthening mode: of the zeros on the circle one where skewness falls with phi2; of
+      several, the one with the flattest profile.
+    - `equal-wells`: the two inner wells of the potential, wake and space charge included, are
+      equally deep (V2/V1 above 0.5).
+    - `bunching-factor`: the largest ratio of mean to peak line density.
+
+    Args:
+        conditions: the conditions, [n]; their phi2 does not enter.
+        criterion: one of the three above.
+        intensity_effects: false leaves wake and space charge out.
+        threads: threads to share the conditions among.
+        with_reason: also return why there is no optimum.
+
+    Returns:
+        phi2 in rad, in (-pi, pi], [n]; NaN where no optimum exists. With `with_reason` also one
+        sentence for each condition, empty where there is an optimum.
+
+    Raises:
+        UnknownNameError: no such criterion.
+    """
+    if criterion not in CRITERIA:
+        raise UnknownNameError("criterion", criterion, CRITERIA)
+    prepared = _prepare.prepare(conditions, intensity_effects=intensity_effects)
+    count = prepared.count
+    answers = np.empty(count)
+    codes = np.empty(count, dtype=np.int64)
+    half_v2 = 0.5 * conditions.v2_v
+    table = _prepare.grid_tables(prepared.harmonics)
+
+    def work(rows: slice) -> None:
+        _search.search_batch(
+            CRITERIA[criterion],
+            half_v2[rows],
+            prepared.parameters[rows].copy(),
+            prepared.wake[rows],
+            table,
+            _solver.workspace(prepared.harmonics),
+            _SCAN_POINTS[criterion],
+            np.empty(_solver.N_RESULTS),
+            answers[rows],
+            codes[rows],
+        )
+
+    _prepare.in_threads(work, count, threads)
+    reasons = np.array([_REASONS[int(code)] for code in codes], dtype=np.str_).astype("U80")
+    if criterion == "equal-wells":
+        low = conditions.v2_v <= 0.5 * conditions.v1_v
+        answers[low], reasons[low] = np.nan, _LOW_SECOND
+    none = conditions.v2_v == 0.0
+    answers[none], reasons[none] = np.nan, _NO_SECOND
+    answers = np.where(prepared.mirrored, -answers, answers)
+    wrapped: Array = np.pi - np.mod(np.pi - answers, 2.0 * np.pi)
+    return (wrapped, reasons) if with_reason else wrapped
