@@ -1,0 +1,246 @@
+"""The journal: an append-only file that is the truth while a run goes on.
+
+A record is a head and a payload. The head, all numbers little-endian:
+
+```
+offset  size  what
+0       4     marker "MRLJ"
+4       4     CRC32C of everything from offset 8 to the end of the payload
+8       2     version of the journal
+10      2     kind: 0 header, 1 file, 2 cycle, 3 outcome, 4 end
+12      4     length of the payload, bytes
+16      8     sequence number, from 0
+24      32    SHA-256 of the previous record, head and payload; zero for the first
+56      ...   payload
+```
+
+The header stands twice at the beginning, so that no single damaged place makes a journal unusable.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import struct
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+
+import google_crc32c
+
+from memrl_ctrl.errors import TraceError
+from memrl_ctrl.trace.codec import FileRecord, Kind, Record, encode, kind_of
+from memrl_ctrl.trace.layout import Layout
+from memrl_ctrl.trace.records import CycleRecord, EndRecord, OutcomeRecord, TraceHeader
+
+MARKER = b"MRLJ"
+JOURNAL_VERSION = 1
+HEAD = struct.Struct("<4sIHHIQ32s")
+CHECKED_FROM = 8
+"""Offset in the head from which the checksum counts."""
+MAX_PAYLOAD_BYTES = 1 << 28
+"""Largest payload of a record."""
+FIRST = bytes(32)
+"""What stands for the hash before the first record."""
+
+
+class JournalWriter:
+    """Writes a new journal; an `append` that returns is on the disk.
+
+    Not for several threads at once. Usable as a context manager, which closes it, with the
+    exception's name as the reason where one passes through.
+
+    Args:
+        path: the new file; its folder must exist.
+        header: provenance; written at once.
+
+    Raises:
+        TraceError: the file exists already, or cannot be written.
+    """
+
+    def __init__(self, path: str | Path, header: TraceHeader) -> None:
+        self.path = Path(path)
+        self.header = header
+        self.cycles = 0
+        """Cycles recorded."""
+        self._layout = Layout(header)
+        self._last_cycle: int | None = None
+        self._sequence = 0
+        self._size = 0
+        self._failed = ""
+        self._previous: bytes | list[bytes] = FIRST
+        self._file = self._create()
+        try:
+            for _ in range(2):
+                self._write(header)
+            for name, data in header.files.items():
+                self._write(FileRecord(name=name, data=data))
+            self._sync()
+            _sync_folder(self.path.parent)
+        except BaseException:
+            os.close(self._file)
+            self._file = -1
+            raise
+
+    @property
+    def size_bytes(self) -> int:
+        """Length of the file."""
+        return self._size
+
+    def append(self, record: CycleRecord | OutcomeRecord, *, durable: bool = True) -> int:
+        """Append a record and return its sequence number.
+
+        With `durable` it, and everything before it, is on the disk when this returns. An outcome
+        is best appended with `durable=False`, after the commit: it then rides along with the next
+        cycle's write, and the hash of the cycle's record is computed off the critical path.
+
+        The arrays are copied; the caller may reuse them.
+
+        Args:
+            record: a cycle, or what became of the last one.
+            durable: wait for the disk.
+
+        Raises:
+            TraceError: it cannot be recorded (disk full, disk error); nothing may be written to
+                the machine for this cycle. After a failure of the disk itself every later call
+                fails too; after a full disk a later call may succeed.
+            ValueError: the record does not fit the run (shapes, names), or is an outcome of
+                another cycle than the last. Nothing was written.
+        """
+        if isinstance(record, CycleRecord):
+            self._layout.check(record)
+        elif record.cycle != self._last_cycle:
+            raise ValueError(
+                f"outcome of cycle {record.cycle}, but the last cycle without an outcome is "
+                f"{self._last_cycle}"
+            )
+        sequence = self._write(record)
+        if durable:
+            self._sync()
+        if isinstance(record, CycleRecord):
+            self.cycles += 1
+            self._last_cycle = record.cycle
+        else:
+            self._last_cycle = None
+        return sequence
+
+    def close(self, reason: str = "") -> None:
+        """Write the end record and close the file; may be called twice.
+
+        Args:
+            reason: why the run ended.
+
+        Raises:
+            TraceError: the end could not be recorded; what was acknowledged before is safe.
+        """
+        if self._file < 0:
+            return
+        ended = datetime.now(UTC).isoformat(timespec="milliseconds")
+        try:
+            if not self._failed:
+                self._write(EndRecord(cycles=self.cycles, ended_utc=ended, reason=reason))
+                self._sync()
+        finally:
+            os.close(self._file)
+            self._file = -1
+
+    def __enter__(self) -> JournalWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close("" if kind is None else kind.__name__)
+
+    def _create(self) -> int:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+        try:
+            file = os.open(self.path, flags, 0o644)
+        except FileExistsError as error:
+            raise TraceError(
+                self.path, "exists already; a journal is never overwritten, choose another name"
+            ) from error
+        except OSError as error:
+            raise TraceError(self.path, f"cannot be created: {error.strerror}") from error
+        # Says to `trace` commands that the run is alive; a file system without locks does no harm.
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return file
+
+    def _write(self, record: Record) -> int:
+        if self._file < 0:
+            raise TraceError(self.path, "is closed; nothing more can be recorded")
+        if self._failed:
+            raise TraceError(self.path, f"recording failed before: {self._failed}")
+        payload = encode(record)
+        if len(payload) > MAX_PAYLOAD_BYTES:
+            raise ValueError(f"record of {len(payload)} bytes; at most {MAX_PAYLOAD_BYTES}")
+        head = _head(kind_of(record), payload, self._sequence, self._hash_of_previous())
+        self._write_whole([head, payload])
+        self._previous = [head, payload]
+        self._size += len(head) + len(payload)
+        self._sequence += 1
+        return self._sequence - 1
+
+    def _hash_of_previous(self) -> bytes:
+        """Return the hash of the record before; computed here, when it is first needed."""
+        if isinstance(self._previous, bytes):
+            return self._previous
+        digest = hashlib.sha256(self._previous[0])
+        digest.update(self._previous[1])
+        self._previous = digest.digest()
+        return self._previous
+
+    def _write_whole(self, parts: list[bytes]) -> None:
+        total = sum(len(part) for part in parts)
+        try:
+            written = os.writev(self._file, parts)
+            if written < total:
+                rest = memoryview(b"".join(parts))[written:]
+                while rest:
+                    rest = rest[os.write(self._file, rest) :]
+        except OSError as error:
+            self._take_back(error)
+            raise TraceError(self.path, f"cycle not recorded: {error.strerror}") from error
+
+    def _take_back(self, cause: OSError) -> None:
+        """Cut off what a failed write left, so that the next record follows a whole one."""
+        try:
+            os.ftruncate(self._file, self._size)
+        except OSError:
+            self._failed = cause.strerror or str(cause)
+
+    def _sync(self) -> None:
+        try:
+            os.fdatasync(self._file)
+        except OSError as error:
+            # After a failed sync the kernel may have dropped the pages: no later sync can be
+            # believed.
+            self._failed = error.strerror or str(error)
+            raise TraceError(self.path, f"cycle not recorded: {self._failed}") from error
+
+
+def _head(kind: Kind, payload: bytes, sequence: int, previous: bytes) -> bytes:
+    fields = (JOURNAL_VERSION, kind, len(payload), sequence, previous)
+    head = HEAD.pack(MARKER, 0, *fields)
+    crc = int(google_crc32c.extend(google_crc32c.value(head[CHECKED_FROM:]), payload))
+    return HEAD.pack(MARKER, crc, *fields)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new file's name durable."""
+    try:
+        file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise TraceError(folder, f"cannot be opened: {error.strerror}") from error
+    try:
+        os.fsync(file)
+    except OSError as error:
+        raise TraceError(folder, f"cannot be made durable: {error.strerror}") from error
+    finally:
+        os.close(file)

@@ -1,0 +1,79 @@
+"""What must stay the same from cycle to cycle, so that the cycles can be stacked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memrl_ctrl.trace.codec import MEASURE, MEMORY_IN, MEMORY_OUT, Arrays, cycle_arrays
+from memrl_ctrl.trace.records import CycleRecord, TraceHeader
+
+
+class Layout:
+    """Element types and shapes of the arrays of a run's cycles.
+
+    The header fixes what it can; what a policy brings (observation, memory) is fixed by the first
+    cycle in which it was asked.
+
+    Args:
+        header: the run's header.
+    """
+
+    def __init__(self, header: TraceHeader) -> None:
+        machine = header.machine
+        self._shapes: dict[str, tuple[int, ...]] = {
+            "profile": (machine.points, machine.n_slices),
+            "verdicts": (machine.points, len(header.guard_stages)),
+        }
+        self._dtypes: dict[str, np.dtype[Any]] = {}
+        self._measures = {MEASURE + name for name in header.measures}
+        self._memory: set[str] | None = None
+
+    def check(self, record: CycleRecord) -> Arrays:
+        """Return the cycle's arrays by name.
+
+        Raises:
+            ValueError: one of them has another shape or type than in the run's other cycles, or the
+                measures or memories are not those of the other cycles.
+        """
+        arrays = cycle_arrays(record)
+        for name, array in arrays.items():
+            shape = self._shapes.setdefault(name, array.shape)
+            dtype = self._dtypes.setdefault(name, array.dtype)
+            if array.shape != shape or array.dtype != dtype:
+                raise ValueError(_difference(record.cycle, name, array, shape, dtype))
+        self._check_names(record, arrays)
+        return arrays
+
+    def _check_names(self, record: CycleRecord, arrays: Arrays) -> None:
+        measures = {name for name in arrays if name.startswith(MEASURE)}
+        if measures != self._measures:
+            raise ValueError(
+                f"cycle {record.cycle} has the measures {sorted(measures)}; "
+                f"the header announces {sorted(self._measures)}"
+            )
+        if record.policy is None:
+            return
+        memory = {name for name in arrays if name.startswith((MEMORY_IN, MEMORY_OUT))}
+        if self._memory is None:
+            self._memory = memory
+        elif memory != self._memory:
+            raise ValueError(
+                f"cycle {record.cycle} has the memories {sorted(memory)}; "
+                f"earlier ones have {sorted(self._memory)}"
+            )
+
+
+def _difference(
+    cycle: int,
+    name: str,
+    array: NDArray[Any],
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+) -> str:
+    return (
+        f"{name} of cycle {cycle} is {array.dtype} {list(array.shape)}; "
+        f"in this run it is {dtype} {list(shape)}"
+    )
