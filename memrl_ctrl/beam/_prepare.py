@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from memrl_ctrl.beam import _batch, _solver
 from memrl_ctrl.beam.conditions import Conditions
-from memrl_ctrl.beam.machine import Array, ComplexArray
+from memrl_ctrl.beam.machine import Array
 from memrl_ctrl.errors import UsageError
 
 TOLERANCE = 3.0e-5
@@ -41,10 +41,6 @@ class Prepared:
     def count(self) -> int:
         """Number of conditions n."""
         return int(self.parameters.shape[0])
-
-    def mirror(self, coefficients: ComplexArray) -> ComplexArray:
-        """Fourier coefficients [n, ...] between the mirrored frame and the true one."""
-        return np.where(self.mirrored[:, None], coefficients.conj(), coefficients)
 
 
 def prepare(conditions: Conditions, *, intensity_effects: bool) -> Prepared:

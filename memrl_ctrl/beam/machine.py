@@ -101,9 +101,10 @@ class ImpedanceTable:
     def table_at(self, frequency_hz: Array) -> ComplexArray:
         """Impedance of all items, ohm, at positive frequencies of any shape."""
         known, z = self.frequency_hz, self.impedance_ohm
-        real = np.interp(frequency_hz, known, z.real, right=0.0)
-        imaginary = np.interp(frequency_hz, known, z.imag, right=0.0)
-        result: ComplexArray = self.count * (real + 1j * imaginary)
+        result = np.zeros(np.shape(frequency_hz), dtype=np.complex128)
+        result.real = np.interp(frequency_hz, known, np.real(z), right=0.0)
+        result.imag = np.interp(frequency_hz, known, np.imag(z), right=0.0)
+        result *= self.count
         return result
 
 
@@ -194,9 +195,8 @@ class Machine:
         """
         frequency = np.asarray(frequency_hz, dtype=np.float64)
         result = self.resonant_impedance_ohm(frequency)
-        return result + self.constant_z_over_n_ohm() * (
-            frequency / np.asarray(revolution_frequency_hz)
-        )
+        revolution = np.asarray(revolution_frequency_hz, dtype=np.float64)
+        return result + self.constant_z_over_n_ohm() * (frequency / revolution)
 
     def resonant_impedance_ohm(self, frequency_hz: Array) -> ComplexArray:
         """Impedance of the resonators and tables alone, ohm, at positive frequencies."""

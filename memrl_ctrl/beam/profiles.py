@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from memrl_ctrl.beam import _prepare, _solver
 from memrl_ctrl.beam.conditions import Conditions
-from memrl_ctrl.beam.machine import Array
+from memrl_ctrl.beam.machine import Array, ComplexArray
 from memrl_ctrl.errors import UsageError
 
 
@@ -46,7 +46,7 @@ class MatchedProfiles:
     """Share of the emittance, and of the intensity, that the bucket holds, [n]; at most 1."""
     iterations: npt.NDArray[np.int64]
     """Iterations of the fixed point, [n]."""
-    wake_potential_vrad: npt.NDArray[np.complex128]
+    wake_potential_vrad: ComplexArray
     """Fourier coefficients U_k of the wake potential, k = 1.., V rad, [n, harmonics]:
     U = 2 Re sum U_k exp(j k phi). Space charge is not in them."""
     level_vrad: Array
@@ -54,6 +54,8 @@ class MatchedProfiles:
     V1 cos(phi) + V2/2 cos(2 phi + phi2) - energy_gain phi + wake within `window_rad`."""
     window_rad: Array
     """Left and right end of the bucket, rad, [n, 2]; the left end may be below 0."""
+    normalisation_vrad2: Array
+    """S: integral of max(0, H0 - U') over RF phase, V rad^2, [n]."""
     intensity_effects: bool
     """Whether wake and space charge were taken into account."""
 
@@ -65,7 +67,8 @@ class MatchedProfiles:
     def induced_voltage_v(self) -> Array:
         """Voltage that wake and space charge add a turn, V, [n, n_slices], at the bin centres."""
         conditions = self.conditions
-        wake = evaluate(1j * self._orders() * self.wake_potential_vrad, self.phase_rad)
+        order = np.arange(1, self.wake_potential_vrad.shape[1] + 1)
+        wake: Array = evaluate(1j * order * self.wake_potential_vrad, self.phase_rad)
         if not self.intensity_effects:
             return wake
         phase = self.phase_rad[None, :]
@@ -83,14 +86,8 @@ class MatchedProfiles:
         result[np.isnan(self.level_vrad)] = np.nan
         return result
 
-    normalisation_vrad2: Array
-    """S: integral of max(0, H0 - U') over RF phase, V rad^2, [n]."""
 
-    def _orders(self) -> Array:
-        return np.arange(1.0, self.wake_potential_vrad.shape[1] + 1.0)
-
-
-def evaluate(coefficients: npt.NDArray[np.complex128], phase_rad: Array) -> Array:
+def evaluate(coefficients: ComplexArray, phase_rad: Array) -> Array:
     """2 Re sum_k c_k exp(j k phi): [n, points] from [n, harmonics] and [points]."""
     order = np.arange(1, coefficients.shape[1] + 1)[:, None]
     waves = np.exp(1j * order * phase_rad)
@@ -148,7 +145,9 @@ def package(
     harmonics = prepared.harmonics
     cosine = solved.coefficients[:, :harmonics]
     sine = solved.coefficients[:, harmonics:]
-    wake = prepared.mirror((cosine - 1j * sine).astype(np.complex128) * 0.5)
+    wake = np.empty(cosine.shape, dtype=np.complex128)
+    wake.real = 0.5 * cosine
+    wake.imag = np.where(mirrored[:, None], 0.5 * sine, -0.5 * sine)
     skewness = result[:, _solver.R_SKEWNESS]
     omega = turn * conditions.rf_frequency_hz
     return MatchedProfiles(
