@@ -17,7 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from memrl_ctrl.errors import ReadingTimeout, Refused, RefusalReason
+from memrl_ctrl.errors import ReadingTimeout, RefusalReason, Refused
 from memrl_ctrl.limits import PhaseLimits
 
 __all__ = [

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
@@ -34,7 +35,6 @@ from memrl_ctrl.reward import CONVERGED_RAD, Reward, Shot
 
 FloatArray = NDArray[np.float64]
 Observation = NDArray[np.float32]
-
 
 
 class BeamPhase:
@@ -145,15 +145,15 @@ class BeamPhase:
             "cycle": np.full(self.rows.size, self.reading.cycle, dtype=np.int64),
         }
 
-    def spaces(self) -> tuple[gymnasium.spaces.Box, gymnasium.spaces.Box]:
+    def spaces(self) -> tuple[Box[np.float32], Box[np.float32]]:
         """Return the observation and action space of one row."""
         size = observation_size(self.n_slices)
         low = np.full(size, CLIP_LOW, dtype=np.float32)
         high = np.full(size, CLIP_HIGH, dtype=np.float32)
         low[-1], high[-1] = -1.0, 1.0
         return (
-            gymnasium.spaces.Box(low, high, dtype=np.float32),
-            gymnasium.spaces.Box(-1.0, 1.0, (1,), dtype=np.float32),
+            Box(low, high, dtype=np.float32),
+            Box(-1.0, 1.0, (1,), dtype=np.float32),
         )
 
 
@@ -182,7 +182,7 @@ class BeamPhaseEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         backend_options: passed to the backend, for example `program`, `noise`, `fidelity`.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 - typed so by the base class
 
     def __init__(
         self,

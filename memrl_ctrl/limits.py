@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from memrl_ctrl.errors import Refused, RefusalReason
+from memrl_ctrl.errors import RefusalReason, Refused
 
 FloatArray = NDArray[np.float64]
 

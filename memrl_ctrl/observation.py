@@ -107,9 +107,7 @@ def _fill(profile, synchronous_phase_rad, cos, sin, out):  # type: ignore[no-unt
         for j in range(n_out):
             edge = start + (j + 1) * width
             index = min(int(edge), 2 * n_in - 1)
-            above = cumulative[index] + (edge - index) * (
-                cumulative[index + 1] - cumulative[index]
-            )
+            above = cumulative[index] + (edge - index) * (cumulative[index + 1] - cumulative[index])
             value = (above - below) * scale
             out[row, j] = min(max(value, CLIP_LOW), CLIP_HIGH)
             below = above

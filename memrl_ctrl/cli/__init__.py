@@ -16,7 +16,7 @@ import cyclopts
 from rich.console import Console
 
 from memrl_ctrl import __version__, registry
-from memrl_ctrl.errors import MemrlError, MissingExtraError, UnknownNameError
+from memrl_ctrl.errors import MemrlError, MissingExtraError
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, by the shell's convention (128 + SIGINT)."""
@@ -50,26 +50,26 @@ def _with_command(name: str) -> cyclopts.App:
 def _with_all_commands() -> cyclopts.App:
     """Return the whole command tree; a command that cannot be loaded says why in its help."""
     app = _root()
-    groups = {
-        title: cyclopts.Group(title, sort_key=index) for index, title in enumerate(GROUPS)
-    }
+    groups = {title: cyclopts.Group(title, sort_key=index) for index, title in enumerate(GROUPS)}
     group_of = {name: groups[title] for title, names in GROUPS.items() for name in names}
     other = cyclopts.Group("Others", sort_key=len(GROUPS))
     for name, point in sorted(registry.points(registry.COMMANDS).items()):
-        group = group_of.get(name, other)
         try:
-            app.command(point.load(), name=name, group=group)
+            command = point.load()
         except (ImportError, AttributeError) as error:
-            broken = cyclopts.App(help=f"(cannot be loaded: {error})")
-            app.command(broken, name=name, group=group)
+            command = cyclopts.App(help=f"(cannot be loaded: {error})")
+        group = group_of.get(name, other)
+        if isinstance(command, cyclopts.App):
+            command.group = group
+            app.command(command, name=name)
+        else:
+            app.command(command, name=name, group=group)
     return app
 
 
 def _run(tokens: Sequence[str], errors: Console) -> object:
-    if not tokens or tokens[0].startswith("-"):
-        app = _with_all_commands()
-    else:
-        app = _with_command(tokens[0])
+    of_the_root = not tokens or tokens[0].startswith("-")
+    app = _with_all_commands() if of_the_root else _with_command(tokens[0])
     return app(
         tokens,
         result_action="return_value",
@@ -85,11 +85,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
     try:
         result = _run(tokens, errors)
-    except UnknownNameError as error:
-        errors.print(f"memrl-ctrl: {error}", style="red")
-        return error.exit_code
     except cyclopts.CycloptsError as error:
-        errors.print(f"memrl-ctrl: {_plain(error)} (see: memrl-ctrl {tokens[0]} --help)", style="red")
+        errors.print(
+            f"memrl-ctrl: {_plain(error)} (see: memrl-ctrl {tokens[0]} --help)", style="red"
+        )
         return WRONG_USE
     except MemrlError as error:
         errors.print(f"memrl-ctrl: {error}", style="red")

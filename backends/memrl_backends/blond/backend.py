@@ -22,7 +22,7 @@ from memrl_ctrl.backend import (
     Truth,
 )
 from memrl_ctrl.beam import Conditions, matched_profiles
-from memrl_ctrl.errors import Refused, RefusalReason, UnknownNameError, UsageError
+from memrl_ctrl.errors import RefusalReason, Refused, UnknownNameError, UsageError
 from memrl_ctrl.program import CycleProgram, load_machine, load_program
 
 ProfileArray = NDArray[np.float32]
@@ -103,17 +103,14 @@ class SimulationBackend:
         if seed is not None:
             self._rng = np.random.default_rng(seed)
         points = self.description.points
-        if self._drawn is None or mask is None:
-            rows = np.arange(points)
-        else:
-            rows = np.flatnonzero(mask)
+        rows = np.arange(points)
         if self.description.ctime_ms is not None:
             # One bunch and one offset for the whole cycle: there is no part of it to begin anew.
-            rows = np.arange(points)
             self._drawn = self._draw.cycle(self.description.ctime_ms, self._rng)
-        elif self._drawn is None or rows.size == points:
+        elif self._drawn is None or mask is None:
             self._drawn = self._draw.unrelated(points, self._rng)
-        elif rows.size:
+        elif mask.any():
+            rows = np.flatnonzero(mask)
             new = self._draw.unrelated(rows.size, self._rng)
             self._drawn = merged(self._drawn, new, rows)
         self._offset[rows] = self._new_offset(rows.size, (options or {}).get("offset_deg"))
@@ -157,9 +154,7 @@ class SimulationBackend:
         offset = self._shot_offset()
         phi2 = self._setpoint - offset
         conditions = drawn.conditions.replace(phi2_rad=phi2)
-        profile, converged = self._profiles(
-            conditions, self.description.n_slices, self._threads
-        )
+        profile, converged = self._profiles(conditions, self.description.n_slices, self._threads)
         quality = np.zeros(points, dtype=np.uint16)
         profile, quality = self._complete(profile, converged, quality)
         peak = profile.max(axis=1, keepdims=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from memrl_ctrl.beam import Conditions, filling_to_emittance, matched_profiles, reference_optimum
+from memrl_ctrl.beam import Conditions, filling_to_emittance, reference_optimum
 from memrl_ctrl.errors import BeamError, UnknownNameError, UsageError
 from memrl_ctrl.program import CycleProgram, MachineFile
 
@@ -117,7 +117,10 @@ class Draw:
         self.machine = machine
         self.program = program
         self.scenario = scenario
-        self.intensity_effects = intensity_effects
+        # Without space charge and impedance the intensity acts on nothing, whatever it is.
+        self.ring = machine.ring
+        if not intensity_effects:
+            self.ring = replace(machine.ring, space_charge_g=0.0, impedance=())
         self.without_reference = 0
         self.drawn = 0
 
@@ -182,10 +185,10 @@ class Draw:
         return self._with_reference(conditions, rng.uniform(*scenario.noise, count))
 
     def _with_reference(self, conditions: Conditions, noise: FloatArray) -> Drawn:
-        effective = conditions if self.intensity_effects else conditions.replace(intensity=0.0)
+        on_ring = conditions.replace(machine=self.ring)
         return Drawn(
-            conditions=effective,
-            reference_rad=np.asarray(reference_optimum(effective), dtype=np.float64),
+            conditions=on_ring,
+            reference_rad=np.asarray(reference_optimum(on_ring), dtype=np.float64),
             noise=noise,
         )
 
@@ -198,9 +201,7 @@ class Draw:
     def _program_points(self, ctime_ms: FloatArray) -> Conditions:
         if self.program is None:
             raise UsageError("these conditions come from no program")
-        return self.program.conditions(
-            ctime_ms, phi2_rad=0.0, emittance_evs=1.0, intensity=0.0
-        )
+        return self.program.conditions(ctime_ms, phi2_rad=0.0, emittance_evs=1.0, intensity=0.0)
 
     def _range_points(self, count: int, rng: np.random.Generator) -> Conditions:
         span = self.machine.operating_range
@@ -245,6 +246,3 @@ def merged(old: Drawn, new: Drawn, rows: NDArray[np.int64]) -> Drawn:
         reference_rad=put(old.reference_rad, new.reference_rad),
         noise=put(old.noise, new.noise),
     )
-
-
-__all__ = ["Draw", "Drawn", "Scenario", "as_range", "filling_range", "matched_profiles", "merged"]

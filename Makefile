@@ -1,0 +1,58 @@
+# Each target does all the set-up it needs; a second call reuses it.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+# One thread a library: on a small machine more of them stall each other.
+export OMP_NUM_THREADS  ?= 1
+export OMP_WAIT_POLICY  ?= passive
+
+.PHONY: help install demo test lint types contracts wheel tests test-slow bench clean
+
+help: ## Show what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "memrl-ctrl needs Python 3.11 or newer; this is $$($(PYTHON) -V). Try: make PYTHON=python3.12 …"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+install: $(STAMP) ## Make the virtual environment .venv with everything in it
+
+demo: $(STAMP) ## The main job: train, export, deploy over ZeroMQ, record, replay, score
+	$(BIN)/memrl-ctrl demo
+
+test: lint types contracts wheel tests ## Everything that must hold before a change lands
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+contracts: $(STAMP)
+	$(BIN)/lint-imports --no-cache
+
+wheel: $(STAMP)
+	@rm -rf build/wheel && mkdir -p build/wheel
+	$(BIN)/python -m build --quiet --no-isolation --outdir build/wheel .
+	$(BIN)/check-wheel-contents build/wheel/*.whl
+
+tests: $(STAMP)
+	$(BIN)/pytest -m "not slow" -n 2
+
+test-slow: $(STAMP) ## Tests of minutes: learning, long attacks
+	$(BIN)/pytest -m slow
+
+bench: $(STAMP) ## Benchmarks, results as JSON under build/bench
+	@mkdir -p build/bench
+	$(BIN)/memrl-ctrl bench kernel --json build/bench/kernel.json
+
+clean: ## Remove what was built, the virtual environment too
+	rm -rf build dist $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
