@@ -7,6 +7,7 @@ normalisation, action shape and scaling are inside the graph.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import msgspec
@@ -16,11 +17,7 @@ MANIFEST_KEY = "memrl_ctrl.manifest"
 MANIFEST_VERSION = 1
 
 
-class _Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    pass
-
-
-class ObservationSpec(_Part):
+class ObservationSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the first input is."""
 
     name: str = "observation"
@@ -35,7 +32,7 @@ class ObservationSpec(_Part):
     """For `beam-phase`: version of the observation's definition."""
 
 
-class ActionSpec(_Part):
+class ActionSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the first output is, and what `previous_applied` carries."""
 
     name: str = "action"
@@ -52,7 +49,7 @@ class ActionSpec(_Part):
     """Largest value that the graph can give."""
 
 
-class MemorySpec(_Part):
+class MemorySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One memory array, fed back from output to input."""
 
     name_in: str
@@ -66,7 +63,7 @@ class MemorySpec(_Part):
     dtype: Literal["float32", "int64"] = "float32"
 
 
-class Training(_Part):
+class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where a policy comes from."""
 
     algorithm: str
@@ -81,7 +78,7 @@ class Training(_Part):
     """The whole resolved training configuration."""
 
 
-class PolicyManifest(_Part):
+class PolicyManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that a runtime must know of a policy file."""
 
     version: int = MANIFEST_VERSION
@@ -93,8 +90,9 @@ class PolicyManifest(_Part):
     max_step_rad: float = 0.0
     """For `delta-phi-rad`: largest change that it can ask for in one cycle, rad."""
     training: Training
-    weights_digest: str = ""
-    """SHA-256 over names, shapes and bytes of the graph's initialisers."""
+    graph_digest: str = ""
+    """SHA-256 over the bytes of the GraphProto (nodes and weights) as they stand in the file,
+    hexadecimal. The file's own digest, over all of its bytes, is computed at load and recorded."""
     parity_max_abs_diff: float | None = None
     """Largest difference between torch and onnxruntime that the export measured."""
     parity_steps: int = 0
@@ -102,6 +100,33 @@ class PolicyManifest(_Part):
     created_utc: str = ""
     versions: dict[str, str] = {}
     """Versions of the libraries that wrote it."""
+
+    def __post_init__(self) -> None:
+        """Refuse a manifest that contradicts itself.
+
+        Raises:
+            ValueError: with what does not fit (msgspec turns it into a ValidationError).
+        """
+        if self.version != MANIFEST_VERSION:
+            raise ValueError(f"manifest version {self.version}; known is {MANIFEST_VERSION}")
+        observation, action = self.observation, self.action
+        if observation.kind == "beam-phase" and (
+            observation.n_slices < 8 or observation.shape != (observation.n_slices + 1,)
+        ):
+            raise ValueError(
+                f"a beam-phase observation of {observation.n_slices} slices (8 or more) has the "
+                f"shape ({observation.n_slices + 1},), not {observation.shape}"
+            )
+        if action.kind == "delta-phi-rad" and not (
+            action.shape == (1,) and math.isfinite(self.max_step_rad) and self.max_step_rad > 0.0
+        ):
+            raise ValueError(
+                f"a delta-phi-rad action has the shape (1,) and a positive max_step_rad, not "
+                f"{action.shape} and {self.max_step_rad}"
+            )
+        names = [observation.name, action.previous_name, *(m.name_in for m in self.memory)]
+        if len(set(names)) != len(names):
+            raise ValueError(f"input names stand twice: {names}")
 
 
 def encode_manifest(manifest: PolicyManifest) -> str:
