@@ -1,0 +1,277 @@
+"""`memrl-ctrl demo`: the main job from nothing to a scored, replayed run, with the real commands.
+
+Every step is a command that a user could type; the demo runs each in a process of its own and shows it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.console import Console
+
+from memrl_ctrl.cli.demo_report import Score, draw, score, show
+from memrl_ctrl.errors import MemrlError, UsageError
+
+WANTED_SHRINK = 10.0
+"""By what factor the median phase error must shrink."""
+STOP_WAIT_S = 20.0
+READY_WAIT_S = 90.0
+"""How long the machine may take to publish; its kernel may have to be compiled first, s."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Where things are and how long they take."""
+
+    out: Path
+    minutes: float
+    seed: int
+    cycles: int
+    period_s: float
+    program: str
+    endpoint: str
+
+    @property
+    def run(self) -> Path:
+        """Run folder of the training."""
+        return self.out / "run"
+
+    @property
+    def policy(self) -> Path:
+        """Exported policy."""
+        return self.out / "beam.onnx"
+
+    @property
+    def truth(self) -> Path:
+        """What the machine process alone knows, for the score afterwards."""
+        return self.out / "truth.jsonl"
+
+    @property
+    def records(self) -> Path:
+        """Folder of the trace."""
+        return self.out / "records"
+
+
+def demo(
+    *,
+    out: Path = Path("demo-out"),
+    minutes: float = 3.0,
+    seed: Annotated[
+        int, Parameter(help="Of training; the machine's hidden offset comes from it too.")
+    ] = 1,
+    cycles: int = 40,
+    period: float = 0.1,
+    program: str = "psb-2gev",
+) -> int:
+    """Train, export, deploy over ZeroMQ, record, replay and score: about six minutes, no set-up.
+
+    The machine is a process of its own with an offset that it does not tell. Exit code 0 if the
+    median phase error shrank at least tenfold, 1 otherwise.
+
+    Parameters
+    ----------
+    out
+        Folder for everything that is made; must be new or an earlier demo's.
+    minutes
+        Time to train.
+    cycles
+        Machine cycles to control.
+    period
+        Time between cycles, s (the machine's own is 1.2).
+    program
+        Cycle program that the machine plays, by name or file.
+    """
+    if not minutes > 0 or cycles < 2 or period < 0:
+        raise UsageError("minutes must be above 0, cycles at least 2, period at least 0")
+    console = Console()
+    _prepare(out)
+    plan = Plan(
+        out=out,
+        minutes=minutes,
+        seed=seed,
+        cycles=cycles,
+        period_s=period,
+        program=program,
+        endpoint=f"tcp://127.0.0.1:{_free_ports()}",
+    )
+    started = time.monotonic()
+    _step(console, "1/5 Train", plan, *_train(plan))
+    train_seconds = time.monotonic() - started
+    _step(
+        console, "2/5 Export", plan, "export", str(plan.run), "--out", str(plan.policy), "--force"
+    )
+    _control(console, plan)
+    trace = _newest_trace(plan.records)
+    identical = _step(console, "4/5 Replay", plan, "replay", str(trace), allow=(0, 1)) == 0
+    console.rule("5/5 Score")
+    result = score(
+        run=plan.run,
+        policy=plan.policy,
+        truth=plan.truth,
+        trace=trace,
+        train_seconds=train_seconds,
+        replay_identical=identical,
+    )
+    pictures = draw(result, plan.out)
+    (plan.out / "report.json").write_text(json.dumps(result.as_json(), indent=2) + "\n")
+    show(result, console, [*pictures, plan.out / "report.json", trace])
+    return _verdict(result, console)
+
+
+def _verdict(result: Score, console: Console) -> int:
+    if not result.replay_identical:
+        console.print("[red]Failed: the replay differs from what was recorded.[/red]")
+        return 1
+    if result.shrink >= WANTED_SHRINK:
+        console.print(
+            f"[green]The median phase error shrank by a factor {result.shrink:.0f}.[/green]"
+        )
+        return 0
+    console.print(
+        f"[red]Failed: the median phase error shrank only by a factor {result.shrink:.1f}; "
+        f"{WANTED_SHRINK:.0f} were wanted. Train longer: --minutes.[/red]"
+    )
+    return 1
+
+
+def _train(plan: Plan) -> list[str]:
+    return [
+        "train",
+        "psb",
+        "--minutes",
+        f"{plan.minutes:g}",
+        "--seed",
+        str(plan.seed),
+        "--out",
+        str(plan.run),
+    ]
+
+
+def _prepare(out: Path) -> None:
+    """Make the folder. An earlier demo's is kept under another name; any other one is refused."""
+    marker = out / ".memrl-ctrl-demo"
+    if out.exists() and any(out.iterdir()):
+        if not marker.exists():
+            raise UsageError(
+                f"{out} exists and is no earlier demo's folder: choose another with --out"
+            )
+        out.rename(out.with_name(f"{out.name}.until-{time.strftime('%Y%m%dT%H%M%S')}"))
+    out.mkdir(parents=True, exist_ok=True)
+    marker.touch()
+
+
+def _free_ports() -> int:
+    """Return a free loopback port whose successor is free too (commands and readings)."""
+    for _ in range(50):
+        with socket.socket() as first:
+            first.bind(("127.0.0.1", 0))
+            port = int(first.getsockname()[1])
+            with socket.socket() as second:
+                try:
+                    second.bind(("127.0.0.1", port + 1))
+                except OSError:
+                    continue
+                return port
+    raise MemrlError("no two neighbouring free ports on 127.0.0.1")
+
+
+def _command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "memrl_ctrl", *arguments]
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive")}
+
+
+def _step(
+    console: Console, title: str, plan: Plan, *arguments: str, allow: tuple[int, ...] = (0,)
+) -> int:
+    """Run one command in the foreground and return its exit code."""
+    console.rule(title)
+    console.print(f"[dim]memrl-ctrl {' '.join(arguments)}[/dim]")
+    code = subprocess.run(_command(*arguments), check=False, env=_environment()).returncode  # noqa: S603
+    if code not in allow:
+        raise MemrlError(
+            f"'memrl-ctrl {arguments[0]}' ended with exit code {code}; what it made is in {plan.out}"
+        )
+    return code
+
+
+def _control(console: Console, plan: Plan) -> None:
+    """Start the machine as its own process, close the loop over it, stop it."""
+    arguments = [
+        "machine",
+        "--program",
+        plan.program,
+        "--endpoint",
+        plan.endpoint,
+        "--period",
+        f"{plan.period_s:g}",
+        "--seed",
+        str(plan.seed),
+        "--truth-log",
+        str(plan.truth),
+    ]
+    console.rule("3/5 Deploy")
+    console.print(f"[dim]memrl-ctrl {' '.join(arguments)} &[/dim]")
+    log = (plan.out / "machine.log").open("w")
+    machine = subprocess.Popen(  # noqa: S603 - our own command
+        _command(*arguments), stdout=log, stderr=subprocess.STDOUT, env=_environment()
+    )
+    try:
+        _wait_until_listening(plan.endpoint, machine, plan.out / "machine.log")
+        _step(
+            console,
+            "3/5 Deploy",
+            plan,
+            "deploy",
+            "--policy",
+            str(plan.policy),
+            "--backend",
+            "zmq",
+            "--endpoint",
+            plan.endpoint,
+            "--cycles",
+            str(plan.cycles),
+            "--record",
+            str(plan.records),
+        )
+    finally:
+        machine.send_signal(signal.SIGINT)
+        try:
+            machine.wait(STOP_WAIT_S)
+        except subprocess.TimeoutExpired:
+            machine.kill()
+            machine.wait()
+        log.close()
+
+
+def _wait_until_listening(endpoint: str, machine: subprocess.Popen[bytes], log: Path) -> None:
+    host, port = endpoint.removeprefix("tcp://").rsplit(":", 1)
+    deadline = time.monotonic() + READY_WAIT_S
+    while time.monotonic() < deadline:
+        if machine.poll() is not None:
+            said = log.read_text().strip().splitlines()
+            raise MemrlError(f"the machine ended at once: {said[-1] if said else '(no output)'}")
+        with socket.socket() as probe:
+            if probe.connect_ex((host, int(port))) == 0:
+                return
+        time.sleep(0.1)
+    raise MemrlError(f"the machine did not listen at {endpoint} within {READY_WAIT_S:.0f} s")
+
+
+def _newest_trace(records: Path) -> Path:
+    traces = sorted(records.glob("*/trace.h5"))
+    if not traces:
+        raise MemrlError(f"deploy left no trace in {records}")
+    return traces[-1]

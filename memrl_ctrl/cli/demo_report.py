@@ -1,0 +1,237 @@
+"""What the demo measures: score with the truth, table and pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from memrl_ctrl.errors import MemrlError
+from memrl_ctrl.policy.runner import OnnxPolicy
+from memrl_ctrl.trace import TraceReader
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+FloatArray = NDArray[np.float64]
+
+SETTLED_CYCLES = 10
+"""The phase error afterwards is that of the last so many cycles."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Score:
+    """What came out, and what the pictures are drawn from."""
+
+    error_deg: FloatArray
+    """Absolute phase error [cycles, points], degrees; NaN where there is no reference."""
+    reference_hw_deg: FloatArray
+    """The phase function that would have been right in the last cycle [points], degrees."""
+    ctime_ms: FloatArray
+    """Control points [points]."""
+    applied_deg: FloatArray
+    """phi_hw that was applied [cycles, points], degrees."""
+    profile: NDArray[np.float32]
+    """Measured profiles [cycles, points, n_slices]."""
+    learning: list[dict[str, Any]]
+    """Rows of the training's metrics."""
+    train_seconds: float
+    """Wall time of the training, s."""
+    steps_per_s: float
+    """Environment steps a second of the training."""
+    parity_max_abs_diff: float
+    """Largest difference between torch and onnxruntime, as exported."""
+    replay_identical: bool
+    """Whether the replay repeated every action bit for bit."""
+
+    @property
+    def before(self) -> FloatArray:
+        """Errors in the first cycle, before the policy wrote anything."""
+        return self.error_deg[0]
+
+    @property
+    def after(self) -> FloatArray:
+        """Errors in the last cycles."""
+        return self.error_deg[-SETTLED_CYCLES:]
+
+    @property
+    def shrink(self) -> float:
+        """Factor by which the median error shrank."""
+        return float(np.nanmedian(self.before) / np.nanmedian(self.after))
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the figures for `report.json`."""
+        return {
+            "phase_error_deg": {
+                "before": _quantiles(self.before),
+                "after": _quantiles(self.after),
+            },
+            "train_seconds": self.train_seconds,
+            "train_steps_per_s": self.steps_per_s,
+            "parity_max_abs_diff": self.parity_max_abs_diff,
+            "cycles": int(self.error_deg.shape[0]),
+            "points": int(self.error_deg.shape[1]),
+            "points_without_reference": int(np.isnan(self.error_deg[-1]).sum()),
+            "settled_cycles": SETTLED_CYCLES,
+            "replay_identical": self.replay_identical,
+        }
+
+
+def _quantiles(error_deg: FloatArray) -> dict[str, float]:
+    return {
+        "median": float(np.nanmedian(error_deg)),
+        "p95": float(np.nanpercentile(error_deg, 95)),
+    }
+
+
+def score(
+    *,
+    run: Path,
+    policy: Path,
+    truth: Path,
+    trace: Path,
+    train_seconds: float,
+    replay_identical: bool,
+) -> Score:
+    """Put the recorded cycles beside what the machine process alone knew of them."""
+    known = {row["cycle"]: row for row in _lines(truth)}
+    reader = TraceReader(trace)
+    cycles = [int(cycle) for cycle in reader.array("cycle")]
+    missing = [cycle for cycle in cycles if cycle not in known]
+    if missing:
+        raise MemrlError(f"{truth} knows nothing of cycle {missing[0]}, which {trace} holds")
+    rows = [known[cycle] for cycle in cycles]
+    last = rows[-1]
+    reference = np.array(last["reference_rad"], dtype=np.float64)
+    offset = np.array(last["offset_rad"], dtype=np.float64)
+    error = np.array([row["phase_error_rad"] for row in rows], dtype=np.float64)
+    applied = np.degrees(reader.array("applied_rad"))
+    learning = _lines(run / "metrics.jsonl")
+    ctime = reader.header.machine.ctime_ms
+    manifest = OnnxPolicy.load(policy).manifest
+    parity = manifest.parity_max_abs_diff
+    return Score(
+        error_deg=np.abs(np.degrees(error)),
+        reference_hw_deg=np.degrees(reference + offset),
+        ctime_ms=np.arange(applied.shape[1], dtype=np.float64) if ctime is None else ctime,
+        applied_deg=applied,
+        profile=reader.array("profile"),
+        learning=learning,
+        train_seconds=train_seconds,
+        steps_per_s=manifest.training.steps / train_seconds,
+        parity_max_abs_diff=float("nan") if parity is None else parity,
+        replay_identical=replay_identical,
+    )
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+
+
+def show(result: Score, console: Console, files: Sequence[Path]) -> None:
+    """Print the table."""
+    table = Table(title="The machine's phase error, with the truth that only its process knew")
+    table.add_column("")
+    table.add_column("median", justify="right")
+    table.add_column("95th percentile", justify="right")
+    for title, values in (("before", result.before), ("after", result.after)):
+        figures = _quantiles(values)
+        table.add_row(title, f"{figures['median']:.2f}°", f"{figures['p95']:.2f}°")
+    console.print(table)
+    facts = Table(show_header=False)
+    facts.add_row("training", f"{result.train_seconds:.0f} s, {result.steps_per_s:,.0f} steps/s")
+    facts.add_row("torch against ONNX", f"largest difference {result.parity_max_abs_diff:.1e}")
+    facts.add_row("cycles", f"{result.error_deg.shape[0]} of {result.error_deg.shape[1]} points")
+    facts.add_row("replay", "identical" if result.replay_identical else "DIFFERENT")
+    console.print(facts)
+    for path in files:
+        console.print(f"  {path}", highlight=False)
+
+
+def draw(result: Score, out: Path) -> list[Path]:
+    """Draw the pictures and return their paths."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    made = []
+    for name, painter, size in (
+        ("learning_curve", _learning_curve, (7.0, 4.0)),
+        ("phase_function", _phase_function, (7.0, 4.0)),
+        ("phase_error", _phase_error, (7.0, 4.0)),
+    ):
+        figure, axes = plt.subplots(figsize=size, layout="constrained")
+        painter(result, axes)
+        made.append(out / f"{name}.png")
+        figure.savefig(made[-1], dpi=120)
+        plt.close(figure)
+    figure, pair = plt.subplots(1, 2, figsize=(9.0, 6.0), sharey=True, layout="constrained")
+    _waterfall(result, pair[0], 0, "before")
+    _waterfall(result, pair[1], -1, "after")
+    pair[0].set_ylabel("ctime [ms]")
+    made.append(out / "profiles.png")
+    figure.savefig(made[-1], dpi=120)
+    plt.close(figure)
+    return made
+
+
+def _learning_curve(result: Score, axes: Axes) -> None:
+    rows = [row for row in result.learning if row.get("phase_error_deg_median") is not None]
+    seconds = [row["seconds"] for row in rows]
+    axes.semilogy(seconds, [row["phase_error_deg_median"] for row in rows], label="median")
+    axes.semilogy(seconds, [row["phase_error_deg_p95"] for row in rows], label="95th percentile")
+    axes.set_xlabel("training time [s]")
+    axes.set_ylabel("phase error at an episode's end [degrees]")
+    axes.set_title("Learning curve (evaluation on conditions drawn apart)")
+    axes.grid(True, which="both", alpha=0.3)
+    axes.legend()
+
+
+def _phase_function(result: Score, axes: Axes) -> None:
+    centre = np.nanmedian(result.applied_deg[-1])
+    # The reference is known up to whole turns: show the one next to what was applied.
+    turns = np.round((np.nanmedian(result.reference_hw_deg) - centre) / 360.0) * 360.0
+    reference = np.degrees(np.unwrap(np.radians(np.nan_to_num(result.reference_hw_deg - turns))))
+    reference[np.isnan(result.reference_hw_deg)] = np.nan
+    axes.plot(result.ctime_ms, result.applied_deg[0], "o--", ms=3, label="before")
+    axes.plot(result.ctime_ms, reference, "k-", lw=3, alpha=0.4, label="reference")
+    axes.plot(result.ctime_ms, result.applied_deg[-1], "o-", ms=3, label="after")
+    axes.set_xlabel("ctime [ms]")
+    axes.set_ylabel("phi_hw [degrees]")
+    axes.set_title("Phase function of the second harmonic")
+    axes.grid(True, alpha=0.3)
+    axes.legend()
+
+
+def _phase_error(result: Score, axes: Axes) -> None:
+    shots = np.arange(result.error_deg.shape[0])
+    axes.semilogy(shots, np.nanmedian(result.error_deg, axis=1), label="median over the points")
+    axes.semilogy(shots, np.nanpercentile(result.error_deg, 95, axis=1), label="95th percentile")
+    axes.set_xlabel("cycle")
+    axes.set_ylabel("phase error [degrees]")
+    axes.set_title("Phase error on the machine")
+    axes.grid(True, which="both", alpha=0.3)
+    axes.legend()
+
+
+def _waterfall(result: Score, axes: Axes, cycle: int, title: str) -> None:
+    profile = np.asarray(result.profile[cycle], dtype=np.float64)
+    n_slices = profile.shape[1]
+    phase = np.degrees(2.0 * np.pi * (np.arange(n_slices) + 0.5) / n_slices)
+    spacing = float(np.median(np.diff(result.ctime_ms))) if result.ctime_ms.size > 1 else 1.0
+    height = 3.0 * spacing / profile.max()
+    for row in reversed(range(profile.shape[0])):
+        base = result.ctime_ms[row]
+        axes.fill_between(phase, base, base + height * profile[row], color="white", zorder=-row)
+        axes.plot(phase, base + height * profile[row], lw=0.7, color="C0", zorder=-row)
+    axes.set_xlabel("RF phase [degrees]")
+    axes.set_title(f"Profiles through the cycle, {title}")
+    axes.set_xlim(0.0, 360.0)
