@@ -53,7 +53,7 @@ class MatchedProfiles:
     """H0: the potential without space charge at the bunch's edge, V rad, [n], on the scale of
     V1 cos(phi) + V2/2 cos(2 phi + phi2) - energy_gain phi + wake within `window_rad`."""
     window_rad: Array
-    """Left and right end of the bucket, rad, [n, 2]; the left end may be below 0."""
+    """Left and right end of the bucket, rad, [n, 2], around the mean: one may lie outside the turn."""
     normalisation_vrad2: Array
     """S: integral of max(0, H0 - U') over RF phase, V rad^2, [n]."""
     intensity_effects: bool
@@ -91,7 +91,7 @@ def evaluate(coefficients: ComplexArray, phase_rad: Array) -> Array:
     """2 Re sum_k c_k exp(j k phi): [n, points] from [n, harmonics] and [points]."""
     order = np.arange(1, coefficients.shape[1] + 1)[:, None]
     waves = np.exp(1j * order * phase_rad)
-    result: Array = 2.0 * (coefficients @ waves).real
+    result: Array = np.asarray(2.0 * (coefficients @ waves).real, dtype=np.float64)
     return result
 
 
@@ -136,12 +136,17 @@ def package(
     n_slices = solved.profiles.shape[1]
     mirrored = prepared.mirrored
     turn = 2.0 * np.pi
-    mean = result[:, _solver.R_MEAN]
+    gain = conditions.energy_gain_ev
+    mean = np.where(mirrored, turn - result[:, _solver.R_MEAN], result[:, _solver.R_MEAN])
     window = result[:, [_solver.R_LEFT, _solver.R_RIGHT]]
     window = np.where(mirrored[:, None], turn - window[:, ::-1], window)
-    level = result[:, _solver.R_LEVEL]
-    # Mirrored, the tilt's potential counts from the other end of the turn.
-    level = np.where(mirrored, level + turn * prepared.parameters[:, _solver.P_TILT], level)
+    # Mirrored, the gain's potential counts from the other end of the turn.
+    level = result[:, _solver.R_LEVEL] - np.where(mirrored, turn * gain, 0.0)
+    # The solver's bucket may lie in the turn before: moved to where its bunch is in this turn.
+    away = np.floor(mean / turn)
+    mean = mean - turn * away
+    window = window - turn * away[:, None]
+    level = level + turn * gain * away
     harmonics = prepared.harmonics
     cosine = solved.coefficients[:, :harmonics]
     sine = solved.coefficients[:, harmonics:]
@@ -157,7 +162,7 @@ def package(
         asymmetry=np.where(mirrored, -skewness, skewness),
         bunching_factor=1.0 / (turn * result[:, _solver.R_PEAK]),
         bunch_length_s=4.0 * np.sqrt(result[:, _solver.R_VARIANCE]) / omega,
-        mean_phase_rad=np.where(mirrored, turn - mean, mean) % turn,
+        mean_phase_rad=mean,
         bucket_area_evs=result[:, _solver.R_BUCKET] * conditions.area_per_root_evs,
         synchronous_phase_rad=conditions.synchronous_phase_rad,
         converged=result[:, _solver.R_STATUS] == _solver.CONVERGED,

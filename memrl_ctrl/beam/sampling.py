@@ -23,7 +23,7 @@ def sample_particles(
 
     Times are those of a code that kicks and then drifts, as BLonD does: half a drift forward,
     dt += T eta dE / (2 beta^2 E), so that the bunch stays matched. dt counts from phase 0 of the
-    lower harmonic; where the bucket begins in the turn before, some dt are negative. With
+    lower harmonic, and the mean lies in its first turn; single particles may lie outside. With
     harmonics (h, 2h) the particles fill the first of the h buckets.
 
     Args:
