@@ -188,6 +188,8 @@ def decode(payload: bytes | memoryview) -> Record:
                 )
     except KeyError as error:
         raise FrameError(f"array {error} is missing") from error
+    except msgspec.MsgspecError as error:
+        raise FrameError(f"a JSON document in it: {error}") from error
 
 
 def json_text(value: Any) -> str:

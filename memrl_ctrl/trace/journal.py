@@ -32,6 +32,7 @@ import google_crc32c
 
 from memrl_ctrl.errors import TraceError
 from memrl_ctrl.trace.codec import FileRecord, Kind, Record, encode, kind_of
+from memrl_ctrl.trace.folder import sync_folder
 from memrl_ctrl.trace.layout import Layout
 from memrl_ctrl.trace.records import CycleRecord, EndRecord, OutcomeRecord, TraceHeader
 
@@ -78,10 +79,12 @@ class JournalWriter:
             for name, data in header.files.items():
                 self._write(FileRecord(name=name, data=data))
             self._sync()
-            _sync_folder(self.path.parent)
+            sync_folder(self.path.parent)
+        except OSError as error:
+            self._give_up()
+            raise TraceError(self.path, f"cannot be made durable: {error.strerror}") from error
         except BaseException:
-            os.close(self._file)
-            self._file = -1
+            self._give_up()
             raise
 
     @property
@@ -111,11 +114,13 @@ class JournalWriter:
         """
         if isinstance(record, CycleRecord):
             self._layout.check(record)
-        elif record.cycle != self._last_cycle:
-            raise ValueError(
-                f"outcome of cycle {record.cycle}, but the last cycle without an outcome is "
-                f"{self._last_cycle}"
-            )
+        else:
+            if record.cycle != self._last_cycle:
+                raise ValueError(
+                    f"outcome of cycle {record.cycle}, but the last cycle without an outcome is "
+                    f"{self._last_cycle}"
+                )
+            self._layout.check_outcome(record)
         sequence = self._write(record)
         if durable:
             self._sync()
@@ -143,8 +148,7 @@ class JournalWriter:
                 self._write(EndRecord(cycles=self.cycles, ended_utc=ended, reason=reason))
                 self._sync()
         finally:
-            os.close(self._file)
-            self._file = -1
+            self._give_up()
 
     def __enter__(self) -> JournalWriter:
         return self
@@ -156,6 +160,10 @@ class JournalWriter:
         traceback: TracebackType | None,
     ) -> None:
         self.close("" if kind is None else kind.__name__)
+
+    def _give_up(self) -> None:
+        os.close(self._file)
+        self._file = -1
 
     def _create(self) -> int:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
@@ -230,17 +238,3 @@ def _head(kind: Kind, payload: bytes, sequence: int, previous: bytes) -> bytes:
     head = HEAD.pack(MARKER, 0, *fields)
     crc = int(google_crc32c.extend(google_crc32c.value(head[CHECKED_FROM:]), payload))
     return HEAD.pack(MARKER, crc, *fields)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new file's name durable."""
-    try:
-        file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise TraceError(folder, f"cannot be opened: {error.strerror}") from error
-    try:
-        os.fsync(file)
-    except OSError as error:
-        raise TraceError(folder, f"cannot be made durable: {error.strerror}") from error
-    finally:
-        os.close(file)

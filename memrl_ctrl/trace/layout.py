@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memrl_ctrl.trace.codec import MEASURE, MEMORY_IN, MEMORY_OUT, Arrays, cycle_arrays
-from memrl_ctrl.trace.records import CycleRecord, TraceHeader
+from memrl_ctrl.trace.records import CycleRecord, OutcomeRecord, TraceHeader
 
 
 class Layout:
@@ -46,6 +46,20 @@ class Layout:
                 raise ValueError(_difference(record.cycle, name, array, shape, dtype))
         self._check_names(record, arrays)
         return arrays
+
+    def check_outcome(self, record: OutcomeRecord) -> None:
+        """Check what an outcome brings.
+
+        Raises:
+            ValueError: the receipt's function has another shape or type than the run's.
+        """
+        if record.receipt is None:
+            return
+        applied, shape = record.receipt.applied_rad, self._shapes["profile"][:1]
+        if applied.shape != shape or applied.dtype != np.float64:
+            raise ValueError(
+                _difference(record.cycle, "the receipt", applied, shape, np.dtype(np.float64))
+            )
 
     def _check_names(self, record: CycleRecord, arrays: Arrays) -> None:
         measures = {name for name in arrays if name.startswith(MEASURE)}

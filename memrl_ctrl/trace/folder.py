@@ -1,0 +1,73 @@
+"""Where traces lie: `records/<UTC stamp>-<mode>/trace.journal`, and `trace.h5` made from it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from memrl_ctrl.errors import TraceError
+
+RECORDS = Path("records")
+"""Folder of all runs where no other is given, in the current folder."""
+JOURNAL_NAME = "trace.journal"
+HDF5_NAME = "trace.h5"
+
+
+def new_run_folder(root: str | Path, mode: str) -> Path:
+    """Make and return a new folder for a run, `<root>/<UTC stamp>-<mode>`.
+
+    Args:
+        root: folder of all runs; made where it is missing.
+        mode: the run's mode, part of the name.
+
+    Raises:
+        TraceError: it cannot be made.
+    """
+    root = Path(root)
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        for attempt in range(1, 1000):
+            folder = root / (f"{stamp}-{mode}" if attempt == 1 else f"{stamp}-{mode}-{attempt}")
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                continue
+            sync_folder(root)
+            return folder
+    except OSError as error:
+        raise TraceError(root, f"no run folder can be made here: {error.strerror}") from error
+    raise TraceError(root, f"holds a thousand runs of the second {stamp} already")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable.
+
+    Raises:
+        OSError: the file system refuses.
+    """
+    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def run_folders(root: Path) -> Iterator[Path]:
+    """Iterate over the folders that hold a trace: `root` itself, or its subfolders by name.
+
+    Raises:
+        TraceError: `root` is no folder.
+    """
+    if not root.is_dir():
+        raise TraceError(root, "is no folder; give the folder of the runs, or of one run")
+    if _holds_trace(root):
+        yield root
+        return
+    yield from (folder for folder in sorted(root.iterdir()) if _holds_trace(folder))
+
+
+def _holds_trace(folder: Path) -> bool:
+    return (folder / JOURNAL_NAME).is_file() or (folder / HDF5_NAME).is_file()

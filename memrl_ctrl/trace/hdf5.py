@@ -1,0 +1,292 @@
+"""The HDF5 file of a trace, made from its journal. The layout stands in `docs/trace-format.md`.
+
+Plain HDF5: no SWMR, no newest features, only gzip and shuffle, so that h5py, h5dump and MATLAB read
+it. It holds everything that the journal's whole records hold: from it the same bytes can be made.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import h5py
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from memrl_ctrl.errors import TraceError
+from memrl_ctrl.limits import PhaseLimits
+from memrl_ctrl.trace.codec import json_text
+from memrl_ctrl.trace.columns import cycle_row, described, outcome_row, unquoted
+from memrl_ctrl.trace.folder import sync_folder
+from memrl_ctrl.trace.layout import Layout
+from memrl_ctrl.trace.records import (
+    SCHEMA_VERSION,
+    CycleRecord,
+    OutcomeRecord,
+    TraceHeader,
+)
+from memrl_ctrl.trace.report import TraceReport
+from memrl_ctrl.trace.scan import JournalReader, Progress, Summary
+
+FORMAT = "memrl-ctrl trace"
+BLOCK_CYCLES = 64
+"""Cycles that are gathered before they are written."""
+CHUNK_BYTES = 1 << 17
+"""Wanted size of a chunk; one cycle of profiles is about that."""
+CHUNK_ROWS = 1024
+"""Most cycles in a chunk."""
+GZIP_LEVEL = 1
+EMPTY = "empty_json"
+"""Attribute of `/cycles` that names the columns without any element."""
+
+
+def build_hdf5(
+    journal: str | Path, out: str | Path, progress: Progress | None = None
+) -> TraceReport:
+    """Make the HDF5 file of a journal: under another name first, then renamed, durable.
+
+    An HDF5 file of that name is replaced, since it can always be made again; the journal stays.
+
+    Args:
+        journal: the journal, whole or damaged.
+        out: the HDF5 file.
+        progress: called with the bytes done and the bytes of the journal.
+
+    Returns:
+        What is in it, and what was lost.
+
+    Raises:
+        TraceError: the journal cannot be used, or the file cannot be written.
+    """
+    out = Path(out)
+    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    with JournalReader(journal) as reader:
+        try:
+            with h5py.File(part, "w", libver=("earliest", "v110")) as file:
+                report = fill(file, reader, progress)
+            with part.open("rb") as whole:
+                os.fsync(whole.fileno())
+            part.replace(out)
+            sync_folder(out.parent)
+        except (OSError, RuntimeError) as error:  # h5py reports a full disk as either
+            raise TraceError(out, f"cannot be written: {error}") from error
+        finally:
+            part.unlink(missing_ok=True)
+    return report
+
+
+def fill(file: Any, journal: JournalReader, progress: Progress | None = None) -> TraceReport:
+    """Write a journal's whole records into an open, empty HDF5 file.
+
+    Args:
+        file: `h5py.File`, open for writing.
+        journal: the journal.
+        progress: called with the bytes done and the bytes of the journal.
+
+    Raises:
+        TraceError: the records contradict each other.
+    """
+    summary, columns, heads = Summary(journal), _Columns(file), bytearray()
+    head_size = 0
+    layout = Layout(journal.header)
+    cycle: CycleRecord | None = None
+    _write_header(file, journal.header)
+    try:
+        for entry in journal.entries():
+            record = entry.record
+            if isinstance(record, CycleRecord):
+                layout.check(record)
+                columns.add(cycle_row(record))
+                cycle = record
+            elif isinstance(record, OutcomeRecord):
+                if cycle is None or cycle.cycle != record.cycle:
+                    continue  # its cycle was lost
+                layout.check_outcome(record)
+                columns.amend(outcome_row(record))
+                cycle = None
+            summary.add(record)
+            heads += entry.head
+            head_size = len(entry.head)
+            if progress is not None:
+                progress(entry.offset + entry.size, journal.size)
+        columns.finish()
+    except ValueError as error:
+        raise TraceError(journal.path, f"the records contradict each other: {error}") from error
+    rows = np.frombuffer(bytes(heads), dtype=np.uint8).reshape(-1, head_size)
+    _dataset(file, "journal/heads", rows, "heads of the journal's records, as they stood there")
+    report = summary.report()
+    _write_state(file, report)
+    return report
+
+
+class _Columns:
+    """Gathers rows and writes them to resizable datasets, a block at a time."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._rows: list[dict[str, Any]] = []
+        self._written = 0
+        self._names: dict[str, Any] = {}
+        self._empty: dict[str, tuple[str, list[int]]] = {}
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Take the next cycle."""
+        if len(self._rows) >= BLOCK_CYCLES:
+            self._flush()
+        self._rows.append(row)
+
+    def amend(self, row: dict[str, Any]) -> None:
+        """Add values to the last cycle."""
+        self._rows[-1].update(row)
+
+    def finish(self) -> None:
+        """Write what is left and give all columns the same length."""
+        self._flush()
+        for dataset in self._names.values():
+            dataset.resize(self._written, axis=0)
+        self._file.require_group("cycles").attrs[EMPTY] = json_text(self._empty)
+        self._file.require_group("outcomes")
+
+    def _flush(self) -> None:
+        present = {name: value for row in self._rows for name, value in row.items()}
+        end = self._written + len(self._rows)
+        for name, example in present.items():
+            array = np.asarray(example)
+            if array.size == 0:
+                self._empty[name] = (array.dtype.str, list(array.shape))
+                continue
+            dataset = self._names.get(name)
+            if dataset is None:
+                dataset = self._names[name] = _create(self._file, name, example)
+            dataset.resize(end, axis=0)
+            dataset[self._written : end] = self._block(name, example)
+        self._written = end
+        self._rows.clear()
+
+    def _block(self, name: str, example: Any) -> NDArray[Any]:
+        if isinstance(example, str):
+            return np.array([row.get(name, "") for row in self._rows], dtype=object)
+        array = np.asarray(example)
+        block = np.full((len(self._rows), *array.shape), _filler(array.dtype), dtype=array.dtype)
+        for index, row in enumerate(self._rows):
+            if name in row:
+                block[index] = row[name]
+        return block
+
+
+def _filler(dtype: np.dtype[Any]) -> Any:
+    """Return what stands where a cycle has no value: NaN, -1, or 0 where there is no sign."""
+    return {"f": np.nan, "i": -1}.get(dtype.kind, 0)
+
+
+def _create(file: Any, path: str, example: Any) -> Any:
+    """Make the resizable dataset of a column."""
+    options: dict[str, Any]
+    if isinstance(example, str):
+        shape: tuple[int, ...] = ()
+        options = {"dtype": h5py.string_dtype("utf-8"), "chunks": (256,)}
+    else:
+        array = np.asarray(example)
+        shape = array.shape
+        rows = max(1, min(CHUNK_ROWS, CHUNK_BYTES // array.nbytes))
+        options = {
+            "dtype": array.dtype.newbyteorder("<"),
+            "chunks": (rows, *shape),
+            "fillvalue": _filler(array.dtype),
+            "compression": "gzip",
+            "compression_opts": GZIP_LEVEL,
+            "shuffle": array.dtype.itemsize > 1,
+        }
+    dataset = file.create_dataset(path, shape=(0, *shape), maxshape=(None, *shape), **options)
+    column = described(path)
+    units = column.units
+    if path.startswith("cycles/measures/"):
+        units = file["header/measures"].attrs.get(unquoted(path.rpartition("/")[2]), units)
+    dataset.attrs["units"] = units
+    dataset.attrs["dimensions"] = column.dimensions
+    dataset.attrs["description"] = column.description
+    return dataset
+
+
+def _dataset(file: Any, path: str, data: Any, description: str, units: str = "") -> None:
+    dataset = file.create_dataset(path, data=data)
+    dataset.attrs["description"] = description
+    if units:
+        dataset.attrs["units"] = units
+
+
+def _text(file: Any, path: str, text: str, description: str) -> None:
+    dataset = file.create_dataset(path, data=text, dtype=h5py.string_dtype("utf-8"))
+    dataset.attrs["description"] = description
+
+
+def _write_header(file: Any, header: TraceHeader) -> None:
+    machine = header.machine
+    file.attrs.update(
+        {
+            "format": FORMAT,
+            "schema_version": np.int32(SCHEMA_VERSION),
+            "run_id": header.run_id,
+            "started_utc": header.started_utc,
+            "mode": header.mode,
+            "machine": machine.name,
+            "program": machine.program,
+            "backend": machine.backend,
+            "fidelity": machine.fidelity,
+            "points": np.int64(machine.points),
+            "n_slices": np.int64(machine.n_slices),
+            "period_s": np.float64(machine.period_s),
+            "writable": np.uint8(machine.writable),
+            "policy_name": header.policy_name,
+            "policy_sha256": header.policy_sha256,
+        }
+    )
+    _write_limits(file.create_group("header/limits"), header.limits)
+    _write_limits(file.create_group("header/machine_limits"), machine.limits)
+    if machine.ctime_ms is not None:
+        ctime = np.asarray(machine.ctime_ms, dtype=np.float64)
+        _dataset(file, "header/ctime_ms", ctime, "control points in the cycle", "ms")
+    file["header"].create_dataset(
+        "guard_stages",
+        data=np.array(header.guard_stages, dtype=object),
+        dtype=h5py.string_dtype("utf-8"),
+    )
+    measures = file.create_group("header/measures")
+    file["header"].attrs["measures_json"] = json_text(list(header.measures))
+    for name, units in header.measures.items():
+        measures.attrs[name] = units
+    _text(file, "header/manifest_json", header.manifest_json, "manifest of the policy")
+    for name, what in (
+        ("configuration", "whole resolved configuration of the run"),
+        ("versions", "versions of the libraries"),
+        ("fingerprint", "what must be equal for a replay to be identical to the bit"),
+    ):
+        _text(file, f"header/{name}_json", json_text(getattr(header, name)), what)
+    files = file.create_group("files")
+    files.attrs["order_json"] = json_text(list(header.files))
+    for index, (name, data) in enumerate(header.files.items()):
+        _dataset(files, str(index), np.frombuffer(data, dtype=np.uint8), name)
+
+
+def _write_limits(group: Any, limits: PhaseLimits) -> None:
+    for name in ("min_rad", "max_rad", "step_rad", "slope_rad_per_ms"):
+        group.attrs[name] = np.float64(getattr(limits, name))
+
+
+def _write_state(file: Any, report: TraceReport) -> None:
+    end = report.end
+    file.attrs.update(
+        {
+            "cycles": np.int64(report.cycles),
+            "ended": np.uint8(end is not None),
+            "ended_utc": "" if end is None else end.ended_utc,
+            "end_reason": "" if end is None else end.reason,
+            "end_cycles": np.int64(-1 if end is None else end.cycles),
+            "journal_bytes": np.int64(report.size_bytes),
+            "lost_bytes": np.int64(report.lost_bytes),
+        }
+    )
+    damage = msgspec.json.encode(report.damage).decode()
+    _text(file, "journal/damage_json", damage, "what is lost of the journal, and where")
