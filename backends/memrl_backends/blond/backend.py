@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ Profiles = Callable[[Conditions, int], tuple[ProfileArray, BoolArray]]
 """Line densities [rows, n_slices] and whether each converged [rows]."""
 
 DEFAULT_PROGRAM = "psb-2gev"
+NO_MATCH = np.uint16(Quality.NO_MATCH)
+STALE = np.uint16(Quality.STALE)
+ABSENT = np.uint16(Quality.MISSING | Quality.NOT_FINITE)
 START_OPTIONS = frozenset({"offset_deg"})
 
 
@@ -199,16 +203,16 @@ class SimulationBackend:
         """Flag rows without a matched bunch; where there is no profile at all, the last one stays."""
         if converged.all():
             return profile, quality
-        quality[~converged] |= Quality.NO_MATCH
+        quality[~converged] |= NO_MATCH
         absent = ~np.isfinite(profile).all(axis=1)
         if absent.any():
             profile = np.array(profile)
             if self._last is None:
                 profile[absent] = np.nan
-                quality[absent] |= Quality.MISSING | Quality.NOT_FINITE
+                quality[absent] |= ABSENT
             else:
                 profile[absent] = self._last[absent]
-                quality[absent] |= Quality.STALE
+                quality[absent] |= STALE
         return profile, quality
 
     def play(self, phi_hw_rad: FloatArray) -> Reading:
@@ -281,6 +285,8 @@ def open_backend(
         machine_file = cycle_program.machine
     else:
         machine_file = load_machine(machine)
+    if intensity_effects is not None:
+        machine_file = replace(machine_file, intensity_effects=intensity_effects)
     if emittance_evs is None and filling is None:
         filling = (0.5, 0.9)
     scenario = Scenario(
@@ -293,26 +299,23 @@ def open_backend(
         noise=as_range("noise", noise),
     )
     if rows is None and cycle_program is not None:
-        ctime = cycle_program.control_points(points)
+        ctime = _control_points(cycle_program, points)
         count, initial = ctime.size, cycle_program.at(ctime).phi_hw_rad
     else:
         ctime, count = None, int(rows or 1)
         initial = np.zeros(count)
-    if intensity_effects is None:
-        intensity_effects = machine_file.intensity_effects
     return SimulationBackend(
         draw=Draw(
             machine=machine_file,
             program=cycle_program,
             scenario=scenario,
-            intensity_effects=intensity_effects,
         ),
         description=MachineDescription(
             name=machine_file.name,
             program=cycle_program.name if cycle_program else f"{machine_file.name} (any)",
             points=count,
             n_slices=n_slices,
-            limits=machine_file.limits,
+            limits=machine_file.phase_limits,
             period_s=0.0,
             writable=True,
             ctime_ms=ctime,
@@ -323,3 +326,13 @@ def open_backend(
         seed=seed,
         threads=threads,
     )
+
+
+def _control_points(program: CycleProgram, points: int | None) -> FloatArray:
+    """Return the program's control points, or as many as asked for between its first and last."""
+    listed = program.control_points_ms
+    if points is None or points == listed.size:
+        return listed
+    if points < 1:
+        raise UsageError(f"points must be at least 1, not {points}")
+    return np.linspace(listed[0], listed[-1], points) if points > 1 else listed[:1]

@@ -112,15 +112,10 @@ class Draw:
         machine: MachineFile,
         program: CycleProgram | None,
         scenario: Scenario,
-        intensity_effects: bool,
     ) -> None:
         self.machine = machine
         self.program = program
         self.scenario = scenario
-        # Without space charge and impedance the intensity acts on nothing, whatever it is.
-        self.ring = machine.ring
-        if not intensity_effects:
-            self.ring = replace(machine.ring, space_charge_g=0.0, impedance=())
         self.without_reference = 0
         self.drawn = 0
 
@@ -168,9 +163,7 @@ class Draw:
         if self.program is None:
             base = self._range_points(count, rng)
         else:
-            machine = self.program.machine
-            ctime = rng.uniform(machine.injection_ms, machine.extraction_ms, count)
-            base = self._program_points(ctime)
+            base = self._program_points(rng.uniform(*self.program.beam_ms, count))
         intensity = rng.uniform(*scenario.intensity, count)
         absolute = scenario.emittance_evs
         if absolute is None or scenario.filling is None:
@@ -185,10 +178,9 @@ class Draw:
         return self._with_reference(conditions, rng.uniform(*scenario.noise, count))
 
     def _with_reference(self, conditions: Conditions, noise: FloatArray) -> Drawn:
-        on_ring = conditions.replace(machine=self.ring)
         return Drawn(
-            conditions=on_ring,
-            reference_rad=np.asarray(reference_optimum(on_ring), dtype=np.float64),
+            conditions=conditions,
+            reference_rad=np.asarray(reference_optimum(conditions), dtype=np.float64),
             noise=noise,
         )
 
@@ -201,22 +193,31 @@ class Draw:
     def _program_points(self, ctime_ms: FloatArray) -> Conditions:
         if self.program is None:
             raise UsageError("these conditions come from no program")
-        return self.program.conditions(ctime_ms, phi2_rad=0.0, emittance_evs=1.0, intensity=0.0)
+        at = self.program.at(ctime_ms)
+        return self._bare(
+            b_field_t=at.b_field_t,
+            b_dot_t_per_s=at.b_dot_t_per_s,
+            v1_v=at.v1_v,
+            v2_v=at.v2_v,
+            gamma_transition=at.gamma_transition,
+        )
 
     def _range_points(self, count: int, rng: np.random.Generator) -> Conditions:
-        span = self.machine.operating_range
+        machine, span = self.machine, self.machine.operating_range
+        beam_ms = (machine.injection_ctime_ms, machine.extraction_ctime_ms)
         v1 = rng.uniform(*span.v1_v, count)
-        ctime = rng.uniform(self.machine.injection_ms, self.machine.extraction_ms, count)
-        return Conditions(
+        return self._bare(
             b_field_t=rng.uniform(*span.b_field_t, count),
             b_dot_t_per_s=rng.uniform(*span.b_dot_t_per_s, count),
             v1_v=v1,
             v2_v=v1 * rng.uniform(*span.v2_over_v1, count),
-            phi2_rad=0.0,
-            emittance_evs=1.0,
-            intensity=0.0,
-            machine=self.machine.ring,
-            gamma_transition=self.machine.gamma_transition_at(ctime),
+            gamma_transition=machine.gamma_transition.at(rng.uniform(*beam_ms, count)),
+        )
+
+    def _bare(self, **arrays: FloatArray) -> Conditions:
+        """Return conditions of the machine whose bunch is not chosen yet."""
+        return Conditions(
+            **arrays, phi2_rad=0.0, emittance_evs=1.0, intensity=0.0, machine=self.machine.ring
         )
 
 
