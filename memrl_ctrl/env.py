@@ -26,9 +26,8 @@ from memrl_ctrl.metrics import asymmetry, bunching_factor
 from memrl_ctrl.observation import (
     CLIP_HIGH,
     CLIP_LOW,
-    MAX_SLICES,
-    MIN_SLICES,
     beam_observation,
+    check_slices,
     observation_size,
 )
 from memrl_ctrl.reward import CONVERGED_RAD, Reward, Shot
@@ -50,8 +49,6 @@ class BeamPhase:
         reward: Reward,
     ) -> None:
         description = backend.description
-        if not MIN_SLICES <= n_slices <= MAX_SLICES:
-            raise UsageError(f"n_slices must be {MIN_SLICES} to {MAX_SLICES}, not {n_slices}")
         if description.n_slices < n_slices:
             raise MismatchError(
                 f"backend {description.backend!r} measures {description.n_slices} slices a turn; "
@@ -142,7 +139,6 @@ class BeamPhase:
             "privileged": np.stack([known / math.pi, np.sin(known), np.cos(known)], axis=1).astype(
                 np.float32
             ),
-            "cycle": np.full(self.rows.size, self.reading.cycle, dtype=np.int64),
         }
 
     def spaces(self) -> tuple[Box[np.float32], Box[np.float32]]:
@@ -349,6 +345,7 @@ class BeamPhaseVectorEnv(VectorEnv[Observation, NDArray[np.float32], NDArray[Any
 def _open(
     backend: str | BeamBackend, rows: int, n_slices: int, options: Mapping[str, Any]
 ) -> BeamBackend:
+    check_slices(n_slices)
     if not isinstance(backend, str):
         if options:
             raise UsageError(f"options {sorted(options)} given for a backend that is already open")

@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from memrl_ctrl.errors import MismatchError
+from memrl_ctrl.errors import MismatchError, UsageError
 
 VERSION = 1
 """Version of this definition, kept in every policy's manifest."""
@@ -22,7 +22,17 @@ CLIP_LOW, CLIP_HIGH = -4.0, 60.0
 """Bounds of a profile's values in units of its mean over the turn; a bunch at the edge of what the
 PSB makes has a peak of 10, noise goes below 0."""
 
-MIN_SLICES, MAX_SLICES = 8, 4096
+MIN_SLICES, MAX_SLICES = 16, 4096
+
+
+def check_slices(n_slices: int) -> None:
+    """Refuse a number of slices that is no profile.
+
+    Raises:
+        UsageError: not 16 to 4096.
+    """
+    if not MIN_SLICES <= n_slices <= MAX_SLICES:
+        raise UsageError(f"n_slices must be {MIN_SLICES} to {MAX_SLICES}, not {n_slices}")
 
 
 def observation_size(n_slices: int) -> int:

@@ -154,7 +154,7 @@ def test_filling_preset_of_the_seed_is_a_set_of_five():
         ({"backend": "blnd"}, UnknownNameError, "no backend 'blnd'; there is: blond, replay, zmq"),
         ({"fidelity": "exact"}, UnknownNameError, "no fidelity 'exact'"),
         ({"nois": 0.1}, UnknownNameError, "did you mean 'noise'"),
-        ({"n_slices": 3}, UsageError, "n_slices must be 8 to 4096, not 3"),
+        ({"n_slices": 3}, UsageError, "n_slices must be 16 to 4096, not 3"),
         ({"max_step_deg": 0.0}, UsageError, "max_step_deg must be above 0"),
         ({"point": 3}, UsageError, "point must be 0 to 0, not 3"),
         ({"noise": -0.1}, UsageError, "noise must be at least 0"),

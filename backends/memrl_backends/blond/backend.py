@@ -24,6 +24,7 @@ from memrl_ctrl.backend import (
 )
 from memrl_ctrl.beam import Conditions, matched_profiles
 from memrl_ctrl.errors import RefusalReason, Refused, UnknownNameError, UsageError
+from memrl_ctrl.observation import check_slices
 from memrl_ctrl.program import CycleProgram, load_machine, load_program
 
 ProfileArray = NDArray[np.float32]
@@ -272,6 +273,7 @@ def open_backend(
     """
     if fidelity not in FIDELITIES:
         raise UnknownNameError("fidelity", fidelity, FIDELITIES)
+    check_slices(n_slices)
     if machine is not None and program is not None:
         raise UsageError("give a program or a machine, not both: a program names its machine")
     if machine is not None and rows is None:
