@@ -1,0 +1,1 @@
+"""Backends of memrl-ctrl: simulation, ZeroMQ, recorded traces. Reached by entry point."""

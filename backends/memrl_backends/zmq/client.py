@@ -1,0 +1,306 @@
+"""The backend `zmq`: a machine that is served by `memrl-ctrl machine`, or by whoever speaks the same.
+
+`ZmqSource` looks and has no method that writes; its key is an observer's. `ZmqBackend` also holds
+the lease while it is in control.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from memrl_backends.zmq import endpoint as endpoints
+from memrl_backends.zmq import wire
+from memrl_backends.zmq.keys import load_client, local_folder
+from memrl_backends.zmq.link import SILENCE_S, Link
+from memrl_ctrl.backend import BoolArray, FloatArray, MachineDescription, Reading, Receipt
+from memrl_ctrl.errors import (
+    ConnectionFailed,
+    MemrlError,
+    ReadingTimeout,
+    RefusalReason,
+    Refused,
+    UnknownNameError,
+    UsageError,
+)
+
+READING_PERIODS = 5
+"""Without a timeout, so many periods are waited for a reading, ..."""
+READING_FLOOR_S = 10.0
+"""... but at least so long, and on while the machine says that it is playing a cycle, s."""
+LEASE_MARGIN_NS = 100_000_000
+"""So long before the lease expires its holder stops relying on it, ns."""
+
+
+class ZmqSource:
+    """Looks at a machine's cycles. Use `open_backend(read_only=True)`."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._cycle = -1
+        self._stream: int | None = None
+        self.missed = 0
+        """Published readings that this client did not get, or skipped because it was slow."""
+
+    @property
+    def description(self) -> MachineDescription:
+        """What the machine says of itself."""
+        return self._link.description
+
+    def observe(self, timeout_s: float | None = None) -> Reading:
+        """Return the next cycle's reading: the newest, where several have been played meanwhile.
+
+        Raises:
+            ReadingTimeout: nothing came in time.
+            ConnectionFailed: the machine has stopped or is gone.
+        """
+        began_s = heard_s = time.monotonic()
+        allowed_s = timeout_s
+        if allowed_s is None:
+            allowed_s = max(READING_FLOOR_S, READING_PERIODS * self.description.period_s)
+        deadline_s = began_s + allowed_s
+        while True:
+            now_s = time.monotonic()
+            if now_s >= deadline_s:
+                raise ReadingTimeout(
+                    f"no reading from {self._link.endpoint} for {now_s - began_s:.1f} s "
+                    f"(the last was of cycle {self._cycle}); the machine is there, but plays no cycle"
+                )
+            if now_s - heard_s > SILENCE_S:
+                raise ConnectionFailed(
+                    f"nothing was heard from the machine at {self._link.endpoint} "
+                    f"for {now_s - heard_s:.1f} s"
+                )
+            news = self._link.news(min(deadline_s - now_s, SILENCE_S / 4))
+            if news is None:
+                continue
+            heard_s = time.monotonic()
+            if timeout_s is None and news.status is not None and news.status.playing:
+                deadline_s = heard_s + allowed_s
+            fresh = [pair for pair in news.readings if pair[1].cycle > self._cycle]
+            behind = news.status is not None and news.status.cycle > max(
+                self._cycle, fresh[-1][1].cycle if fresh else -1
+            )
+            # Whoever fell behind may have lost even the newest: the machine is asked for it.
+            if behind or len(fresh) > 1:
+                reading = self._snapshot()
+                if reading.cycle > self._cycle:
+                    return self._seen(reading)
+            elif fresh:
+                self._count(fresh[-1][0])
+                return self._seen(fresh[-1][1])
+
+    def close(self) -> None:
+        """Let go of the machine; may be called twice."""
+        self._link.close()
+
+    def _snapshot(self) -> Reading:
+        """Ask for the newest reading, which may have been seen already."""
+        request = wire.SnapshotRequest(
+            session=self._link.session, sequence=self._link.next_sequence()
+        )
+        reply, arrays = self._link.request(request)
+        if not isinstance(reply, wire.ReadingMessage):
+            raise ConnectionFailed(f"{self._link.endpoint} answers with {type(reply).__name__}")
+        self._count(reply)
+        return self._link.reading(reply, arrays)
+
+    def _count(self, message: wire.ReadingMessage) -> None:
+        if self._stream is not None:
+            self.missed += max(0, message.stream - self._stream - 1)
+        self._stream = max(message.stream, self._stream or 0)
+
+    def _seen(self, reading: Reading) -> Reading:
+        self._cycle = reading.cycle
+        return reading
+
+
+class ZmqBackend(ZmqSource):
+    """Looks and writes. `start` takes the lease, use renews it, `close` gives it back.
+
+    `observe` without a `submit` for the next cycle tells the machine that nothing will be written
+    for it, so that a machine that waits for its controller goes on, holding.
+    """
+
+    def __init__(self, link: Link) -> None:
+        super().__init__(link)
+        self._fence = 0
+        self._lease_until_ns = 0
+        self._written_for = -1
+
+    def start(
+        self,
+        seed: int | None = None,
+        mask: BoolArray | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Reading:
+        """Take the lease, change nothing, and return the newest reading.
+
+        `seed` and `mask` mean nothing to a machine; there are no options.
+
+        Raises:
+            Refused: another client is in control (it is named), or the machine is not armed.
+            ConnectionFailed: the machine has stopped or is gone.
+        """
+        del seed, mask
+        for name in options or {}:
+            raise UnknownNameError("start option of backend 'zmq':", name, ())
+        if not self.description.writable:
+            raise self._read_only()
+        grant = self._take_lease()
+        reading = self._snapshot()
+        self._cycle = max(self._cycle, reading.cycle - 1)
+        if grant.next_cycle > reading.cycle + 1:
+            # A cycle is being played: what is written next is for the one after it.
+            return super().observe()
+        return self._seen(reading)
+
+    def observe(self, timeout_s: float | None = None) -> Reading:
+        """See `ZmqSource.observe`."""
+        if self._has_lease() and self._written_for <= self._cycle:
+            hold = wire.Hold(
+                session=self._link.session,
+                sequence=self._link.next_sequence(),
+                fence=self._fence,
+                cycle=self._cycle + 1,
+            )
+            try:
+                self._link.request(hold)
+                self._renewed(self._link.server_clock_ns(self._link.welcome.lease_s))
+            except Refused:  # the lease is lost: looking needs none
+                self._fence = 0
+        return super().observe(timeout_s)
+
+    def submit(self, phi_hw_rad: FloatArray, cycle: int, deadline_s: float) -> Receipt:
+        """Stage, test and commit in one message; takes the lease first where it has expired.
+
+        Raises:
+            Refused: typed; nothing was applied.
+            ConnectionFailed: the machine has stopped, is gone, or does not reply.
+        """
+        if not self.description.writable:
+            raise self._read_only()
+        if deadline_s <= 0:
+            raise Refused(RefusalReason.LATE, f"the deadline of {deadline_s} s has passed")
+        deadline_ns = self._link.server_clock_ns(deadline_s)
+        if not self._has_lease():
+            self._take_lease()
+        submit = wire.Submit(
+            session=self._link.session,
+            sequence=self._link.next_sequence(),
+            fence=self._fence,
+            cycle=max(0, cycle),
+            deadline_ns=deadline_ns,
+        )
+        function = np.asarray(phi_hw_rad, dtype=np.float64)
+        try:
+            reply, arrays = self._link.request(submit, {"phi_hw_rad": function}, extra_s=deadline_s)
+        except Refused as refused:
+            if refused.reason is RefusalReason.FENCED:
+                self._fence = 0
+            raise
+        if not isinstance(reply, wire.ReceiptMessage):
+            raise ConnectionFailed(f"{self._link.endpoint} answers with {type(reply).__name__}")
+        self._renewed(reply.expires_ns)
+        self._written_for = reply.cycle
+        applied = wire.check_array(arrays, "applied_rad", "<f8", function.shape)
+        return Receipt(
+            cycle=reply.cycle,
+            applied_rad=applied,
+            committed_ns=time.monotonic_ns(),
+            fence=reply.fence,
+        )
+
+    def play(self, phi_hw_rad: FloatArray) -> Reading:
+        """Submit for the cycle after the last reading's, then observe that cycle.
+
+        Raises:
+            Refused, ReadingTimeout, ConnectionFailed: see `submit` and `observe`.
+        """
+        if self._cycle < 0 and self.description.writable:
+            self.start()
+        self.submit(
+            phi_hw_rad, self._cycle + 1, max(self._link.timeout_s, self.description.period_s)
+        )
+        return self.observe()
+
+    def close(self) -> None:
+        """Give the lease back and let go of the machine; may be called twice."""
+        if self._has_lease():
+            release = wire.Release(
+                session=self._link.session,
+                sequence=self._link.next_sequence(),
+                fence=self._fence,
+            )
+            with contextlib.suppress(MemrlError):  # a machine that is gone needs no goodbye
+                self._link.request(release)
+        self._fence = 0
+        super().close()
+
+    def _read_only(self) -> Refused:
+        welcome = self._link.welcome
+        if welcome.role is not wire.Role.CONTROLLER:
+            why = f"the key {welcome.key_name!r} is an {welcome.role.value}'s"
+        else:
+            why = "the machine is not armed (`memrl-ctrl machine --arm`)"
+        return Refused(RefusalReason.READ_ONLY, why)
+
+    def _has_lease(self) -> bool:
+        return self._fence > 0 and time.monotonic_ns() < self._lease_until_ns
+
+    def _take_lease(self) -> wire.LeaseGrant:
+        request = wire.LeaseRequest(session=self._link.session, sequence=self._link.next_sequence())
+        reply, _ = self._link.request(request)
+        if not isinstance(reply, wire.LeaseGrant):
+            raise ConnectionFailed(f"{self._link.endpoint} answers with {type(reply).__name__}")
+        self._fence = reply.fence
+        self._renewed(reply.expires_ns)
+        return reply
+
+    def _renewed(self, expires_ns: int) -> None:
+        self._lease_until_ns = self._link.own_clock_ns(expires_ns) - LEASE_MARGIN_NS
+
+
+def open_backend(
+    *,
+    endpoint: str = endpoints.DEFAULT,
+    keys: str | Path | None = None,
+    timeout_s: float = 2.0,
+    read_only: bool = False,
+    insecure_loopback: bool = False,
+    name: str = "memrl-ctrl",
+) -> ZmqBackend | ZmqSource:
+    """Connect to a machine.
+
+    Args:
+        endpoint: of the machine's commands, `tcp://HOST:PORT`.
+        keys: folder with `server.pub` and `controller.key`, or `observer.key` to look only; None
+            takes the local folder, on loopback only.
+        timeout_s: for connecting, and for the reply to a request, s.
+        read_only: connect as an observer; what is returned has no method that writes.
+        insecure_loopback: no encryption and no keys, as the machine was started.
+        name: of this client, shown to others who want control.
+
+    Raises:
+        ConnectionFailed: nobody answers, or not with these keys, or not in this protocol.
+        UsageError: an endpoint off loopback without keys.
+        FileError: a key file that is absent or wrong.
+    """
+    at = endpoints.parse(endpoint)
+    if insecure_loopback and not at.loopback:
+        raise UsageError(f"{at} is not on loopback: keys are needed there")
+    if not at.loopback and keys is None:
+        raise UsageError(
+            f"{at} is not on this computer: give the folder with its server.pub and your key (--keys)"
+        )
+    role = wire.Role.OBSERVER if read_only else wire.Role.CONTROLLER
+    own = None
+    if not insecure_loopback:
+        own = load_client(Path(keys) if keys is not None else local_folder(), role)
+    link = Link(at, own, timeout_s=timeout_s, name=name, observe_only=read_only)
+    return ZmqSource(link) if read_only else ZmqBackend(link)

@@ -1,0 +1,212 @@
+"""CURVE keys: who a server is, who a client is, and what each key may do.
+
+A folder of keys (0700) holds, as JSON files:
+
+```
+server.key                 the server's secret                         0600
+server.pub                 the server's public key, for clients
+controller.key             a client's secret                           0600
+observer.key               a client's secret                           0600
+authorized/NAME.pub        a client's public key, its name and role, for the server
+```
+
+A client on another computer needs `server.pub` and its own `.key`. On loopback `memrl-ctrl machine`
+makes a folder by itself and clients find it (`local_folder`).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import zmq
+from zmq.utils import z85
+
+from memrl_backends.zmq.wire import Role
+from memrl_ctrl.errors import FileError, MemrlError
+
+KIND = "memrl-ctrl CURVE key"
+SECRET_MODE, FOLDER_MODE = 0o600, 0o700
+
+
+class KeyFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One key in a file; z85, 40 characters."""
+
+    kind: Literal["memrl-ctrl CURVE key"] = KIND  # type: ignore[assignment]
+    name: str
+    """Name for people; a controller's name is shown to a second one."""
+    role: Literal["server", "observer", "controller"]
+    public: str
+    secret: str = ""
+    """Empty in a public file."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Who a public key belongs to."""
+
+    name: str
+    role: Role
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerKeys:
+    """What a server needs."""
+
+    public: bytes
+    secret: bytes = field(repr=False)
+    authorized: dict[str, Peer]
+    """Public key (z85) to its owner."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientKeys:
+    """What a client needs."""
+
+    public: bytes
+    secret: bytes = field(repr=False)
+    server: bytes
+    """Public key of the server."""
+
+
+def state_folder() -> Path:
+    """Return the folder for what is kept between runs.
+
+    `$MEMRL_CTRL_STATE`, else `$XDG_STATE_HOME/memrl-ctrl`, else `~/.local/state/memrl-ctrl`.
+    """
+    if given := os.environ.get("MEMRL_CTRL_STATE"):
+        return Path(given)
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "memrl-ctrl"
+
+
+def local_folder() -> Path:
+    """Return the folder of the keys that serve on loopback."""
+    return state_folder() / "keys"
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder with a server, a controller and an observer, unless it exists.
+
+    Two processes may do so at once: one of the two folders stays, whole.
+
+    Raises:
+        FileError: it cannot be written.
+    """
+    if folder.exists():
+        return
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=".keys-", dir=folder.parent))  # 0700
+    except OSError as error:
+        raise FileError(folder, f"cannot be made: {error.strerror}") from error
+    try:
+        _fill(made)
+        made.rename(folder)
+    except OSError as error:
+        shutil.rmtree(made, ignore_errors=True)
+        if not folder.exists():
+            raise FileError(folder, f"cannot be made: {error.strerror}") from error
+
+
+def _fill(folder: Path) -> None:
+    (folder / "authorized").mkdir(mode=FOLDER_MODE)
+    for name, public_file in (
+        ("server", folder / "server.pub"),
+        ("controller", folder / "authorized" / "controller.pub"),
+        ("observer", folder / "authorized" / "observer.pub"),
+    ):
+        public, secret = (part.decode() for part in zmq.curve_keypair())
+        key = KeyFile(name=name, role=name, public=public, secret=secret)  # type: ignore[arg-type]
+        _write(folder / f"{name}.key", key, SECRET_MODE)
+        _write(public_file, msgspec.structs.replace(key, secret=""), 0o644)
+
+
+def _write(path: Path, key: KeyFile, mode: int) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(key)) + b"\n")
+
+
+def read_key(path: Path, *, secret: bool) -> KeyFile:
+    """Read a key file.
+
+    Args:
+        path: the file.
+        secret: whether it must hold a secret, and be readable by its owner alone.
+
+    Raises:
+        FileError: absent, no key, or a secret that others may read.
+    """
+    try:
+        data = path.read_bytes()
+        mode = path.stat().st_mode
+        folder_mode = path.parent.stat().st_mode
+    except OSError as error:
+        raise FileError(path, f"this key cannot be read: {error.strerror}") from error
+    if secret and mode & 0o077:
+        raise FileError(
+            path, f"others may read this secret (mode {mode & 0o777:04o}): chmod 600 {path}"
+        )
+    if secret and folder_mode & 0o022:
+        raise FileError(
+            path.parent,
+            f"others may write here (mode {folder_mode & 0o777:04o}): chmod 700 {path.parent}",
+        )
+    try:
+        key = msgspec.json.decode(data, type=KeyFile)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise FileError(path, f"this is no key file: {error}") from error
+    _check_z85(path, key, secret=secret)
+    return key
+
+
+def _check_z85(path: Path, key: KeyFile, *, secret: bool) -> None:
+    try:
+        fits = len(z85.decode(key.public)) == 32 and (
+            not secret or zmq.curve_public(key.secret.encode()) == key.public.encode()
+        )
+    except (ValueError, KeyError, zmq.ZMQError) as error:
+        raise FileError(path, f"this is no CURVE key in z85: {error}") from error
+    if not fits:
+        raise FileError(path, "public and secret key do not belong together")
+
+
+def load_server(folder: Path) -> ServerKeys:
+    """Read what a server needs out of a folder of keys.
+
+    Raises:
+        FileError: a file is absent or wrong.
+    """
+    own = read_key(folder / "server.key", secret=True)
+    authorized = {}
+    for path in sorted((folder / "authorized").glob("*.pub")):
+        key = read_key(path, secret=False)
+        if key.role == "server":
+            raise FileError(path, "a server's key cannot be authorized as a client")
+        authorized[key.public] = Peer(key.name, Role(key.role))
+    return ServerKeys(public=own.public.encode(), secret=own.secret.encode(), authorized=authorized)
+
+
+def load_client(folder: Path, role: Role) -> ClientKeys:
+    """Read what a client of a role needs out of a folder of keys.
+
+    Raises:
+        MemrlError: there is no such folder.
+        FileError: a file is absent or wrong.
+    """
+    if not folder.is_dir():
+        raise MemrlError(
+            f"no keys in {folder}: `memrl-ctrl machine` on this computer makes them when it starts; "
+            "for a machine elsewhere give the folder with its server.pub and your key (--keys)"
+        )
+    own = read_key(folder / f"{role.value}.key", secret=True)
+    server = read_key(folder / "server.pub", secret=False)
+    return ClientKeys(
+        public=own.public.encode(), secret=own.secret.encode(), server=server.public.encode()
+    )

@@ -1,0 +1,314 @@
+"""One client's connection to a machine: sockets, handshake, requests, what is published."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from memrl_backends.zmq import wire
+from memrl_backends.zmq.endpoint import Endpoint
+from memrl_backends.zmq.keys import ClientKeys
+from memrl_ctrl.backend import MachineDescription, Reading
+from memrl_ctrl.errors import ConnectionFailed, Refused
+from memrl_ctrl.frames import MAX_BYTES, FrameError, pack, unpack
+
+SILENCE_S = 4.0
+"""The machine publishes its status twice a second; after this long without it is gone."""
+HANDSHAKE_FAILED = {
+    zmq.Event.HANDSHAKE_FAILED_AUTH,
+    zmq.Event.HANDSHAKE_FAILED_NO_DETAIL,
+    zmq.Event.HANDSHAKE_FAILED_PROTOCOL,
+}
+WATCHED = (
+    zmq.EVENT_CONNECTED
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+)
+
+
+@dataclass(frozen=True)
+class News:
+    """What was taken off the subscription in one go."""
+
+    readings: list[tuple[wire.ReadingMessage, Reading]]
+    status: wire.Status | None
+
+
+class Link:
+    """Sockets of one client, in a context of their own; used by one thread.
+
+    Args:
+        endpoint: of the machine's commands.
+        keys: None connects without encryption.
+        timeout_s: for connecting, and for the reply to a request.
+        name: of this client, for people.
+        observe_only: gives up the right to write.
+
+    Raises:
+        ConnectionFailed: nobody answers, or not with these keys, or not in this protocol.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        keys: ClientKeys | None,
+        *,
+        timeout_s: float,
+        name: str,
+        observe_only: bool,
+    ) -> None:
+        self.endpoint = endpoint
+        self.timeout_s = timeout_s
+        self._keys = keys
+        self._sequence = 0
+        self._lost = ""
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        try:
+            self._dealer = self._socket(zmq.DEALER)
+            self._monitor = self._dealer.get_monitor_socket(WATCHED)
+            self._dealer.connect(str(endpoint))
+            self._await_handshake()
+            self._greet(name, observe_only)
+            self._subscribe()
+        except BaseException:
+            self.close()
+            raise
+
+    # Connecting
+
+    def _socket(self, kind: int) -> zmq.Socket[bytes]:
+        socket = self._context.socket(kind)
+        socket.linger = 0
+        socket.ipv6 = self.endpoint.ipv6
+        socket.setsockopt(zmq.MAXMSGSIZE, MAX_BYTES)
+        socket.setsockopt(zmq.HANDSHAKE_IVL, 2000)
+        if self._keys is not None:
+            socket.curve_serverkey = self._keys.server
+            socket.curve_publickey = self._keys.public
+            socket.curve_secretkey = self._keys.secret
+        return socket
+
+    def _await_handshake(self) -> None:
+        deadline_s = time.monotonic() + self.timeout_s
+        connected = False
+        while (left_s := deadline_s - time.monotonic()) > 0:
+            if not self._monitor.poll(math.ceil(left_s * 1e3)):
+                break
+            event = self._event()
+            if event == zmq.Event.HANDSHAKE_SUCCEEDED:
+                return
+            if event == zmq.Event.CONNECTED:
+                connected = True
+            elif event in HANDSHAKE_FAILED or (connected and event == zmq.Event.DISCONNECTED):
+                raise ConnectionFailed(self._why_no_handshake(event))
+        if connected:
+            raise ConnectionFailed(
+                f"something answers at {self.endpoint}, but not as a machine of memrl-ctrl "
+                f"within {self.timeout_s:g} s; is it the right port?"
+            )
+        raise ConnectionFailed(
+            f"nobody answers at {self.endpoint} within {self.timeout_s:g} s; "
+            "is `memrl-ctrl machine` running?"
+        )
+
+    def _why_no_handshake(self, event: zmq.Event) -> str:
+        if event == zmq.Event.HANDSHAKE_FAILED_AUTH:
+            return (
+                f"the machine at {self.endpoint} does not accept this client's key: "
+                "have it authorized there, or give the folder with the right keys (--keys)"
+            )
+        if self._keys is None:
+            return f"the machine at {self.endpoint} wants keys: leave out --insecure-loopback"
+        return (
+            f"{self.endpoint} closed the connection: it is no machine of memrl-ctrl, or not the one "
+            "whose server.pub is in this folder of keys, or it was started with --insecure-loopback"
+        )
+
+    def _event(self) -> zmq.Event:
+        return zmq.Event(parse_monitor_message(self._monitor.recv_multipart())["event"])
+
+    def _greet(self, name: str, observe_only: bool) -> None:
+        self.session = 0
+        sent_ns = time.monotonic_ns()
+        hello = wire.Hello(
+            sequence=self.next_sequence(),
+            oldest=wire.VERSION,
+            newest=wire.VERSION,
+            client=name[:200],
+            observe_only=observe_only,
+        )
+        try:
+            reply, arrays = self.request(hello)
+        except Refused as refused:
+            raise ConnectionFailed(
+                f"the machine at {self.endpoint} does not take this client: {refused.detail}"
+            ) from refused
+        if not isinstance(reply, wire.Welcome):
+            raise ConnectionFailed(f"{self.endpoint} answers hello with {type(reply).__name__}")
+        received_ns = time.monotonic_ns()
+        # Half the round trip is the most that this can be wrong by.
+        self._clock_offset_ns = reply.server_clock_ns - (sent_ns + received_ns) // 2
+        self.session, self.welcome = reply.session, reply
+        writable = reply.role is wire.Role.CONTROLLER and reply.armed
+        try:
+            self.description: MachineDescription = wire.description_from(
+                reply, arrays, writable=writable
+            )
+        except FrameError as error:
+            raise ConnectionFailed(f"the welcome of {self.endpoint} is wrong: {error}") from error
+
+    def _subscribe(self) -> None:
+        """Subscribe, and wait for the status that every new subscriber gets: then it is in force."""
+        readings = self.endpoint.at(self.welcome.readings_port)
+        self._subscriber = self._socket(zmq.SUB)
+        self._subscriber.set_hwm(8)
+        self._subscriber.subscribe(b"")
+        self._subscriber.connect(str(readings))
+        self._poller = zmq.Poller()
+        self._poller.register(self._subscriber, zmq.POLLIN)
+        self._poller.register(self._monitor, zmq.POLLIN)
+        deadline_s = time.monotonic() + self.timeout_s
+        while (left_s := deadline_s - time.monotonic()) > 0:
+            if self.news(left_s) is not None:
+                return
+        raise ConnectionFailed(
+            f"commands are answered at {self.endpoint}, but nothing is published at {readings} "
+            f"within {self.timeout_s:g} s; is that port let through?"
+        )
+
+    # Requests
+
+    def next_sequence(self) -> int:
+        """Return the sequence number of the next request."""
+        self._sequence += 1
+        return self._sequence
+
+    def server_clock_ns(self, in_s: float = 0.0) -> int:
+        """Return the server's clock, `in_s` from now, ns."""
+        return max(0, time.monotonic_ns() + self._clock_offset_ns + int(in_s * 1e9))
+
+    def own_clock_ns(self, server_ns: int) -> int:
+        """Return this process's monotonic clock at a time of the server's, ns."""
+        return server_ns - self._clock_offset_ns
+
+    def request(
+        self,
+        message: wire.Hello | wire.Request,
+        arrays: dict[str, Any] | None = None,
+        *,
+        extra_s: float = 0.0,
+    ) -> tuple[wire.AnyReply, wire.Arrays]:
+        """Send a request and return its reply.
+
+        Args:
+            message: with a sequence number of its own.
+            arrays: what goes with it.
+            extra_s: how much longer than usual the reply may take.
+
+        Raises:
+            Refused: the machine refused.
+            ConnectionFailed: the machine is gone, or does not reply.
+        """
+        self.check_alive()
+        self._dealer.send(pack(message, arrays))
+        allowed_s = self.timeout_s + extra_s
+        deadline_s = time.monotonic() + allowed_s
+        poller = zmq.Poller()
+        poller.register(self._dealer, zmq.POLLIN)
+        poller.register(self._monitor, zmq.POLLIN)
+        while (left_s := deadline_s - time.monotonic()) > 0:
+            ready = dict(poller.poll(math.ceil(left_s * 1e3)))
+            if self._dealer in ready:
+                reply, replied = self._decode(self._dealer.recv())
+                if reply.sequence in {0, message.sequence}:
+                    if isinstance(reply, wire.Refusal):
+                        raise Refused(reply.reason, reply.detail)
+                    return reply, replied
+            elif self._monitor in ready:
+                self.check_alive()
+        raise ConnectionFailed(
+            f"the machine at {self.endpoint} did not reply within {allowed_s:.1f} s; whether it did "
+            "what was asked shows in its next reading"
+        )
+
+    def _decode(self, data: bytes) -> tuple[wire.AnyReply, wire.Arrays]:
+        try:
+            return unpack(data, wire.replies)
+        except FrameError as error:
+            raise ConnectionFailed(f"{self.endpoint} answers in another form: {error}") from error
+
+    # What is published
+
+    def news(self, wait_s: float) -> News | None:
+        """Return everything that has been published since the last call.
+
+        Args:
+            wait_s: how long to wait for the first of it.
+
+        Returns:
+            None where nothing came in time.
+
+        Raises:
+            ConnectionFailed: the machine has stopped, is gone, or publishes in another form.
+        """
+        self.check_alive()
+        ready = dict(self._poller.poll(math.ceil(max(0.0, wait_s) * 1e3)))
+        if self._subscriber not in ready:
+            self.check_alive()
+            return None
+        readings: list[tuple[wire.ReadingMessage, Reading]] = []
+        status: wire.Status | None = None
+        with contextlib.suppress(zmq.Again):
+            while True:
+                parts = self._subscriber.recv_multipart(zmq.NOBLOCK)
+                message, arrays = self._decode_published(parts)
+                if isinstance(message, wire.ReadingMessage):
+                    readings.append((message, self.reading(message, arrays)))
+                elif isinstance(message, wire.Status):
+                    status = message
+                else:
+                    self._lost = f"the machine at {self.endpoint} has ended: {message.why}"
+                    break
+        if not readings and status is None:
+            self.check_alive()
+        return News(readings, status)
+
+    def reading(self, message: wire.ReadingMessage, arrays: wire.Arrays) -> Reading:
+        """Make a reading; raises `ConnectionFailed` where it does not fit the description."""
+        try:
+            return wire.reading_from(message, arrays, self.description)
+        except FrameError as error:
+            raise ConnectionFailed(f"a reading of {self.endpoint} is wrong: {error}") from error
+
+    def _decode_published(self, parts: list[bytes]) -> tuple[wire.AnyPublished, wire.Arrays]:
+        try:
+            if len(parts) != 2:
+                raise FrameError(f"{len(parts)} parts, not a topic and a message")
+            return unpack(parts[1], wire.published)
+        except FrameError as error:
+            raise ConnectionFailed(f"{self.endpoint} publishes in another form: {error}") from error
+
+    def check_alive(self) -> None:
+        """Raise `ConnectionFailed` once the connection has broken or the machine has ended."""
+        while not self._lost and self._monitor.poll(0):
+            if self._event() == zmq.Event.DISCONNECTED:
+                self._lost = f"the machine at {self.endpoint} has gone: the connection broke"
+        if self._lost:
+            raise ConnectionFailed(self._lost)
+
+    def close(self) -> None:
+        """Close the sockets; may be called twice."""
+        self._lost = self._lost or f"the connection to {self.endpoint} was closed"
+        if not self._context.closed:
+            if hasattr(self, "_monitor"):
+                self._dealer.disable_monitor()
+            self._context.destroy(linger=0)

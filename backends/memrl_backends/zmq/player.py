@@ -1,0 +1,171 @@
+"""Plays a backend's cycles, one at a time, in a thread of its own."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from memrl_ctrl.backend import BeamBackend, FloatArray, Reading, Receipt
+from memrl_ctrl.errors import RefusalReason, Refused, UsageError
+
+
+class Player:
+    """Owns the backend; only `play` runs in the thread, and nothing else touches it meanwhile.
+
+    Args:
+        backend: any backend that may be written.
+        wake: file descriptor that gets one byte when a cycle has been played.
+    """
+
+    def __init__(self, backend: BeamBackend, wake: int) -> None:
+        self._backend = backend
+        self._wake = wake
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="machine")
+        self._playing: Future[Reading] | None = None
+        self.last = backend.start()
+        self.played = 1
+        self.committed_for = -1
+        """Newest cycle for which a function was taken, or that is to hold."""
+
+    @property
+    def playing(self) -> bool:
+        """Whether a cycle is being played now."""
+        return self._playing is not None
+
+    @property
+    def next_cycle(self) -> int:
+        """First cycle that can still be written."""
+        return self.last.cycle + (2 if self.playing else 1)
+
+    def take(self, phi_hw_rad: FloatArray, cycle: int, deadline_s: float) -> Receipt:
+        """Have the backend take a function for the next cycle, whole or not at all.
+
+        Raises:
+            Refused: late, too early, or outside a limit.
+        """
+        if cycle < self.next_cycle:
+            raise Refused(
+                RefusalReason.LATE,
+                f"cycle {cycle} has begun; the next that can be written is {self.next_cycle}",
+            )
+        if deadline_s <= 0:
+            raise Refused(RefusalReason.LATE, f"the deadline passed {-deadline_s * 1e3:.1f} ms ago")
+        if cycle > self.next_cycle:
+            raise Refused(
+                RefusalReason.INVALID,
+                f"cycle {cycle} is too far ahead; only cycle {self.next_cycle} can be written now",
+            )
+        self.check(phi_hw_rad)
+        receipt = self._backend.submit(phi_hw_rad, cycle, deadline_s)
+        self.committed_for = cycle
+        return receipt
+
+    def check(self, phi_hw_rad: FloatArray) -> None:
+        """Check a function against the limits and what is applied now; raises `Refused`."""
+        description = self._backend.description
+        description.limits.check(phi_hw_rad, self.last.applied_rad, description.ctime_ms)
+
+    def hold(self, cycle: int) -> None:
+        """Note that nothing will be written for a cycle."""
+        self.committed_for = max(self.committed_for, cycle)
+
+    def begin(self) -> None:
+        """Begin the next cycle."""
+        self._playing = self._thread.submit(self._play)
+
+    def _play(self) -> Reading:
+        try:
+            return self._backend.observe()
+        finally:
+            os.write(self._wake, b"c")
+
+    def finished(self) -> Reading | None:
+        """Return the reading of the cycle that was begun, once it is there."""
+        if self._playing is None or not self._playing.done():
+            return None
+        self.last = self._playing.result()
+        self._playing = None
+        self.played += 1
+        return self.last
+
+    def close(self) -> None:
+        """Wait for the cycle that is being played, and take no more."""
+        self._thread.shutdown(wait=True)
+
+
+class Pacer:
+    """Says when the next cycle begins.
+
+    With a period, at fixed times; a cycle that took longer shifts the later ones. Without one
+    (`period_s` 0) as soon as the holder of the lease has written, or said that it will not; when
+    nobody holds the lease, `idle_s` after the last cycle.
+    """
+
+    def __init__(self, *, period_s: float, idle_s: float, now_s: float) -> None:
+        self._period_s, self._idle_s = period_s, idle_s
+        self._begins_s = now_s + period_s
+        self._ended_s = now_s
+
+    def begun(self, now_s: float) -> None:
+        """Note that a cycle has begun."""
+        self._begins_s += self._period_s
+
+    def ended(self, now_s: float) -> None:
+        """Note that a cycle has been played."""
+        self._ended_s = now_s
+        if now_s > self._begins_s:
+            # Whoever writes needs the time between a reading and the next cycle.
+            self._begins_s = now_s + self._period_s
+
+    def due_in_s(self, now_s: float, *, leased: bool, written: bool) -> float | None:
+        """Return the time until the next cycle begins; None while it waits for the holder."""
+        if self._period_s > 0:
+            return max(0.0, self._begins_s - now_s)
+        if leased:
+            return 0.0 if written else None
+        return max(0.0, self._ended_s + self._idle_s - now_s)
+
+
+class TruthLog:
+    """Writes what only the simulation knows, one JSON object a cycle; for the scorer, afterwards.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._file: IO[bytes] = path.open("wb")
+        except OSError as error:
+            raise UsageError(f"truth log {path} cannot be written: {error.strerror}") from error
+
+    def write(self, reading: Reading) -> None:
+        """Append a cycle and hand it to the operating system; NaN becomes null.
+
+        Raises:
+            UsageError: the reading carries no truth.
+        """
+        truth = reading.truth
+        if truth is None:
+            raise UsageError("this backend knows no truth: leave out --truth-log")
+        line = {
+            "cycle": reading.cycle,
+            "stamp_ns": reading.stamp_ns,
+            "phi_hw_rad": reading.applied_rad.tolist(),
+            "phase_error_rad": truth.phase_error_rad.tolist(),
+            "reference_rad": truth.reference_rad.tolist(),
+            "offset_rad": truth.offset_rad.tolist(),
+            "phi2_rad": truth.phi2_rad.tolist(),
+            "emittance_evs": truth.emittance_evs.tolist(),
+            "intensity": truth.intensity.tolist(),
+        }
+        self._file.write(msgspec.json.encode(line) + b"\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

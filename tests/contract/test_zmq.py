@@ -1,0 +1,51 @@
+"""The backend `zmq` keeps the contract over a live server on loopback."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from memrl_backends.zmq import MachineServer, open_backend
+from memrl_backends.zmq.keys import make_folder
+from memrl_ctrl.backend import BeamBackend
+from memrl_ctrl.testing import BackendContract, FakeBackend
+
+
+class OverLoopback(BackendContract):
+    """Starts a server in a thread for every test."""
+
+    period_s = 0.0
+
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path: Path) -> None:
+        self.keys = tmp_path / "keys"
+        make_folder(self.keys)
+
+    def make_backend(self) -> BeamBackend:
+        self.server = MachineServer(
+            FakeBackend(points=30, n_slices=64),
+            endpoint="tcp://127.0.0.1:0",
+            period_s=self.period_s,
+            keys=self.keys,
+        )
+        self.thread = threading.Thread(target=self.server.run)
+        self.thread.start()
+        backend = open_backend(endpoint=str(self.server.endpoint), keys=self.keys)
+        assert isinstance(backend, BeamBackend)
+        return backend
+
+    def teardown_method(self) -> None:
+        self.server.stop()
+        self.thread.join()
+
+
+class TestLockStep(OverLoopback):
+    """The machine waits for whoever is in control."""
+
+
+class TestPaced(OverLoopback):
+    """The machine waits for nobody."""
+
+    period_s = 0.15
