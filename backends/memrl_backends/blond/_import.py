@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from functools import lru_cache
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
@@ -90,18 +91,20 @@ class BlondMachine:
             self.rf = b.RFStation(self.ring, [1, 2], voltages, phases, n_rf=2)
             self.beam = b.Beam(self.ring, macroparticles, conditions.intensity[0])
 
-    def full_ring(self) -> object:
+    def full_ring(self) -> Any:
         """A `FullRingAndRF` of this machine, as matching takes it."""
         b = blond()
-        return b.FullRingAndRF([b.RingAndRFTracker(self.rf, self.beam)])
+        with contained():
+            return b.FullRingAndRF([b.RingAndRFTracker(self.rf, self.beam)])
 
-    def profile(self, n_slices: int) -> object:
+    def profile(self, n_slices: int) -> Any:
         """A `Profile` over one turn."""
         b = blond()
-        cut = b.CutOptions(cut_left=0.0, cut_right=self.ring.t_rev[0], n_slices=n_slices)
-        return b.Profile(self.beam, cut)
+        with contained():
+            cut = b.CutOptions(cut_left=0.0, cut_right=self.ring.t_rev[0], n_slices=n_slices)
+            return b.Profile(self.beam, cut)
 
-    def induced_voltage(self, profile: object) -> object:
+    def induced_voltage(self, profile: Any) -> Any:
         """A `TotalInducedVoltage`: impedance and space charge, sampled at multiples of f_rev."""
         b = blond()
         revolution = self.conditions.revolution_frequency_hz[0]
@@ -113,12 +116,13 @@ class BlondMachine:
         )
         impedance = impedance + space_charge * order
         frequency = np.concatenate([[0.0], order * revolution])
-        table = b.InputTable(
-            frequency,
-            np.concatenate([[0.0], impedance.real]),
-            np.concatenate([[0.0], impedance.imag]),
-        )
-        wake = b.InducedVoltageFreq(
-            self.beam, profile, [table], frequency_resolution=revolution, use_regular_fft=False
-        )
-        return b.TotalInducedVoltage(self.beam, profile, [wake])
+        with contained():
+            table = b.InputTable(
+                frequency,
+                np.concatenate([[0.0], impedance.real]),
+                np.concatenate([[0.0], impedance.imag]),
+            )
+            wake = b.InducedVoltageFreq(
+                self.beam, profile, [table], frequency_resolution=revolution, use_regular_fft=False
+            )
+            return b.TotalInducedVoltage(self.beam, profile, [wake])
