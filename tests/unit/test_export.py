@@ -1,0 +1,133 @@
+"""Export: one file, written only if torch and onnxruntime agree over whole episodes."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from memrl_ctrl.agents.exportable import ExportablePolicy, untrained_policy
+from memrl_ctrl.agents.task import TaskSpec, beam_task
+from memrl_ctrl.config import LstmTd3Config
+from memrl_ctrl.errors import FileError, MismatchError
+from memrl_ctrl.policy import OnnxPolicy
+from memrl_ctrl.policy.manifest import (
+    ActionSpec,
+    MemorySpec,
+    ObservationSpec,
+    PolicyManifest,
+    Training,
+)
+from memrl_deploy import exporter
+from memrl_deploy.exporter import export_policy
+
+SMALL = ((1, 40), (7, 40))
+
+
+class Accumulator(torch.nn.Module):
+    """A policy whose memory is the sum of what was applied."""
+
+    def __init__(self, jump: float = 0.0) -> None:
+        super().__init__()
+        self.jump = jump
+
+    def forward(
+        self, observation: torch.Tensor, previous: torch.Tensor, total: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        total = total + previous
+        action = torch.tanh(observation.mean(dim=1, keepdim=True) - total)
+        if self.jump and not torch.onnx.is_in_onnx_export():
+            action = action + self.jump
+        return action, total
+
+
+def accumulator(jump: float = 0.0) -> ExportablePolicy:
+    manifest = PolicyManifest(
+        name="accumulator",
+        observation=ObservationSpec(kind="beam-phase", shape=(17,), n_slices=16),
+        action=ActionSpec(kind="delta-phi-rad", shape=(1,), low=-1.0, high=1.0),
+        memory=(MemorySpec(name_in="total_in", name_out="total_out", shape=(1,), reset=0.25),),
+        max_step_rad=1.0,
+        training=Training(algorithm="none"),
+    )
+    return ExportablePolicy(module=Accumulator(jump), manifest=manifest)
+
+
+def test_the_file_says_what_was_proven(tmp_path: Path) -> None:
+    """Parity, its steps, digest and versions stand in the file's own manifest."""
+    report = export_policy(accumulator(), tmp_path / "a.onnx", plan=SMALL)
+    policy = OnnxPolicy.load(tmp_path / "a.onnx")
+    assert policy.digest == report.digest
+    assert policy.manifest == report.manifest
+    assert policy.manifest.parity_max_abs_diff is not None
+    assert policy.manifest.parity_max_abs_diff <= exporter.PARITY_LIMIT
+    assert policy.manifest.parity_steps == 40 + 280
+    assert {"torch", "onnx", "memrl-ctrl"} <= set(policy.manifest.versions)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.onnx"]
+
+
+def test_the_default_plan_is_long_enough() -> None:
+    """Parity is measured over at least 10,000 steps, with one row and with many."""
+    assert sum(rows * calls for rows, calls in exporter.PLAN) >= 10_000
+    assert min(rows for rows, _ in exporter.PLAN) == 1
+    assert max(rows for rows, _ in exporter.PLAN) > 100
+
+
+def test_a_policy_that_differs_is_not_written(tmp_path: Path) -> None:
+    """Where torch and the graph differ nothing is written, and an older file stays."""
+    path = tmp_path / "a.onnx"
+    path.write_bytes(b"older")
+    with pytest.raises(MismatchError, match=r"not written.*differ by 0\.0001"):
+        export_policy(accumulator(jump=1e-4), path, plan=SMALL)
+    assert path.read_bytes() == b"older"
+
+
+def test_a_policy_that_gives_nan_is_not_written(tmp_path: Path) -> None:
+    """Outputs that are not finite count as different."""
+    with pytest.raises(MismatchError, match="differ by inf"):
+        export_policy(accumulator(jump=float("nan")), tmp_path / "a.onnx", plan=SMALL)
+
+
+def test_a_folder_that_does_not_exist_is_said(tmp_path: Path) -> None:
+    """A wrong output path is one clear sentence."""
+    with pytest.raises(FileError, match="cannot be written"):
+        export_policy(accumulator(), tmp_path / "none" / "a.onnx", plan=SMALL)
+
+
+def test_exporting_leaves_the_warning_filters_alone(tmp_path: Path) -> None:
+    """What the exporter silences stays silenced only inside it."""
+    before = list(warnings.filters)
+    export_policy(accumulator(), tmp_path / "a.onnx", plan=SMALL)
+    assert warnings.filters == before
+
+
+@pytest.mark.parametrize(
+    "agent",
+    [
+        LstmTd3Config(memory="window"),
+        LstmTd3Config(memory="sequence"),
+        LstmTd3Config(memory="window", history_length=0),
+    ],
+    ids=["window", "sequence", "none"],
+)
+def test_every_kind_of_memory_survives_the_export(agent: LstmTd3Config, tmp_path: Path) -> None:
+    """Window, sequence and no memory give the same actions from the file as from torch."""
+    report = export_policy(
+        untrained_policy(beam_task(n_slices=32), agent, gain=5.0), tmp_path / "p.onnx", plan=SMALL
+    )
+    assert report.parity_max_abs_diff <= exporter.PARITY_LIMIT
+
+
+def test_a_policy_for_another_task_is_exported_too(tmp_path: Path) -> None:
+    """A policy with several actions and no beam keeps its own action range."""
+    task = TaskSpec(
+        environment="HalfCheetah",
+        kind="task",
+        n_observation=5,
+        action_low=(-2.0, -2.0),
+        action_high=(2.0, 2.0),
+    )
+    export_policy(untrained_policy(task), tmp_path / "p.onnx", plan=SMALL)
+    assert OnnxPolicy.load(tmp_path / "p.onnx").manifest.action.shape == (2,)
