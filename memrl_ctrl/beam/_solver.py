@@ -136,8 +136,9 @@ def analyse(density, harmonics, table, scratch, out):
 def _bucket_of_maximum(u, top):
     """The bucket left of the local maximum at index `top`: (left index, edge, offset of the top).
 
-    The edge's height and place come from the parabola through three points; all points from
-    left + 1 to `top` lie in the bucket, unless they are above the edge.
+    It is all of the turn before the maximum that lies below it. Where the barrier between two wells
+    stands above this edge, both are filled to the same level all the same: so nothing jumps when the
+    barrier passes the edge. The edge's height and place come from the parabola through three points.
     """
     below, here, above = u[top - 1], u[top], u[top + 1]
     curvature = below - 2.0 * here + above
@@ -146,10 +147,9 @@ def _bucket_of_maximum(u, top):
     if curvature < 0.0:
         offset = 0.5 * (below - above) / curvature
         edge = here - 0.25 * (below - above) * offset
-    left = top - 1
-    lowest = top - GRID
-    while left > lowest and u[left] < edge:
-        left -= 1
+    left = top - GRID
+    while left < top - 2 and u[left + 1] >= edge:
+        left += 1
     return left, edge, offset
 
 
@@ -185,7 +185,7 @@ def find_bucket(u):
     for i in range(GRID, 2 * GRID):
         if i == first or not (u[i] > u[i - 1] and u[i] >= u[i + 1]):
             continue
-        if left < i < first or left < i - GRID < first:
+        if (left < i < first and u[i] < edge) or (left < i - GRID < first and u[i - GRID] < edge):
             continue  # an inner maximum of the first bucket: what it holds is part of that
         other_left, other_edge, other_offset = _bucket_of_maximum(u, i)
         area = _root_area(u, other_left, i, other_edge)

@@ -49,7 +49,7 @@ class _Fixed:
         self.grid = grid
         self.machine = BlondMachine(conditions, 1000)
         self.omega = 2.0 * np.pi * conditions.rf_frequency_hz[0]
-        self.phase = (np.arange(_TURN_POINTS) + 0.5) * (2.0 * np.pi / _TURN_POINTS)
+        self.phase: Array = np.asarray(np.arange(_TURN_POINTS) + 0.5) * (2.0 * np.pi / _TURN_POINTS)
         self.order = np.arange(1, conditions.machine.wake_harmonics + 1)
         self.waves = np.exp(-1j * self.order[:, None] * self.phase)
         self.intensity_effects = intensity_effects and conditions.intensity[0] > 0.0
@@ -137,7 +137,8 @@ def _iterate(
     held = guess if guess is not None else fixed.on_turn(*fixed.match(None), fixed.phase)
     captured, change = 1.0, np.inf
     phase, density, area, count = fixed.phase, held, 0.0, 0
-    for count in range(1, iterations + 1):
+    while change >= tolerance and count < iterations:
+        count += 1
         voltage = captured * fixed.voltage(held)[0]
         phase, density = fixed.match(voltage)
         area = fixed.area(phase, voltage)
@@ -146,8 +147,6 @@ def _iterate(
         change = float(np.abs(profile - held).max() / profile.max()) + abs(following - captured)
         held = held + _DAMPING * (profile - held)
         captured = following
-        if change < tolerance:
-            break
     return {
         "phase": phase,
         "density": density,
@@ -195,7 +194,7 @@ def blond_profiles(
     if start_from_kernel and intensity_effects:
         start = matched_profiles(conditions, _TURN_POINTS).line_density.astype(np.float64)
     count, harmonics = len(conditions), conditions.machine.wake_harmonics
-    phase = (np.arange(n_slices) + 0.5) * (2.0 * np.pi / n_slices)
+    phase: Array = np.asarray(np.arange(n_slices) + 0.5) * (2.0 * np.pi / n_slices)
     out: dict[str, Any] = {
         name: np.full(count, np.nan)
         for name in (
