@@ -14,19 +14,15 @@ from memrl_ctrl.beam._solver import (
     NO_BUCKET,
     P_C2,
     P_S2,
-    R_LEFT,
     R_PEAK,
-    R_RIGHT,
     R_SKEWNESS,
     R_STATUS,
-    STEP,
     solve,
 )
 
 SYMMETRY, EQUAL_WELLS, BUNCHING_FACTOR = 0, 1, 2
 FOUND, REASON_NO_BUCKET, REASON_NO_ZERO, REASON_JUMP, REASON_NO_WELLS = 0, 1, 2, 3, 4
 
-SCAN_POINTS = 24
 SCAN_TOLERANCE = 1.0e-3
 FINE_TOLERANCE = 3.0e-6
 ITERATIONS = 30
@@ -35,17 +31,37 @@ _GOLDEN = 0.5 * (3.0 - math.sqrt(5.0))
 
 
 @compiled
-def _wells(u, result):
-    """Depth of the left minus depth of the right of the two deepest wells of the bucket.
+def _outer_maximum(u):
+    """Index of the maximum that ends the turn with the lowest barrier in it; -1 if there is none.
+
+    Lowest compared with the maximum itself: between the wells left of it lies the inner barrier.
+    """
+    best, lowest = -1, np.inf
+    for i in range(GRID, 2 * GRID):
+        if not (u[i] > u[i - 1] and u[i] >= u[i + 1]):
+            continue
+        inner = -np.inf
+        for j in range(i - GRID + 1, i):
+            if u[j] > inner and u[j] > u[j - 1] and u[j] >= u[j + 1]:
+                inner = u[j]
+        if inner > -np.inf and inner - u[i] < lowest:
+            best, lowest = i, inner - u[i]
+    return best
+
+
+@compiled
+def _wells(u):
+    """Depth of the left minus depth of the right of the two inner wells.
 
     Wells are minima of the potential without space charge, which shares them: inside the bunch the
     total potential is an increasing function of it. NaN with fewer than two.
     """
-    left = round(result[R_LEFT] / STEP - 0.5) + GRID
-    right = math.floor(result[R_RIGHT] / STEP - 0.5) + GRID
+    top = _outer_maximum(u)
+    if top < 0:
+        return np.nan
     first, second = np.inf, np.inf
     first_at, second_at = -1, -1
-    for i in range(left + 1, min(right, 2 * GRID - 1) + 1):
+    for i in range(top - GRID + 1, top):
         below, here, above = u[i - 1], u[i], u[i + 1]
         if here < below and here <= above:
             value = here - 0.125 * (below - above) ** 2 / (below - 2.0 * here + above)
@@ -71,7 +87,7 @@ def _figure(criterion, phi2, half_v2, parameters, wake, x, table, ws, tolerance,
     if criterion == SYMMETRY:
         return result[R_SKEWNESS]
     if criterion == EQUAL_WELLS:
-        return -_wells(ws[2], result) / half_v2
+        return -_wells(ws[2]) / half_v2
     return 1.0 / (2.0 * math.pi * result[R_PEAK])
 
 
@@ -128,7 +144,7 @@ def _highest(criterion, a, b, half_v2, parameters, wake, x, table, ws, result):
 
 @compiled
 def _search(criterion, half_v2, parameters, wake, x, table, ws, result, values):
-    """The optimum of one condition: (phi2, reason)."""
+    """The optimum of one condition from a scan of len(values) points: (phi2, reason)."""
     points = values.shape[0]
     step = 2.0 * math.pi / points
     buckets = 0
@@ -150,22 +166,12 @@ def _search(criterion, half_v2, parameters, wake, x, table, ws, result, values):
         return np.nan, REASON_NO_WELLS
     answer, reason, flattest = np.nan, REASON_NO_ZERO, np.inf
     for k in range(points):
+        a, b = k * step, (k + 1) * step
         fa, fb = values[k], values[(k + 1) % points]
         if not (fa > 0.0 and fb <= 0.0):
             continue
         phi2, value = _zero(
-            criterion,
-            k * step,
-            fa,
-            (k + 1) * step,
-            fb,
-            half_v2,
-            parameters,
-            wake,
-            x,
-            table,
-            ws,
-            result,
+            criterion, a, fa, b, fb, half_v2, parameters, wake, x, table, ws, result
         )
         if not abs(value) < 1.0e-3:  # another bucket or well took over: no zero
             if reason == REASON_NO_ZERO:
@@ -176,13 +182,19 @@ def _search(criterion, half_v2, parameters, wake, x, table, ws, result, values):
 
 
 @compiled
-def search_batch(criterion, half_v2, parameters, wake, table, ws, points, result, answers, reasons):
-    """Search for conditions [n]; writes phi2 of the mirrored frame and reasons."""
-    size = 2 * table.shape[1]
-    x = np.zeros(size)
-    values = np.empty(points)
+def search_batch(criterion, half_v2, parameters, wake, table, ws, scans, result, answers, reasons):
+    """Search for conditions [n]; writes phi2 of the mirrored frame and reasons.
+
+    `scans` holds the numbers of points of the scan: a finer one follows where the first found
+    no optimum, though there is a bucket.
+    """
+    x = np.zeros(2 * table.shape[1])
+    values = np.empty(max(scans))
     for k in range(parameters.shape[0]):
-        x[:] = 0.0
-        answers[k], reasons[k] = _search(
-            criterion, half_v2[k], parameters[k], wake[k], x, table, ws, result, values
-        )
+        for points in scans:
+            x[:] = 0.0
+            answers[k], reasons[k] = _search(
+                criterion, half_v2[k], parameters[k], wake[k], x, table, ws, result, values[:points]
+            )
+            if reasons[k] == FOUND or reasons[k] == REASON_NO_BUCKET:
+                break

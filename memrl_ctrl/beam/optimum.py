@@ -20,13 +20,15 @@ CRITERIA: dict[str, int] = {
     "equal-wells": _search.EQUAL_WELLS,
     "bunching-factor": _search.BUNCHING_FACTOR,
 }
-_SCAN_POINTS = {"symmetry": 24, "equal-wells": 72, "bunching-factor": 24}
+# Points of a scan of the circle, and of a finer one where that finds nothing: two wells may exist
+# within a few degrees of phi2 only.
+_SCANS = {"symmetry": (24, 72), "equal-wells": (72, 360), "bunching-factor": (24, 24)}
 _REASONS = {
     _search.FOUND: "",
     _search.REASON_NO_BUCKET: "no bucket at any phi2: the voltage is too low for this Bdot",
     _search.REASON_NO_ZERO: "the criterion's zero does not exist on the circle of phi2",
     _search.REASON_JUMP: "the criterion changes sign only where the bunch jumps to another bucket",
-    _search.REASON_NO_WELLS: "the bucket has no two inner wells at any phi2",
+    _search.REASON_NO_WELLS: "the potential has no two wells at any phi2",
 }
 _NO_SECOND = "V2 is 0: phi2 has no effect"
 _LOW_SECOND = "V2/V1 is not above 0.5: no two inner wells"
@@ -84,33 +86,35 @@ def reference_optimum(
     if criterion not in CRITERIA:
         raise UnknownNameError("criterion", criterion, CRITERIA)
     prepared = _prepare.prepare(conditions, intensity_effects=intensity_effects)
-    count = prepared.count
-    answers = np.empty(count)
-    codes = np.empty(count, dtype=np.int64)
-    half_v2 = 0.5 * conditions.v2_v
+    answers = np.full(prepared.count, np.nan)
+    reasons = np.full(prepared.count, "", dtype="U80")
+    low = conditions.v2_v <= (0.5 * conditions.v1_v if criterion == "equal-wells" else 0.0)
+    reasons[low] = _LOW_SECOND
+    reasons[conditions.v2_v == 0.0] = _NO_SECOND
+    sought = np.flatnonzero(~low)
+    parameters, wake = prepared.parameters[sought], prepared.wake[sought]
+    half_v2 = 0.5 * conditions.v2_v[sought]
+    found = np.empty(sought.size)
+    codes = np.empty(sought.size, dtype=np.int64)
     table = _prepare.grid_tables(prepared.harmonics)
 
     def work(rows: slice) -> None:
         _search.search_batch(
             CRITERIA[criterion],
             half_v2[rows],
-            prepared.parameters[rows].copy(),
-            prepared.wake[rows],
+            parameters[rows],
+            wake[rows],
             table,
             _solver.workspace(prepared.harmonics),
-            _SCAN_POINTS[criterion],
+            np.array(_SCANS[criterion]),
             np.empty(_solver.N_RESULTS),
-            answers[rows],
+            found[rows],
             codes[rows],
         )
 
-    _prepare.in_threads(work, count, threads)
-    reasons = np.array([_REASONS[int(code)] for code in codes], dtype=np.str_).astype("U80")
-    if criterion == "equal-wells":
-        low = conditions.v2_v <= 0.5 * conditions.v1_v
-        answers[low], reasons[low] = np.nan, _LOW_SECOND
-    none = conditions.v2_v == 0.0
-    answers[none], reasons[none] = np.nan, _NO_SECOND
+    _prepare.in_threads(work, sought.size, threads)
+    answers[sought] = found
+    reasons[sought] = [_REASONS[int(code)] for code in codes]
     answers = np.where(prepared.mirrored, -answers, answers)
     wrapped: Array = np.pi - np.mod(np.pi - answers, 2.0 * np.pi)
     return (wrapped, reasons) if with_reason else wrapped
