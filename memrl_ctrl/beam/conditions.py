@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -32,7 +32,7 @@ _LOWEST = {"b_field_t": "above 0", "v1_v": "above 0", "emittance_evs": "above 0"
 _NOT_NEGATIVE = {"v2_v", "intensity"}
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, init=False, eq=False)
 class Conditions:
     """Beam conditions, arrays or scalars that broadcast to one dimension [n].
 
@@ -58,19 +58,42 @@ class Conditions:
     """Area that the bunch's edge encloses in (dt, dE), eV s, above 0."""
     intensity: Array
     """Protons in the ring, at least 0."""
-    machine: Machine = field(default_factory=Machine)
-    """The ring."""
-    gamma_transition: Array | None = None
-    """Lorentz factor at transition of each condition; None takes the machine's."""
+    machine: Machine
+    """The ring; the default is `Machine()`."""
+    gamma_transition: Array
+    """Lorentz factor at transition; the machine's where it is not given."""
 
-    def __post_init__(self) -> None:
-        names = [*_ARRAYS, "gamma_transition"]
-        if self.gamma_transition is None:
-            object.__setattr__(self, "gamma_transition", self.machine.gamma_transition)
+    def __init__(
+        self,
+        *,
+        b_field_t: npt.ArrayLike,
+        b_dot_t_per_s: npt.ArrayLike,
+        v1_v: npt.ArrayLike,
+        v2_v: npt.ArrayLike,
+        phi2_rad: npt.ArrayLike,
+        emittance_evs: npt.ArrayLike,
+        intensity: npt.ArrayLike,
+        machine: Machine | None = None,
+        gamma_transition: npt.ArrayLike | None = None,
+    ) -> None:
+        ring = Machine() if machine is None else machine
+        object.__setattr__(self, "machine", ring)
+        given = {
+            "b_field_t": b_field_t,
+            "b_dot_t_per_s": b_dot_t_per_s,
+            "v1_v": v1_v,
+            "v2_v": v2_v,
+            "phi2_rad": phi2_rad,
+            "emittance_evs": emittance_evs,
+            "intensity": intensity,
+            "gamma_transition": ring.gamma_transition
+            if gamma_transition is None
+            else gamma_transition,
+        }
         values = {}
-        for name in names:
+        for name, value in given.items():
             try:
-                values[name] = np.asarray(getattr(self, name), dtype=np.float64)
+                values[name] = np.asarray(value, dtype=np.float64)
             except (TypeError, ValueError) as error:
                 raise BeamError(f"condition: {name} must be numbers") from error
         try:
@@ -89,7 +112,7 @@ class Conditions:
         above = np.flatnonzero(self.slippage_factor >= 0.0)
         if above.size:
             row = int(above[0])
-            transition = np.asarray(self.gamma_transition)[row]
+            transition = self.gamma_transition[row]
             raise BeamError(
                 f"condition {row}: gamma {self.gamma[row]:.4g} is at or above transition "
                 f"({transition:.4g}); only beams below transition are modelled"
@@ -160,8 +183,7 @@ class Conditions:
     @cached_property
     def slippage_factor(self) -> Array:
         """eta = 1/gamma_t^2 - 1/gamma^2, [n], negative below transition."""
-        gamma_transition = np.asarray(self.gamma_transition)
-        result: Array = 1.0 / gamma_transition**2 - 1.0 / self.gamma**2
+        result: Array = 1.0 / self.gamma_transition**2 - 1.0 / self.gamma**2
         return result
 
     @cached_property

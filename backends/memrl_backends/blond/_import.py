@@ -81,7 +81,7 @@ class BlondMachine:
         self.conditions = conditions
         energy = conditions.energy_ev[0] + np.arange(2) * conditions.energy_gain_ev[0]
         momentum = np.sqrt(energy**2 - conditions.machine.mass_ev**2)
-        transition = np.asarray(conditions.gamma_transition)[0]
+        transition = conditions.gamma_transition[0]
         with contained():
             self.ring = b.Ring(
                 conditions.machine.circumference_m, 1.0 / transition**2, momentum, b.Proton()

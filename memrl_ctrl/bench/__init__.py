@@ -1,0 +1,1 @@
+"""Benchmarks: each a function `run(json_path)`, found by entry point (`memrl_ctrl.benchmarks`)."""
