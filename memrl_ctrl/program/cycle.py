@@ -1,0 +1,142 @@
+"""Cycle programs: what a machine does in a cycle, as functions of ctime.
+
+The format is described in `docs/programs.md`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memrl_ctrl.program.functions import PiecewiseLinear
+from memrl_ctrl.program.machine import MachineFile
+
+FloatArray = NDArray[np.float64]
+
+FUNCTIONS = ("b_field_t", "v1_v", "v2_v", "phi_hw_deg")
+"""The functions of a program: names of its fields, of the fields in its file and of CSV columns."""
+B_DOT_WINDOW_MS = 4.0
+"""Full width of the window in which the field's slope is fitted, ms, unless a program says other."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ProgramPoints:
+    """A program's values at some ctimes. All arrays [n]."""
+
+    ctime_ms: FloatArray
+    """Where, ms."""
+    b_field_t: FloatArray
+    """Magnetic field, T."""
+    b_dot_t_per_s: FloatArray
+    """Its smoothed time derivative, T/s."""
+    v1_v: FloatArray
+    """Voltage of the lower harmonic, V."""
+    v2_v: FloatArray
+    """Voltage of the higher harmonic, V."""
+    phi_hw_rad: FloatArray
+    """The knob as the program sets it, rad, unwrapped."""
+    gamma_transition: FloatArray
+    """Lorentz factor at transition."""
+    synchronous_phase_rad: FloatArray
+    """asin(C rho Bdot / V1), rad; NaN where V1 is too low for the Bdot."""
+
+    def __len__(self) -> int:
+        return int(self.ctime_ms.size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CycleProgram:
+    """What a machine does in a cycle.
+
+    Raises:
+        ValueError: a function that does not cover injection to extraction, or control points
+            outside or not increasing.
+    """
+
+    name: str
+    """Identity, for example `psb-2gev`."""
+    machine: MachineFile
+    """The machine that plays it."""
+    b_field_t: PiecewiseLinear
+    """Magnetic field, T."""
+    v1_v: PiecewiseLinear
+    """Voltage of the lower harmonic, V."""
+    v2_v: PiecewiseLinear
+    """Voltage of the higher harmonic, V."""
+    phi_hw_deg: PiecewiseLinear
+    """The knob phi_hw, degrees (as function generators have it), unwrapped."""
+    listed_points_ms: tuple[float, ...] | None = None
+    """Control points that the program lists itself, ms; None takes the machine's."""
+    b_dot_window_ms: float = B_DOT_WINDOW_MS
+    """Full width of the window in which the field's slope is fitted, ms."""
+    description: str = ""
+    """What it is."""
+    source: str = ""
+    """Where the functions come from."""
+    path: Path | None = field(default=None, compare=False)
+    """File it was read from."""
+
+    def __post_init__(self) -> None:
+        low, high = self.beam_ms
+        for name in FUNCTIONS:
+            function = getattr(self, name)
+            if function.start_ms > low or function.end_ms < high:
+                raise ValueError(
+                    f"{name} covers ctime {function.start_ms:g} to {function.end_ms:g} ms; expected "
+                    f"{low:g} to {high:g} ms (injection to extraction of machine {self.machine.name})"
+                )
+        if not self.b_dot_window_ms > 0:
+            raise ValueError(f"b_dot_window_ms is {self.b_dot_window_ms}; it must be above 0")
+        points = self.control_points_ms
+        if points.ndim != 1 or not points.size or not np.isfinite(points).all():
+            raise ValueError("control_points_ms must be a list of at least one ctime")
+        if not (np.diff(points) > 0).all():
+            raise ValueError("control_points_ms must increase")
+        if points[0] < low or points[-1] > high:
+            raise ValueError(
+                f"control_points_ms reach from {points[0]:g} to {points[-1]:g} ms; allowed is "
+                f"{low:g} to {high:g} ms (injection to extraction)"
+            )
+
+    @property
+    def beam_ms(self) -> tuple[float, float]:
+        """Injection and extraction, ms."""
+        return self.machine.injection_ctime_ms, self.machine.extraction_ctime_ms
+
+    @cached_property
+    def control_points_ms(self) -> FloatArray:
+        """Control points [points], ms."""
+        if self.listed_points_ms is None:
+            points = self.machine.default_control_points_ms()
+        else:
+            points = np.array(self.listed_points_ms, dtype=np.float64)
+        points.setflags(write=False)
+        return points
+
+    def at(self, ctime_ms: Any = None) -> ProgramPoints:
+        """Return the program's values at some ctimes [n]; by default at the control points.
+
+        The field's derivative is that of `PiecewiseLinear.slope_per_s` over `b_dot_window_ms`.
+
+        Raises:
+            ValueError: a ctime outside a function.
+        """
+        where = self.control_points_ms if ctime_ms is None else ctime_ms
+        time = np.atleast_1d(np.asarray(where, dtype=np.float64))
+        b_dot = self.b_field_t.slope_per_s(time, self.b_dot_window_ms)
+        v1 = self.v1_v.at(time)
+        return ProgramPoints(
+            ctime_ms=time,
+            b_field_t=self.b_field_t.at(time),
+            b_dot_t_per_s=b_dot,
+            v1_v=v1,
+            v2_v=self.v2_v.at(time),
+            phi_hw_rad=np.radians(self.phi_hw_deg.at(time)),
+            gamma_transition=self.machine.gamma_transition.at(time),
+            synchronous_phase_rad=self.machine.synchronous_phase_rad(b_dot, v1),
+        )

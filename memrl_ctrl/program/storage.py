@@ -1,0 +1,219 @@
+"""Reading and writing program files: one YAML file, its functions as CSV beside it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from memrl_ctrl.errors import ProgramError, UsageError
+from memrl_ctrl.program import library
+from memrl_ctrl.program.cycle import B_DOT_WINDOW_MS, FUNCTIONS, CycleProgram
+from memrl_ctrl.program.document import Item, open_document
+from memrl_ctrl.program.functions import Beyond, PiecewiseLinear
+from memrl_ctrl.program.machine import MachineFile
+from memrl_ctrl.program.machine_reader import (
+    FORMAT,
+    NAME,
+    check_kind,
+    read_machine,
+    read_name,
+    relative,
+)
+from memrl_ctrl.program.ranges import check_ranges
+from memrl_ctrl.program.table import TIME, format_columns, read_columns
+
+EXPECTED = "a program file (YAML, see docs/programs.md)"
+
+
+def load_machine(path_or_name: str | Path) -> MachineFile:
+    """Read a machine by the path of its file or by its name.
+
+    Raises:
+        ProgramError: the file is wrong; names file, line and what was expected.
+        UnknownNameError: no machine has that name; lists those that exist.
+    """
+    return read_machine(library.find("machine", path_or_name))
+
+
+def load_program(path_or_name: str | Path, *, check_limits: bool = True) -> CycleProgram:
+    """Read a cycle program, with its machine, by the path of its file or by its name.
+
+    Args:
+        path_or_name: `psb-2gev`, or the path of a YAML file.
+        check_limits: refuse a program that its machine cannot play; False leaves that to
+            `check_ranges`.
+
+    Raises:
+        ProgramError: a file is wrong, or the program breaks a limit of its machine; names file,
+            line and what was expected.
+        UnknownNameError: no program has that name; lists those that exist.
+    """
+    program = read_program(library.find("program", path_or_name))
+    if check_limits:
+        refuse_broken_limits(program, program.path or Path(program.name))
+    return program
+
+
+def refuse_broken_limits(program: CycleProgram, path: Path) -> None:
+    """Refuse a program that its machine cannot play; `path` is the file to be named."""
+    sentences = [check.sentence for check in check_ranges(program) if not check.ok]
+    if sentences:
+        more = f" (and {len(sentences) - 1} more; see 'program check')" if sentences[1:] else ""
+        raise ProgramError(path, f"{sentences[0]}{more}")
+
+
+def read_program(path: Path) -> CycleProgram:
+    """Read a program file without comparing it to the machine's limits.
+
+    Raises:
+        ProgramError: with file, line and what was expected.
+    """
+    root = open_document(path, EXPECTED)
+    check_kind(root, "program")
+    machine = _machine(root.need("machine"))
+    functions = root.need("functions").section()
+    read = {name: _function(functions.need(name), name, machine) for name in FUNCTIONS}
+    functions.done()
+    listed = root.get("control_points_ms")
+    window = root.get("b_dot_window_ms")
+    description, source = root.get("description"), root.get("source")
+    name = read_name(root)
+    root.done()
+    try:
+        return CycleProgram(
+            name=name,
+            machine=machine,
+            b_field_t=read["b_field_t"],
+            v1_v=read["v1_v"],
+            v2_v=read["v2_v"],
+            phi_hw_deg=read["phi_hw_deg"],
+            listed_points_ms=tuple(listed.numbers()) if listed else None,
+            b_dot_window_ms=window.number(above=0) if window else B_DOT_WINDOW_MS,
+            description=description.text() if description else "",
+            source=source.text() if source else "",
+            path=path,
+        )
+    except ValueError as error:
+        if listed:
+            raise listed.error(str(error)) from error
+        raise ProgramError(path, str(error)) from error
+
+
+def save_program(program: CycleProgram, out: str | Path, *, force: bool = False) -> list[Path]:
+    """Write a program as YAML, its functions as CSV beside it; every number reads back bit for bit.
+
+    All files are written under other names first and then renamed, the YAML last: a failure leaves
+    what was there.
+
+    Args:
+        program: what to write; it must keep its machine's limits.
+        out: the YAML file; functions become `STEM-<function>.csv` in the same folder.
+        force: replace files that exist.
+
+    Returns:
+        The files, the YAML first.
+
+    Raises:
+        ProgramError: the program breaks a limit, a file exists, or the folder cannot be written.
+    """
+    out = Path(out)
+    if out.suffix not in (".yaml", ".yml"):
+        raise ProgramError(out, "expected a name that ends in .yaml")
+    refuse_broken_limits(program, out)
+    texts: dict[Path, str] = {}
+    for name in FUNCTIONS:
+        function: PiecewiseLinear = getattr(program, name)
+        columns = {TIME: function.ctime_ms, name: function.value}
+        texts[out.with_name(f"{out.stem}-{name}.csv")] = format_columns(columns)
+    texts[out] = _document(program, out)
+    for path in texts:
+        if path.exists() and not (force and path.is_file()):
+            raise ProgramError(path, "exists; choose another name, or give --force to replace it")
+    try:
+        _write_all(texts)
+    except OSError as error:
+        raise ProgramError(out, f"cannot be written: {error.strerror}") from error
+    return [out, *(path for path in texts if path != out)]
+
+
+def _machine(item: Item) -> MachineFile:
+    try:
+        path = library.find("machine", item.text(), base=item.path.parent)
+    except UsageError as error:
+        raise item.error(str(error)) from error
+    return read_machine(path)
+
+
+def _function(item: Item, name: str, machine: MachineFile) -> PiecewiseLinear:
+    beyond: Beyond = "refuse"
+    if item.scalar:
+        path = relative(item)
+    else:
+        section = item.section()
+        path = relative(section.need("csv"))
+        beyond = "hold" if section.need("beyond").choice("refuse", "hold") == "hold" else "refuse"
+        section.done()
+    columns = read_columns(path, (TIME, name), (TIME, *FUNCTIONS), increasing=TIME)
+    function = PiecewiseLinear(ctime_ms=columns[TIME], value=columns[name], beyond=beyond)
+    low, high = machine.injection_ctime_ms, machine.extraction_ctime_ms
+    if function.start_ms > low or function.end_ms < high:
+        raise ProgramError(
+            path,
+            f"covers ctime {function.start_ms:g} to {function.end_ms:g} ms; expected at least "
+            f"{low:g} to {high:g} ms (injection to extraction of machine {machine.name})",
+        )
+    return function
+
+
+def _document(program: CycleProgram, out: Path) -> str:
+    if not NAME.fullmatch(program.name):
+        raise ProgramError(
+            out, f"the name {program.name!r} is not allowed; use letters, digits, '.', '_' and '-'"
+        )
+    fields: dict[str, Any] = {
+        "kind": "program",
+        "format": FORMAT,
+        "name": program.name,
+        "machine": _machine_reference(program.machine, out),
+        "description": program.description,
+        "source": program.source,
+        "b_dot_window_ms": program.b_dot_window_ms,
+    }
+    if program.listed_points_ms is not None:
+        fields["control_points_ms"] = [float(ctime) for ctime in program.listed_points_ms]
+    functions: dict[str, Any] = {}
+    for name in FUNCTIONS:
+        csv = f"{out.stem}-{name}.csv"
+        hold = getattr(program, name).beyond == "hold"
+        functions[name] = {"csv": csv, "beyond": "hold"} if hold else csv
+    fields["functions"] = functions
+    return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=100)
+
+
+def _machine_reference(machine: MachineFile, out: Path) -> str:
+    """Return what finds the machine again from the folder of `out`: its name, or a path."""
+    name = library.name_of("machine", machine.path)
+    if name is not None:
+        return name
+    if machine.path is None:
+        raise ProgramError(out, f"machine {machine.name!r} was not read from a file; save it first")
+    relative_path = os.path.relpath(machine.path.resolve(), out.parent.resolve())
+    return relative_path if os.sep in relative_path else os.path.join(".", relative_path)
+
+
+def _write_all(texts: dict[Path, str]) -> None:
+    temporary = {path.with_name(f".{path.name}.{os.getpid()}.tmp"): path for path in texts}
+    try:
+        for name, path in temporary.items():
+            with name.open("x", encoding="utf-8", newline="") as file:
+                file.write(texts[path])
+                file.flush()
+                os.fsync(file.fileno())
+        for name, path in temporary.items():
+            name.replace(path)
+    finally:
+        for name in temporary:
+            name.unlink(missing_ok=True)
