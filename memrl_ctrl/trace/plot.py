@@ -1,0 +1,151 @@
+"""Pictures of a trace, as PNG. Needs matplotlib (extra `plot`), imported where it draws."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memrl_ctrl.errors import TraceError
+from memrl_ctrl.metrics import asymmetry
+from memrl_ctrl.trace.reader import TraceReader
+from memrl_ctrl.trace.scan import Progress
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BLOCK_CYCLES = 64
+"""Cycles whose profiles are in memory at once."""
+HEIGHT_POINTS = 3.0
+"""Height of the tallest profile of a waterfall, in distances of control points."""
+DPI = 120
+
+
+def plot_trace(
+    trace: TraceReader, folder: str | Path, progress: Progress | None = None
+) -> list[Path]:
+    """Draw profiles, phase function and asymmetry of a trace, and return the files.
+
+    Args:
+        trace: the trace, with one cycle at least.
+        folder: where the PNG files go; made where it is missing.
+        progress: called with the cycles done and their number.
+
+    Raises:
+        TraceError: the trace has no cycle, or the folder cannot be written.
+        ModuleNotFoundError: matplotlib is not installed.
+    """
+    from matplotlib.figure import Figure
+
+    if not len(trace):
+        raise TraceError(trace.path, "has no cycle; there is nothing to draw")
+    folder = Path(folder)
+    made = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, size, painter in (
+            ("profiles.png", (9.0, 6.0), _profiles),
+            ("phase_function.png", (7.5, 4.2), _phase_function),
+        ):
+            figure = Figure(figsize=size, layout="constrained")
+            painter(trace, figure)
+            figure.savefig(folder / name, dpi=DPI)
+            made.append(folder / name)
+        figure = Figure(figsize=(8.0, 5.0), layout="constrained")
+        _asymmetry(trace, figure, progress)
+        figure.savefig(folder / "asymmetry.png", dpi=DPI)
+        made.append(folder / "asymmetry.png")
+    except OSError as error:
+        raise TraceError(folder, f"pictures cannot be written here: {error}") from error
+    return made
+
+
+def _positions(trace: TraceReader) -> tuple[NDArray[np.float64], str]:
+    """Return where the control points stand on an axis, and that axis' name."""
+    machine = trace.header.machine
+    if machine.ctime_ms is None:
+        return np.arange(machine.points, dtype=np.float64), "row"
+    return np.asarray(machine.ctime_ms, dtype=np.float64), "ctime [ms]"
+
+
+def _profiles(trace: TraceReader, figure: Figure) -> None:
+    """Waterfall of the profiles through the first and the last cycle."""
+    left, right = figure.subplots(1, 2, sharey=True)
+    positions, label = _positions(trace)
+    peak = 0.0
+    cycles = [trace.array("profile", index).astype(np.float64) for index in (0, len(trace) - 1)]
+    for profiles in cycles:
+        finite = profiles[np.isfinite(profiles)]
+        peak = max(peak, float(finite.max(initial=0.0)))
+    for axes, profiles, index in ((left, cycles[0], 0), (right, cycles[1], len(trace) - 1)):
+        _waterfall(axes, positions, profiles, peak or 1.0)
+        axes.set_title(f"Profiles, cycle {trace.cycles[index]}")
+    left.set_ylabel(label)
+
+
+def _waterfall(
+    axes: Axes, positions: NDArray[np.float64], profiles: NDArray[np.float64], peak: float
+) -> None:
+    n_slices = profiles.shape[1]
+    phase_deg = 360.0 * (np.arange(n_slices) + 0.5) / n_slices
+    spacing = float(np.median(np.diff(positions))) if positions.size > 1 else 1.0
+    height = HEIGHT_POINTS * spacing / peak
+    for row, base in enumerate(positions):
+        line = base + height * profiles[row]
+        axes.fill_between(phase_deg, base, line, color="white", zorder=-row)
+        axes.plot(phase_deg, line, lw=0.7, color="C0", zorder=-row)
+    axes.set_xlabel("RF phase [degrees]")
+    axes.set_xlim(0.0, 360.0)
+
+
+def _phase_function(trace: TraceReader, figure: Figure) -> None:
+    """phi_hw along the cycle: applied at first and at last, and what was proposed last."""
+    axes = figure.subplots()
+    positions, label = _positions(trace)
+    last = len(trace) - 1
+    for index, style in ((0, "o--"), (last, "o-")):
+        applied = np.degrees(trace.array("applied_rad", index))
+        axes.plot(positions, applied, style, ms=3, label=f"applied, cycle {trace.cycles[index]}")
+    proposed = np.degrees(trace.array("proposed_rad", last))
+    axes.plot(
+        positions, proposed, "x", ms=4, color="k", label=f"wanted, cycle {trace.cycles[last]}"
+    )
+    axes.set_xlabel(label)
+    axes.set_ylabel("phi_hw [degrees]")
+    axes.set_title(f"Phase function of the second harmonic ({trace.header.mode})")
+    axes.grid(True, alpha=0.3)
+    axes.legend()
+
+
+def _asymmetry(trace: TraceReader, figure: Figure, progress: Progress | None) -> None:
+    """Heat map of the measured asymmetry, shot by shot."""
+    count = len(trace)
+    values = np.empty((trace.header.machine.points, count))
+    for start in range(0, count, BLOCK_CYCLES):
+        end = min(start + BLOCK_CYCLES, count)
+        values[:, start:end] = asymmetry(trace.array("profile", slice(start, end))).T
+        if progress is not None:
+            progress(end, count)
+    axes = figure.subplots()
+    positions, label = _positions(trace)
+    finite = np.abs(values[np.isfinite(values)])
+    reach = float(np.percentile(finite, 98)) if finite.size else 1.0
+    image = axes.imshow(
+        values,
+        aspect="auto",
+        origin="lower",
+        interpolation="nearest",
+        cmap="RdBu_r",
+        vmin=-(reach or 1.0),
+        vmax=reach or 1.0,
+        extent=(-0.5, count - 0.5, -0.5, values.shape[0] - 0.5),
+    )
+    ticks = np.unique(np.linspace(0, positions.size - 1, min(positions.size, 8)).astype(int))
+    axes.set_yticks(ticks, [f"{positions[i]:.0f}" for i in ticks])
+    axes.set_xlabel(f"shot (first is cycle {trace.cycles[0]})")
+    axes.set_ylabel(label)
+    axes.set_title("Measured asymmetry; white is symmetric")
+    figure.colorbar(image, ax=axes, label="asymmetry (skewness)")
