@@ -407,14 +407,21 @@ def _moments(u, left, right, level, result):
 
 
 @compiled
-def _total_bucket(u, left, right, edge, level, kappa):
-    """Integral of sqrt(edge - U), U with space charge (kappa: potential per line density)."""
-    _, total, _, _ = area_inside(u, left, right, level)
-    factor = kappa / (total * STEP)
-    area = 0.0
+def _total_bucket(u, left, right, edge, level, kappa, total_u):
+    """Integral of sqrt(edge - U), U with space charge (kappa: potential per line density).
+
+    `total_u` is scratch memory for U.
+    """
+    total = 0.0
     for i in range(left + 1, right + 1):
-        area += math.sqrt(max(0.0, edge - u[i] - factor * max(0.0, level - u[i])))
-    return area * STEP
+        total += max(0.0, level - u[i])
+    factor = kappa / (total * STEP)
+    total_u[left] = u[left]
+    total_u[right + 1] = u[right + 1]
+    for i in range(left + 1, right + 1):
+        total_u[i] = u[i] + factor * max(0.0, level - u[i])
+    roots, _, _, _ = area_inside(total_u, left, right, edge)
+    return roots * STEP
 
 
 @compiled
@@ -503,4 +510,6 @@ def solve(parameters, wake, x, table, ws, tolerance, limit, result):
     result[R_RIGHT] = (right + 0.5 + offset - GRID) * STEP
     result[R_ITERATIONS] = iteration
     _moments(u, left, right, level, result)
-    result[R_BUCKET] = _total_bucket(u, left, right, edge, level, parameters[P_KAPPA] * share)
+    result[R_BUCKET] = _total_bucket(
+        u, left, right, edge, level, parameters[P_KAPPA] * share, density
+    )

@@ -141,7 +141,12 @@ class Conditions:
         return int(self.b_field_t.shape[0])
 
     def replace(self, **changes: Any) -> Conditions:
-        """The same conditions with some fields changed; scalars and [n] broadcast."""
+        """The same conditions with some fields changed; scalars and [n] broadcast.
+
+        Another machine brings its own gamma_transition, unless the conditions had values of theirs.
+        """
+        if "machine" in changes and np.all(self.gamma_transition == self.machine.gamma_transition):
+            changes.setdefault("gamma_transition", None)
         return dataclasses.replace(self, **changes)
 
     def take(self, rows: npt.ArrayLike | slice) -> Conditions:
