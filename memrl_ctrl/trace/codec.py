@@ -154,7 +154,9 @@ def encode(record: Record) -> bytes:
             message = _File(name=record.name)
             arrays = {"data": np.frombuffer(record.data, dtype=np.uint8)}
         case EndRecord():
-            message = _End(cycles=record.cycles, ended_utc=record.ended_utc, reason=record.reason)
+            message = _End(
+                cycles=record.cycles, ended_utc=record.ended_utc, reason=_text(record.reason)
+            )
             arrays = {}
     if len(arrays) > MAX_ARRAYS:
         raise ValueError(
@@ -253,6 +255,11 @@ def _events(text: str) -> tuple[Mapping[str, Any], ...]:
     return tuple(msgspec.json.decode(text, type=list[dict[str, Any]])) if text != "[]" else ()
 
 
+def _text(text: str) -> str:
+    """Return a text without what UTF-8 or HDF5 strings cannot hold (lone surrogates, NUL)."""
+    return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
+
+
 def _int64(name: str, value: int) -> int:
     if not INT64_MIN <= value <= INT64_MAX:
         raise ValueError(f"{name} {value} does not fit into 64 bits")
@@ -265,7 +272,7 @@ def _cycle_message(record: CycleRecord) -> _Cycle:
         cycle=_int64("cycle", reading.cycle),
         stamp_ns=_int64("stamp_ns", reading.stamp_ns),
         received_ns=_int64("received_ns", reading.received_ns),
-        mode=record.mode,
+        mode=_text(record.mode),
         policy_ran=record.policy is not None,
         target_cycle=record.target_cycle,
         timings_ns=dict(sorted(record.timings_ns.items())),
@@ -311,8 +318,8 @@ def _outcome_parts(record: OutcomeRecord) -> tuple[_Outcome, Arrays]:
     receipt = record.receipt
     message = _Outcome(
         cycle=_int64("cycle", record.cycle),
-        reason=record.reason,
-        detail=record.detail,
+        reason=_text(record.reason),
+        detail=_text(record.detail),
         receipt_cycle=-1 if receipt is None else _int64("receipt cycle", receipt.cycle),
         committed_ns=-1 if receipt is None else _int64("committed_ns", receipt.committed_ns),
         fence=-1 if receipt is None else _int64("fence", receipt.fence),
@@ -359,9 +366,9 @@ def _header_parts(header: TraceHeader) -> tuple[_Header, Arrays]:
     message = _Header(
         run_id=header.run_id,
         started_utc=header.started_utc,
-        mode=header.mode,
-        machine=machine.name,
-        program=machine.program,
+        mode=_text(header.mode),
+        machine=_text(machine.name),
+        program=_text(machine.program),
         points=machine.points,
         n_slices=machine.n_slices,
         machine_limits=_limits(machine.limits),
@@ -372,9 +379,9 @@ def _header_parts(header: TraceHeader) -> tuple[_Header, Arrays]:
         limits=_limits(header.limits),
         guard_stages=list(header.guard_stages),
         measures=dict(header.measures),
-        policy_name=header.policy_name,
+        policy_name=_text(header.policy_name),
         policy_sha256=header.policy_sha256,
-        manifest_json=header.manifest_json,
+        manifest_json=_text(header.manifest_json),
         configuration_json=json_text(header.configuration),
         versions_json=json_text(header.versions),
         fingerprint_json=json_text(header.fingerprint),

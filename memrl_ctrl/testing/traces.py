@@ -1,0 +1,164 @@
+"""Made-up traces for tests: every optional part present in some cycle and absent in another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from memrl_ctrl.backend import MachineDescription, Quality, Reading, Receipt
+from memrl_ctrl.errors import RefusalReason
+from memrl_ctrl.limits import PhaseLimits
+from memrl_ctrl.trace import (
+    CycleRecord,
+    JournalWriter,
+    OutcomeRecord,
+    PolicyStep,
+    TraceHeader,
+    Verdict,
+)
+
+STAGES = ("finite", "step", "slope")
+MEMORY = 5
+"""Elements of each memory a point."""
+
+
+def sample_header(points: int = 3, n_slices: int = 16, mode: str = "closed-loop") -> TraceHeader:
+    """Return the header of a made-up run.
+
+    Args:
+        points: control points.
+        n_slices: bins of a profile.
+        mode: mode of the run.
+    """
+    machine = MachineDescription(
+        name="psb",
+        program="made-up",
+        points=points,
+        n_slices=n_slices,
+        limits=PhaseLimits(),
+        period_s=1.2,
+        writable=True,
+        ctime_ms=np.linspace(275.0, 805.0, points),
+        backend="fake",
+    )
+    return TraceHeader.begin(
+        mode=mode,
+        machine=machine,
+        limits=PhaseLimits(step_rad=0.5),
+        policy=bytes(range(256)),
+        policy_name="made-up",
+        manifest_json='{"version": 1}',
+        guard_stages=STAGES,
+        measures={"asymmetry": "1", "bunch.length/s": "s"},
+        configuration={"cycles": 3, "backend": {"name": "fake", "noise": 0.02}, "none": None},
+        files={"program.yaml": b"name: made-up\n"},
+    )
+
+
+def sample_cycle(header: TraceHeader, cycle: int, seed: int = 0) -> CycleRecord:
+    """Return a made-up cycle: every fourth without a policy, every third without a setpoint.
+
+    Args:
+        header: the run's header, from `sample_header`.
+        cycle: number of the cycle.
+        seed: with `cycle` decides all values.
+    """
+    rng = np.random.default_rng([seed, cycle])
+    points, n_slices = header.machine.points, header.machine.n_slices
+    bins = (np.arange(n_slices) + 0.5) / n_slices
+    bunch = np.maximum(0.0, 1.0 - ((bins - 0.5) / 0.3) ** 2)
+    profile = (bunch + 0.02 * rng.normal(size=(points, n_slices))).astype(np.float32)
+    quality = np.zeros(points, dtype=np.uint16)
+    if cycle % 5 == 1:
+        profile[0] = np.nan
+        quality[0] = Quality.NOT_FINITE
+    hold = rng.normal(size=points)
+    reading = Reading(
+        cycle=cycle,
+        stamp_ns=1_700_000_000_000_000_000 + cycle * 1_200_000_000,
+        received_ns=cycle * 1_200_000_000,
+        profile=profile,
+        setpoint_rad=hold,
+        applied_rad=hold.copy(),
+        readback_rad=hold + 1e-3 * rng.normal(size=points),
+        synchronous_phase_rad=np.full(points, 0.1),
+        quality=quality,
+    )
+    writes = cycle % 3 != 2
+    events = ({"kind": "operator", "what": "note", "text": "beam ✓"},) if cycle % 7 == 3 else ()
+    return CycleRecord(
+        reading=reading,
+        mode=header.mode if writes else "shadow",
+        policy=None if cycle % 4 == 3 else _sample_step(rng, points, n_slices),
+        verdicts=rng.choice([int(verdict) for verdict in Verdict], (points, len(STAGES))).astype(
+            np.uint8
+        ),
+        proposed_rad=rng.normal(size=points),
+        written_rad=rng.normal(size=points) if writes else None,
+        target_cycle=cycle + 1 if writes else None,
+        measures={"asymmetry": rng.normal(size=points), "bunch.length/s": rng.random(points)},
+        timings_ns={"receive": 1000 + cycle, "observe": 2000}
+        | ({"infer": 3000} if cycle % 4 != 3 else {}),
+        events=events,
+    )
+
+
+def _sample_step(rng: np.random.Generator, points: int, n_slices: int) -> PolicyStep:
+    def drawn(columns: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+        return rng.normal(size=(points, columns)).astype(np.float32)
+
+    return PolicyStep(
+        observation=drawn(n_slices + 1),
+        previous_applied=drawn(1),
+        memory_in={"h_in": drawn(MEMORY), "steps/in": np.full((points, 1), 7, dtype=np.int64)},
+        action=drawn(1),
+        memory_out={"h_out": drawn(MEMORY), "steps/out": np.full((points, 1), 8, dtype=np.int64)},
+    )
+
+
+def sample_outcome(record: CycleRecord) -> OutcomeRecord | None:
+    """Return what became of a made-up cycle: taken, refused in every fifth; None without a setpoint.
+
+    Args:
+        record: the cycle.
+    """
+    if record.written_rad is None or record.target_cycle is None:
+        return None
+    if record.cycle % 5 == 0:
+        return OutcomeRecord(
+            cycle=record.cycle,
+            reason=RefusalReason.LATE,
+            detail="0.1 ms after the deadline",
+            timings_ns={"write": 4000},
+            events=({"kind": "refused"},),
+        )
+    receipt = Receipt(
+        cycle=record.target_cycle,
+        applied_rad=record.written_rad,
+        committed_ns=record.reading.received_ns + 5000,
+        fence=3,
+    )
+    return OutcomeRecord(cycle=record.cycle, receipt=receipt, timings_ns={"write": 5000})
+
+
+def write_sample_journal(
+    path: Path, cycles: int = 6, header: TraceHeader | None = None, *, seed: int = 0
+) -> list[CycleRecord]:
+    """Write the journal of a made-up run that ended by itself, and return its cycles.
+
+    Args:
+        path: the new journal.
+        cycles: how many; their numbers begin at 100.
+        header: the run's header; None makes one.
+        seed: decides all values.
+    """
+    header = header or sample_header()
+    records = [sample_cycle(header, 100 + index, seed) for index in range(cycles)]
+    with JournalWriter(path, header) as journal:
+        for record in records:
+            journal.append(record, durable=False)
+            outcome = sample_outcome(record)
+            if outcome is not None:
+                journal.append(outcome, durable=False)
+    return records
