@@ -62,6 +62,7 @@ class PolicyModule(nn.Module):
         super().__init__()
         self.actor, self.normaliser = actor, normaliser
         self.action_map = config.action_map
+        self.uses_previous = config.history_actions and not isinstance(actor.memory, NoMemory)
         self.register_buffer("centre", torch.from_numpy(task.centre))
         self.register_buffer("half_range", torch.from_numpy(task.half_range))
 
@@ -80,7 +81,11 @@ class PolicyModule(nn.Module):
             Action [batch, n_action] in the task's unit, and the memory for the next call.
         """
         pre_tanh, after = self.step(observation, self.to_unit(previous_applied), *memory)
-        return (self.from_squashed(squash(pre_tanh)), *after)
+        action = self.from_squashed(squash(pre_tanh))
+        if not self.uses_previous:
+            # Keeps the input in an exported graph, so that every policy is called the same way.
+            action = action + 0.0 * previous_applied
+        return (action, *after)
 
     def to_unit(self, applied: Tensor) -> Tensor:
         """From applied actions to unit actions."""

@@ -1,0 +1,296 @@
+"""LSTM-TD3: memory-based deep reinforcement learning for POMDPs.
+
+Meng, Gorbet, Kulic, IROS 2021 (arXiv 2102.12344), algorithm 1, read from top to bottom: act with
+exploration noise and remember; then, for a batch of decisions with their histories, the clipped double
+Q target with target policy smoothing; every `policy_delay`-th time the actor and the targets.
+
+Additions, all off by default: whole episodes instead of windows, critics that see the truth, an action
+map that is fine near zero, an averaged actor, a penalty against saturation, a delayed start of the
+actor and decaying learning rates.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from memrl_ctrl.agents.exportable import PolicyModule, policy_module
+from memrl_ctrl.agents.networks import Actor, Critic, map_action, squash
+from memrl_ctrl.agents.recurrent import MemoryState, Normaliser
+from memrl_ctrl.agents.replay import Batch, Replay
+from memrl_ctrl.agents.task import TaskSpec
+from memrl_ctrl.config import LstmTd3Config
+
+Array = NDArray[np.float32]
+
+
+class LstmTd3:
+    """The agent: networks, optimisers, and its own random generators.
+
+    Args:
+        task: sizes and units.
+        config: settings.
+        seed: of weights, exploration and sampling.
+        device: torch's name of the device.
+    """
+
+    def __init__(
+        self, task: TaskSpec, config: LstmTd3Config, *, seed: int = 0, device: str = "cpu"
+    ) -> None:
+        self.task, self.config, self.device = task, config, torch.device(device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.actor = Actor(task, config).to(device)
+            critics = [Critic(task, config) for _ in range(2 if config.double_critic else 1)]
+            self.critics = nn.ModuleList(critics).to(device)
+            self.critic = critics[0]
+        self.target_actor = frozen_copy(self.actor)
+        self.target_critics = frozen_copy(self.critics)
+        self.averaged_actor = frozen_copy(self.actor) if config.actor_average else self.actor
+        self.normaliser: nn.Module = (
+            Normaliser(task.n_observation).to(device)
+            if config.normalise_observations
+            else nn.Identity()
+        )
+        self.behaviour = policy_module(task, config, self.actor, self.normaliser).to(device)
+        # A list, not a generator: it is walked again when the critics are frozen.
+        self.critic_parameters = list(self.critics.parameters())
+        self.actor_optimiser = adam(self.actor.parameters(), config.actor_lr, config)
+        self.critic_optimiser = adam(self.critic_parameters, config.critic_lr, config)
+        self.rng = np.random.default_rng(np.random.SeedSequence([seed, 1]))
+        self.noise = torch.Generator(device=self.device).manual_seed(seed + 1)
+        self.updates = 0
+        self.actor_updates = 0
+
+    # --- acting -------------------------------------------------------------------------------------
+
+    def initial_memory(self, rows: int) -> MemoryState:
+        """Memory at the start of an episode."""
+        specs = self.behaviour.memory_specs()
+        return tuple(torch.zeros(rows, *spec.shape, device=self.device) for spec in specs)
+
+    @torch.no_grad()
+    def act(
+        self, observation: Array, previous: Array, memory: MemoryState, *, random: bool = False
+    ) -> tuple[Array, Array, MemoryState]:
+        """Decide with exploration noise.
+
+        Args:
+            observation: [rows, n_observation].
+            previous: unit actions that were applied before it [rows, n_action].
+            memory: as the last call returned it.
+            random: act uniformly at random; the memory goes on all the same.
+
+        Returns:
+            Squashed actions [rows, n_action] for the replay, unit actions for the environment, memory.
+        """
+        seen = torch.from_numpy(observation).to(self.device)
+        before = torch.from_numpy(previous).to(self.device)
+        if isinstance(self.normaliser, Normaliser):
+            self.normaliser.update(seen)
+        pre_tanh, memory = self.behaviour.step(seen, before, *memory)
+        if random:
+            squashed = self._random(pre_tanh).mul_(2.0).sub_(1.0)
+        else:
+            squashed = squash(pre_tanh) + self.config.exploration_noise * self._normal(pre_tanh)
+            squashed = squashed.clamp(-1.0, 1.0)
+        unit = map_action(squashed, self.config.action_map)
+        return squashed.cpu().numpy(), unit.cpu().numpy(), memory
+
+    def policy(self) -> PolicyModule:
+        """Return a copy of the policy that is evaluated and exported: averaged, without noise."""
+        actor = copy.deepcopy(self.averaged_actor).cpu()
+        normaliser = copy.deepcopy(self.normaliser).cpu()
+        return policy_module(self.task, self.config, actor, normaliser)
+
+    # --- learning -----------------------------------------------------------------------------------
+
+    def sample(self, replay: Replay) -> Batch:
+        """Draw a batch with the kind of history that the configuration names."""
+        if self.config.memory == "sequence":
+            batch = replay.sample_sequences(self.config.batch_size, self.rng)
+        else:
+            batch = replay.sample_windows(
+                self.config.batch_size, self.config.history_length, self.rng
+            )
+        with torch.no_grad():
+            return batch.scaled(self.normaliser)
+
+    def update(self, replay: Replay, *, progress: float = 0.0) -> dict[str, Tensor]:
+        """Learn from one batch.
+
+        Args:
+            replay: where to draw from.
+            progress: share of the run that is done, for the learning rates' schedule.
+
+        Returns:
+            What is worth logging, as scalars that are still on the device.
+        """
+        self._schedule(progress)
+        batch = self.sample(replay)
+        seen = self.update_critics(batch)
+        self.updates += 1
+        if (
+            self.updates > self.config.actor_start_updates
+            and self.updates % self.config.policy_delay == 0
+        ):
+            seen |= self.update_actor(batch)
+            self.update_targets()
+        return seen
+
+    @torch.no_grad()
+    def target(self, batch: Batch) -> Tensor:
+        """Value that the critics should give: reward, and the discounted value of what follows.
+
+        A time limit is not an end: only where the task terminated nothing follows.
+        """
+        if self.config.gamma == 0.0:
+            return batch.reward
+        action = squash(self.target_actor(batch, after=True))
+        if self.config.target_smoothing:
+            noise = self.config.target_noise * self._normal(action)
+            limit = self.config.noise_clip
+            action = (action + noise.clamp(-limit, limit)).clamp(-1.0, 1.0)
+        values = [critic(batch, action, after=True) for critic in self.target_critics]
+        value = torch.stack(values).amin(dim=0)
+        return batch.reward + self.config.gamma * (1.0 - batch.terminated) * value
+
+    def update_critics(self, batch: Batch) -> dict[str, Tensor]:
+        """One step of the critics towards the target."""
+        target = self.target(batch)
+        values = [critic(batch, batch.action) for critic in self.critics]
+        errors = [mean(torch.square(value - target), batch.valid) for value in values]
+        loss = torch.stack(errors).sum()
+        self._descend(self.critic_optimiser, loss, self.critic_parameters)
+        return {
+            "critic_loss": loss.detach(),
+            "q": mean(values[0].detach(), batch.valid),
+            "target": mean(target, batch.valid),
+            "td_error": mean((values[0].detach() - target).abs(), batch.valid),
+        }
+
+    def update_actor(self, batch: Batch) -> dict[str, Tensor]:
+        """One step of the actor up the first critic, which stays as it is."""
+        for parameter in self.critic_parameters:
+            parameter.requires_grad_(False)
+        critic = self.critic
+        with torch.no_grad():  # the critic's memory does not depend on the action now
+            memory, features = critic.memory.recall(batch, after=False)
+        pre_tanh = self.actor(batch)
+        value = critic.judge(memory, features, batch.truth, squash(pre_tanh))
+        loss = -mean(value, batch.valid)
+        if self.config.pre_tanh_penalty > 0.0:
+            beyond = torch.relu(pre_tanh.abs() - self.config.pre_tanh_limit).square().sum(dim=-1)
+            loss = loss + self.config.pre_tanh_penalty * mean(beyond, batch.valid)
+        self._descend(self.actor_optimiser, loss, list(self.actor.parameters()))
+        for parameter in self.critic_parameters:
+            parameter.requires_grad_(True)
+        self.actor_updates += 1
+        if self.averaged_actor is not self.actor:
+            # The average of few updates is over few: it must not hold on to the first weights.
+            keep = min(
+                self.config.actor_average, (1 + self.actor_updates) / (10 + self.actor_updates)
+            )
+            blend(self.averaged_actor, self.actor, keep)
+        return {"actor_loss": loss.detach(), "pre_tanh": pre_tanh.detach().abs().mean()}
+
+    def update_targets(self) -> None:
+        """Move the target networks a little."""
+        if self.config.gamma > 0.0:
+            blend(self.target_actor, self.actor, self.config.polyak)
+            blend(self.target_critics, self.critics, self.config.polyak)
+
+    # --- keeping ------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that the agent's future depends on, for a checkpoint."""
+        return {
+            **{name: getattr(self, name).state_dict() for name in self._parts()},
+            "noise": self.noise.get_state(),
+            "rng": repr(self.rng.bit_generator.state),
+            "updates": self.updates,
+            "actor_updates": self.actor_updates,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what `state` returned.
+
+        Raises:
+            KeyError, RuntimeError: it is from another configuration.
+        """
+        import ast
+
+        for name in self._parts():
+            getattr(self, name).load_state_dict(state[name])
+        self.noise.set_state(state["noise"])
+        self.rng.bit_generator.state = ast.literal_eval(state["rng"])
+        self.updates = int(state["updates"])
+        self.actor_updates = int(state["actor_updates"])
+
+    def _parts(self) -> Iterable[str]:
+        networks = ("actor", "critics", "target_actor", "target_critics", "averaged_actor")
+        return (*networks, "normaliser", "actor_optimiser", "critic_optimiser")
+
+    # --- small helpers ------------------------------------------------------------------------------
+
+    def _descend(
+        self, optimiser: torch.optim.Optimizer, loss: Tensor, of: list[nn.Parameter]
+    ) -> None:
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.config.gradient_clip > 0.0:
+            torch.nn.utils.clip_grad_norm_(of, self.config.gradient_clip)
+        optimiser.step()
+
+    def _schedule(self, progress: float) -> None:
+        if self.config.lr_schedule == "constant":
+            return
+        share = 0.5 * (1.0 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
+        share = self.config.lr_final + (1.0 - self.config.lr_final) * share
+        rates = (self.config.actor_lr, self.config.critic_lr)
+        for optimiser, rate in zip(
+            (self.actor_optimiser, self.critic_optimiser), rates, strict=True
+        ):
+            for group in optimiser.param_groups:
+                group["lr"] = rate * share
+
+    def _normal(self, like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=self.noise, device=self.device)
+
+    def _random(self, like: Tensor) -> Tensor:
+        return torch.rand(like.shape, generator=self.noise, device=self.device)
+
+
+def adam(parameters: Iterable[nn.Parameter], lr: float, config: LstmTd3Config) -> torch.optim.Adam:
+    """Return Adam in the implementation that the configuration names."""
+    return torch.optim.Adam(
+        parameters,
+        lr=lr,
+        fused=config.optimiser == "fused",
+        foreach=config.optimiser == "foreach",
+    )
+
+
+def mean(values: Tensor, valid: Tensor) -> Tensor:
+    """Mean over what is valid."""
+    return (values * valid).sum() / valid.sum()
+
+
+def frozen_copy(module: nn.Module) -> Any:
+    """Return a copy that no gradient reaches."""
+    return copy.deepcopy(module).requires_grad_(False)
+
+
+@torch.no_grad()
+def blend(slow: nn.Module, fast: nn.Module, keep: float) -> None:
+    """Move the weights of `slow` towards those of `fast`, keeping a share of its own."""
+    mine: list[Tensor] = list(slow.parameters())
+    others: list[Tensor] = list(fast.parameters())
+    torch._foreach_lerp_(mine, others, 1.0 - keep)
