@@ -5,10 +5,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
+from memrl_ctrl.beam._fourier import synthesise, synthesise_any
 from memrl_ctrl.beam._jit import compiled
 from memrl_ctrl.beam._solver import (
     NO_BUCKET,
@@ -22,32 +22,7 @@ from memrl_ctrl.beam._solver import (
     R_RIGHT,
     R_STATUS,
     solve,
-    synthesise,
 )
-
-
-def render_tables(points: int, harmonics: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """cos(n phi_i) and sin(n phi_i) at bin centres: [2, harmonics, points or points / 4].
-
-    A quarter of a turn is enough where 4 divides the number of points.
-    """
-    count = points // 4 if points % 4 == 0 else points
-    phase = (np.arange(count) + 0.5) * (2.0 * np.pi / points)
-    order = np.arange(1, harmonics + 1)[:, None]
-    return np.stack([np.cos(order * phase), np.sin(order * phase)])
-
-
-@compiled
-def _synthesise_any(coefficients, harmonics, table, tilt, out):
-    """As `synthesise`, for any number of points."""
-    points = out.shape[0]
-    step = 2.0 * math.pi / points
-    for i in range(points):
-        out[i] = -tilt * (i + 0.5) * step
-    for n in range(harmonics):
-        c, s = coefficients[n], coefficients[harmonics + n]
-        for i in range(points):
-            out[i] += c * table[0, n, i] + s * table[1, n, i]
 
 
 @compiled
@@ -68,7 +43,7 @@ def render(parameters, x, solved, table, scratch, potential, mirrored, out):
     if points % 4 == 0:
         synthesise(coefficients, harmonics, table, tilt, scratch, potential)
     else:
-        _synthesise_any(coefficients, harmonics, table, tilt, potential)
+        synthesise_any(coefficients, harmonics, table, tilt, potential)
     width = 2.0 * math.pi / points
     level = solved[R_LEVEL]
     first = math.ceil(solved[R_LEFT] / width - 0.5)

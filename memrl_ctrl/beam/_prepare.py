@@ -12,16 +12,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from memrl_ctrl.beam import _batch, _solver
+from memrl_ctrl.beam import _batch, _fourier, _solver
 from memrl_ctrl.beam.conditions import Conditions
 from memrl_ctrl.beam.machine import Array
 from memrl_ctrl.errors import UsageError
 
-TOLERANCE = 3.0e-5
+TOLERANCE = 1.0e-5
 """Residual of the wake potential at which a fixed point counts as found, per depth of the well."""
 
-grid_tables = lru_cache(maxsize=8)(lambda harmonics: _solver.tables(_solver.GRID, harmonics))
-slice_tables = lru_cache(maxsize=8)(_batch.render_tables)
+tables = lru_cache(maxsize=16)(_fourier.tables)
+
+
+def grid_tables(harmonics: int) -> Array:
+    """Trigonometric tables of the solver's grid."""
+    return tables(_solver.GRID, harmonics)
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ def solve(prepared: Prepared, n_slices: int, *, threads: int = 1) -> Solved:
     coefficients = np.zeros((count, 2 * harmonics))
     profiles = np.empty((count, n_slices), dtype=np.float32)
     table = grid_tables(harmonics)
-    slices = slice_tables(max(n_slices, 4), harmonics)
+    slices = tables(max(n_slices, 4), harmonics)
 
     def work(rows: slice) -> None:
         _batch.solve_batch(

@@ -23,14 +23,16 @@ from typing import Any
 
 import numpy as np
 
+from memrl_ctrl.beam._fourier import analyse, synthesise
 from memrl_ctrl.beam._jit import compiled
 
 GRID = 256
 QUARTER = GRID // 4
 STEP = 2.0 * math.pi / GRID
-HISTORY = 4
-DAMPING = 0.7
-MAX_ITERATIONS = 50
+HISTORY = 8
+DAMPING = 0.9
+PATIENCE = 16
+MAX_ITERATIONS = 80
 
 # Columns of a condition's parameters.
 P_C1, P_C2, P_S2, P_TILT, P_KAPPA, P_TARGET = range(6)
@@ -59,77 +61,6 @@ def workspace(harmonics: int) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Scratch memory for `solve`: one per thread."""
     rows = 9 + 2 * HISTORY
     return np.zeros((rows, max(2 * GRID + 2, 2 * harmonics + 2)))
-
-
-def tables(points: int, harmonics: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """cos(n phi_i) and sin(n phi_i) on the first quarter of a turn: [2, harmonics, points / 4]."""
-    phase = (np.arange(points // 4) + 0.5) * (2.0 * np.pi / points)
-    order = np.arange(1, harmonics + 1)[:, None]
-    return np.stack([np.cos(order * phase), np.sin(order * phase)])
-
-
-@compiled
-def synthesise(coefficients, harmonics, table, tilt, scratch, out):
-    """Write sum_n C_n cos(n phi) + S_n sin(n phi) - tilt phi to `out`, a turn of 4 q points.
-
-    `coefficients` holds C_1.. in its first half and S_1.. from index `harmonics`. The symmetries of
-    sine and cosine about the quarters of a turn save three quarters of the work.
-    """
-    cos_table, sin_table = table[0], table[1]
-    q = cos_table.shape[1]
-    cos_even, cos_odd = scratch[0, :q], scratch[0, q : 2 * q]
-    sin_even, sin_odd = scratch[1, :q], scratch[1, q : 2 * q]
-    for i in range(q):
-        cos_odd[i] = coefficients[0] * cos_table[0, i]
-        sin_odd[i] = coefficients[harmonics] * sin_table[0, i]
-        cos_even[i] = coefficients[1] * cos_table[1, i]
-        sin_even[i] = coefficients[harmonics + 1] * sin_table[1, i]
-    for n in range(2, harmonics - 1, 2):
-        c_odd, s_odd = coefficients[n], coefficients[harmonics + n]
-        c_even, s_even = coefficients[n + 1], coefficients[harmonics + n + 1]
-        for i in range(q):
-            cos_odd[i] += c_odd * cos_table[n, i]
-            sin_odd[i] += s_odd * sin_table[n, i]
-            cos_even[i] += c_even * cos_table[n + 1, i]
-            sin_even[i] += s_even * sin_table[n + 1, i]
-    step = 0.5 * math.pi / q
-    half = 2 * q
-    last = 4 * q - 1
-    for i in range(q):
-        phase = (i + 0.5) * step
-        a = cos_even[i] + cos_odd[i]
-        b = sin_even[i] + sin_odd[i]
-        out[i] = a + b - tilt * phase
-        out[last - i] = a - b - tilt * (2.0 * math.pi - phase)
-        a = cos_even[i] - cos_odd[i]
-        b = sin_even[i] - sin_odd[i]
-        out[half + i] = a + b - tilt * (math.pi + phase)
-        out[half - 1 - i] = a - b - tilt * (math.pi - phase)
-
-
-@compiled
-def analyse(density, harmonics, table, scratch, out):
-    """Write sum_i density_i cos(n phi_i), then the same with sine, to `out` [2 harmonics]."""
-    cos_table, sin_table = table[0], table[1]
-    q = cos_table.shape[1]
-    cos_even, cos_odd = scratch[0, :q], scratch[0, q : 2 * q]
-    sin_even, sin_odd = scratch[1, :q], scratch[1, q : 2 * q]
-    for i in range(q):
-        first, second = density[i], density[2 * q - 1 - i]
-        third, fourth = density[2 * q + i], density[4 * q - 1 - i]
-        cos_even[i] = first + fourth + second + third
-        cos_odd[i] = first + fourth - second - third
-        sin_even[i] = first - fourth + third - second
-        sin_odd[i] = first - fourth - third + second
-    for n in range(0, harmonics - 1, 2):
-        a, b, c, d = 0.0, 0.0, 0.0, 0.0
-        for i in range(q):
-            a += cos_odd[i] * cos_table[n, i]
-            b += sin_odd[i] * sin_table[n, i]
-            c += cos_even[i] * cos_table[n + 1, i]
-            d += sin_even[i] * sin_table[n + 1, i]
-        out[n], out[harmonics + n] = a, b
-        out[n + 1], out[harmonics + n + 1] = c, d
 
 
 @compiled
@@ -332,7 +263,7 @@ def fill(u, left, right, edge, kappa, target, guess):
 
 
 @compiled
-def _mix(x, residual, scratch, count, size):
+def _mix(x, residual, scratch, count, size, damping):
     """One step of Anderson acceleration, in place on `x`; returns the number of steps made.
 
     Rows of `scratch`: the last x and residual, then HISTORY differences of each.
@@ -373,11 +304,11 @@ def _mix(x, residual, scratch, count, size):
             normal[a, HISTORY] -= normal[a, b] * normal[b, HISTORY]
         normal[a, HISTORY] /= normal[a, a]
     for j in range(size):
-        x[j] += DAMPING * residual[j]
+        x[j] += damping * residual[j]
     for a in range(depth):
         weight = normal[a, HISTORY]
         for j in range(size):
-            x[j] -= weight * (scratch[2 + a, j] + DAMPING * scratch[2 + HISTORY + a, j])
+            x[j] -= weight * (scratch[2 + a, j] + damping * scratch[2 + HISTORY + a, j])
     return count + 1
 
 
@@ -452,7 +383,7 @@ def solve(parameters, wake, x, table, ws, tolerance, limit, result):
     result[R_STATUS] = NOT_CONVERGED
     count, guess = 0, -1.0
     left, right, edge, offset, level, share = -1, -1, 0.0, 0.0, 0.0, 0.0
-    iteration = 0
+    iteration, damping = 0, DAMPING
     while True:
         for j in range(size):
             coefficients[j] = x[j]
@@ -503,7 +434,12 @@ def solve(parameters, wake, x, table, ws, tolerance, limit, result):
             break
         if iteration >= limit:
             break
-        count = _mix(x, residual, mixing, count, size)
+        if iteration % PATIENCE == 0:
+            # Slower and with a fresh memory: the bucket's shape changed on the way, or the wake is
+            # close to what a bunch can stand.
+            count = 0
+            damping *= 0.5
+        count = _mix(x, residual, mixing, count, size, damping)
     result[R_LEVEL] = level
     result[R_CAPTURED] = share
     result[R_LEFT] = (left + 0.5 - GRID) * STEP
