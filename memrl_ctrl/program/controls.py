@@ -92,6 +92,8 @@ def import_controls_export(
         functions[role], note = _function(pair, machine)
         notes += [f"{role}: {pair.title} from {pair.path.name}", *note]
         chosen.append(pair)
+    if phase_deg is not None and "phi_hw_deg" in {pair.role for pair in chosen}:
+        notes.append("phi_hw_deg: the constant phase was not needed; the export has a function")
     program = CycleProgram(
         name=name or _name_of(folder),
         machine=machine,

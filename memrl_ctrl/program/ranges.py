@@ -87,7 +87,7 @@ def check_ranges(program: CycleProgram) -> list[RangeCheck]:
     gain = program.machine.circumference_m * program.machine.bending_radius_m * points.b_dot_t_per_s
     share = np.full_like(gain, np.inf)
     np.divide(np.abs(gain), points.v1_v, out=share, where=points.v1_v > 0)
-    checks.append(_check("energy gain a turn / V1", "", time, share, (0.0, 1.0)))
+    checks.append(_check("energy gain / V1", "", time, share, (0.0, 1.0)))
     time = program.phi_hw_deg.breakpoints_within(low, high)
     phase_span = (math.degrees(limits.min_rad), math.degrees(limits.max_rad))
     checks.append(_check("phase phi_hw", "deg", time, program.phi_hw_deg.at(time), phase_span))

@@ -129,7 +129,7 @@ def save_program(program: CycleProgram, out: str | Path, *, force: bool = False)
         columns = {TIME: function.ctime_ms, name: function.value}
         texts[out.with_name(f"{out.stem}-{name}.csv")] = format_columns(columns)
     texts[out] = _document(program, out)
-    for path in texts:
+    for path in reversed(texts):
         if path.exists() and not (force and path.is_file()):
             raise ProgramError(path, "exists; choose another name, or give --force to replace it")
     try:

@@ -1,0 +1,204 @@
+"""`memrl-ctrl program`: list, check, draw and import machines and cycle programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from memrl_ctrl.errors import MemrlError, MissingExtraError, ProgramError
+from memrl_ctrl.program import (
+    CycleProgram,
+    RangeCheck,
+    available_machines,
+    available_programs,
+    check_ranges,
+    import_controls_export,
+    load_machine,
+    load_program,
+    save_program,
+)
+
+app = App(name="program", help="List, check, draw and import cycle programs and their machines.")
+
+
+@app.command(name="list")
+def list_() -> None:
+    """List the programs and machines that can be used by name.
+
+    Those of one's own are found too, where the environment variable MEMRL_PROGRAMS names their folder.
+    """
+    console = Console()
+    programs = Table("program", "machine", "what", box=None, pad_edge=False)
+    for name in sorted(available_programs()):
+        programs.add_row(name, *_program_words(name))
+    machines = Table("machine", "what", box=None, pad_edge=False)
+    for name in sorted(available_machines()):
+        machines.add_row(name, _machine_words(name))
+    console.print(programs)
+    console.print()
+    console.print(machines)
+
+
+@app.command(name="import")
+def import_(
+    directory: Path,
+    /,
+    *,
+    out: Path,
+    name: str | None = None,
+    machine: str = "psb",
+    version: str | None = None,
+    ring: int | None = None,
+    phase_deg: float | None = None,
+    force: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Import a controls-system export: field, voltages and phase as CSV (the field also as .npy).
+
+    Writes a YAML file and one CSV per function beside it; nothing, when anything is wrong.
+
+    Parameters
+    ----------
+    directory
+        Folder with the exported files.
+    out
+        YAML file to write.
+    name
+        Name of the program; by default that of the file.
+    machine
+        Machine that plays it: a name or a file.
+    version
+        Date of an older version of a function, as in its header (30-11-2024, with the time where
+        needed); by default the current ones.
+    ring
+        Ring whose devices are taken, where the export holds several.
+    phase_deg
+        Constant phi_hw in degrees, where the export has no phase function.
+    force
+        Replace files that exist.
+    """
+    imported = import_controls_export(
+        directory,
+        name=name or out.stem,
+        machine=machine,
+        version=version,
+        ring=ring,
+        phase_deg=phase_deg,
+    )
+    files = save_program(imported.program, out, force=force)
+    console = Console(highlight=False, soft_wrap=True)
+    for note in imported.notes:
+        console.print(f"  {escape(note)}")
+    console.print(
+        f"wrote {escape(str(files[0]))} and {len(files) - 1} functions beside it; "
+        f"look at them: memrl-ctrl program plot {escape(str(files[0]))}"
+    )
+
+
+@app.command
+def check(program: str, /) -> int:
+    """Compare a program with its machine's hardware limits, between injection and extraction.
+
+    Ends with exit code 3 where a limit is broken.
+
+    Parameters
+    ----------
+    program
+        Name or file of a program.
+    """
+    loaded = load_program(program, check_limits=False)
+    checks = check_ranges(loaded)
+    console = Console(highlight=False)
+    low, high = loaded.beam_ms
+    console.print(
+        f"{loaded.name} on machine {loaded.machine.name}: {loaded.control_points_ms.size} control "
+        f"points, ctime {low:g} to {high:g} ms",
+        soft_wrap=True,
+    )
+    console.print(_table(checks))
+    broken = [check.sentence for check in checks if not check.ok]
+    for sentence in broken:
+        console.print(f"broken: {sentence}", style="red", soft_wrap=True)
+    if broken:
+        console.print(
+            f"machine {loaded.machine.name} cannot play {loaded.name}", style="red", soft_wrap=True
+        )
+        return ProgramError.exit_code
+    console.print(f"machine {loaded.machine.name} can play {loaded.name}", soft_wrap=True)
+    return 0
+
+
+@app.command
+def plot(
+    program: str, /, *, out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None
+) -> None:
+    """Draw a program: field and ramp, voltages, phi_hw and synchronous phase over ctime.
+
+    Parameters
+    ----------
+    program
+        Name or file of a program.
+    out
+        PNG file to write; by default the program's name in the working folder.
+    """
+    loaded = load_program(program, check_limits=False)
+    path = out or Path(f"{loaded.name}.png")
+    try:
+        from memrl_ctrl.program.plot import draw
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "matplotlib":
+            raise
+        raise MissingExtraError("program plot", "matplotlib", "plot") from error
+    try:
+        draw(loaded, path)
+    except OSError as error:
+        raise ProgramError(path, f"cannot be written: {error.strerror}") from error
+    Console(highlight=False, soft_wrap=True).print(f"wrote {escape(str(path))}")
+
+
+def _table(checks: list[RangeCheck]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("quantity")
+    table.add_column("lowest", justify="right")
+    table.add_column("at ms", justify="right")
+    table.add_column("highest", justify="right")
+    table.add_column("at ms", justify="right")
+    table.add_column("allowed", justify="right")
+    table.add_column("unit")
+    table.add_column("")
+    for check in checks:
+        table.add_row(
+            check.quantity,
+            f"{check.lowest:.5g}",
+            f"{check.lowest_ctime_ms:.1f}",
+            f"{check.highest:.5g}",
+            f"{check.highest_ctime_ms:.1f}",
+            f"{check.allowed[0]:g} to {check.allowed[1]:g}",
+            check.unit,
+            "ok" if check.ok else "[red]broken[/red]",
+        )
+    return table
+
+
+def _program_words(name: str) -> tuple[str, str]:
+    try:
+        program: CycleProgram = load_program(name, check_limits=False)
+    except MemrlError as error:
+        return "", f"[red]{escape(str(error))}[/red]"
+    return program.machine.name, escape(_first_sentence(program.description))
+
+
+def _machine_words(name: str) -> str:
+    try:
+        return escape(_first_sentence(load_machine(name).description))
+    except MemrlError as error:
+        return f"[red]{escape(str(error))}[/red]"
+
+
+def _first_sentence(text: str) -> str:
+    sentence, dot, _ = " ".join(text.split()).partition(". ")
+    return sentence.rstrip(".") if dot or sentence.endswith(".") else sentence
