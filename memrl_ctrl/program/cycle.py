@@ -22,6 +22,10 @@ FUNCTIONS = ("b_field_t", "v1_v", "v2_v", "phi_hw_deg")
 """The functions of a program: names of its fields, of the fields in its file and of CSV columns."""
 B_DOT_WINDOW_MS = 4.0
 """Full width of the window in which the field's slope is fitted, ms, unless a program says other."""
+WINDOW_RANGE_MS = (0.01, 1000.0)
+"""Smallest and largest window that is accepted, ms."""
+SMALLEST_SPACING_MS = 1e-3
+"""Control points must be this far apart, ms."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -90,13 +94,19 @@ class CycleProgram:
                     f"{name} covers ctime {function.start_ms:g} to {function.end_ms:g} ms; expected "
                     f"{low:g} to {high:g} ms (injection to extraction of machine {self.machine.name})"
                 )
-        if not self.b_dot_window_ms > 0:
-            raise ValueError(f"b_dot_window_ms is {self.b_dot_window_ms}; it must be above 0")
+        low_window, high_window = WINDOW_RANGE_MS
+        if not low_window <= self.b_dot_window_ms <= high_window:
+            raise ValueError(
+                f"b_dot_window_ms is {self.b_dot_window_ms:g}; allowed is {low_window:g} to "
+                f"{high_window:g} ms"
+            )
         points = self.control_points_ms
         if points.ndim != 1 or not points.size or not np.isfinite(points).all():
             raise ValueError("control_points_ms must be a list of at least one ctime")
-        if not (np.diff(points) > 0).all():
-            raise ValueError("control_points_ms must increase")
+        if not (np.diff(points) >= SMALLEST_SPACING_MS).all():
+            raise ValueError(
+                f"control_points_ms must increase, by at least {SMALLEST_SPACING_MS:g} ms"
+            )
         if points[0] < low or points[-1] > high:
             raise ValueError(
                 f"control_points_ms reach from {points[0]:g} to {points[-1]:g} ms; allowed is "

@@ -17,6 +17,8 @@ from memrl_ctrl.errors import ProgramError
 
 MAX_BYTES = 64 << 20
 """Largest file that is read, bytes."""
+LARGEST = 1e18
+"""Numbers beyond this are typing errors; sums and squares of smaller ones cannot overflow."""
 
 
 def read_text(path: Path, expected: str) -> str:
@@ -49,6 +51,20 @@ def read_text(path: Path, expected: str) -> str:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise ProgramError(path, f"holds binary data; expected {expected}", line=line)
     return text
+
+
+def parse_number(text: str) -> float:
+    """Return a text as a number; NaN where it is none, not finite, or beyond any quantity here.
+
+    Python's own reading is too generous: it takes `1_000` and digits of other scripts.
+    """
+    if not text.isascii() or "_" in text:
+        return math.nan
+    try:
+        value = float(text)
+    except ValueError:
+        return math.nan
+    return value if abs(value) <= LARGEST else math.nan
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
@@ -126,24 +142,30 @@ class Item:
             raise self.error(f"{word!r} is not known; allowed: {', '.join(allowed)}")
         return word
 
-    def number(self, *, above: float = -math.inf, least: float = -math.inf) -> float:
+    def number(
+        self,
+        *,
+        above: float = -math.inf,
+        least: float = -math.inf,
+        most: float = math.inf,
+    ) -> float:
         """Return it as a finite number.
 
         Args:
             above: it must be larger than this.
             least: it must be at least this.
+            most: it must be at most this.
         """
         word = self.text() if self.scalar else ""
-        try:
-            value = float(word)
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value):
+        value = parse_number(word)
+        if math.isnan(value):
             raise self.error(f"expected a number, not {word[:40]!r}")
         if not value > above:
             raise self.error(f"{word} is not allowed; it must be above {above:g}")
         if not value >= least:
             raise self.error(f"{word} is not allowed; it must be at least {least:g}")
+        if not value <= most:
+            raise self.error(f"{word} is not allowed; it must be at most {most:g}")
         return value
 
     def whole(self, *, least: int, most: int) -> int:

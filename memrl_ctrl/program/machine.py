@@ -186,8 +186,9 @@ class MachineFile:
         C rho Bdot is the energy that a charge e gains in a turn on a constant orbit, eV.
         """
         gain = self.circumference_m * self.bending_radius_m * np.asarray(b_dot_t_per_s)
-        ratio = np.full(np.shape(gain), np.nan)
-        np.divide(gain, v1_v, out=ratio, where=np.abs(gain) <= np.asarray(v1_v))
+        gain, voltage = np.broadcast_arrays(gain, np.asarray(v1_v, dtype=np.float64))
+        ratio = np.full(gain.shape, np.nan)
+        np.divide(gain, voltage, out=ratio, where=(voltage > 0) & (np.abs(gain) <= voltage))
         return np.asarray(np.arcsin(ratio), dtype=np.float64)
 
     def default_control_points_ms(self) -> FloatArray:

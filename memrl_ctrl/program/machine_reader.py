@@ -23,6 +23,8 @@ from memrl_ctrl.program.table import TIME, read_columns
 
 FORMAT = 1
 EXPECTED = "a machine file (YAML, see docs/programs.md)"
+LATEST_MS = 1e5
+"""Largest ctime that a machine may have, ms."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -37,8 +39,8 @@ def read_machine(path: Path) -> MachineFile:
     ring = root.need("ring").section()
     cycle = root.need("cycle").section()
     points = root.need("control_points").section()
-    injection = cycle.need("injection_ctime_ms").number()
-    extraction = cycle.need("extraction_ctime_ms").number(above=injection)
+    injection = cycle.need("injection_ctime_ms").number(least=0, most=LATEST_MS)
+    extraction = cycle.need("extraction_ctime_ms").number(above=injection, most=LATEST_MS)
     first = points.need("first_after_injection_ms").number(least=0)
     last = points.need("last_before_extraction_ms").number(least=0)
     if not first + last < extraction - injection:

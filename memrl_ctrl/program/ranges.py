@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -35,6 +36,8 @@ class RangeCheck:
     """Where, ms."""
     allowed: tuple[float, float]
     """What the hardware can do."""
+    hint: str = ""
+    """What breaking it means, for people."""
 
     @property
     def ok(self) -> bool:
@@ -48,13 +51,14 @@ class RangeCheck:
         if self.ok:
             return ""
         low, high = self.allowed
+        unit = f" {self.unit}" if self.unit else ""
         below = not self.lowest >= low - _ROUNDING
         value, time = (
             (self.lowest, self.lowest_ctime_ms) if below else (self.highest, self.highest_ctime_ms)
         )
         return (
-            f"{self.quantity} is {value:.6g} {self.unit} at ctime {time:g} ms; "
-            f"the machine allows {low:g} to {high:g} {self.unit}"
+            f"{self.quantity} is {value:.6g}{unit} at ctime {time:g} ms{self.hint}; "
+            f"the machine allows {low:g} to {high:g}{unit}"
         )
 
 
@@ -87,7 +91,8 @@ def check_ranges(program: CycleProgram) -> list[RangeCheck]:
     gain = program.machine.circumference_m * program.machine.bending_radius_m * points.b_dot_t_per_s
     share = np.full_like(gain, np.inf)
     np.divide(np.abs(gain), points.v1_v, out=share, where=points.v1_v > 0)
-    checks.append(_check("energy gain / V1", "", time, share, (0.0, 1.0)))
+    gain_check = _check("energy gain / V1", "", time, share, (0.0, 1.0))
+    checks.append(dataclasses.replace(gain_check, hint=" (V1 is too low for the Bdot)"))
     time = program.phi_hw_deg.breakpoints_within(low, high)
     phase_span = (math.degrees(limits.min_rad), math.degrees(limits.max_rad))
     checks.append(_check("phase phi_hw", "deg", time, program.phi_hw_deg.at(time), phase_span))

@@ -10,7 +10,7 @@ import yaml
 
 from memrl_ctrl.errors import ProgramError, UsageError
 from memrl_ctrl.program import library
-from memrl_ctrl.program.cycle import B_DOT_WINDOW_MS, FUNCTIONS, CycleProgram
+from memrl_ctrl.program.cycle import B_DOT_WINDOW_MS, FUNCTIONS, WINDOW_RANGE_MS, CycleProgram
 from memrl_ctrl.program.document import Item, open_document
 from memrl_ctrl.program.functions import Beyond, PiecewiseLinear
 from memrl_ctrl.program.machine import MachineFile
@@ -82,6 +82,7 @@ def read_program(path: Path) -> CycleProgram:
     description, source = root.get("description"), root.get("source")
     name = read_name(root)
     root.done()
+    low, high = WINDOW_RANGE_MS
     try:
         return CycleProgram(
             name=name,
@@ -91,7 +92,7 @@ def read_program(path: Path) -> CycleProgram:
             v2_v=read["v2_v"],
             phi_hw_deg=read["phi_hw_deg"],
             listed_points_ms=tuple(listed.numbers()) if listed else None,
-            b_dot_window_ms=window.number(above=0) if window else B_DOT_WINDOW_MS,
+            b_dot_window_ms=window.number(least=low, most=high) if window else B_DOT_WINDOW_MS,
             description=description.text() if description else "",
             source=source.text() if source else "",
             path=path,

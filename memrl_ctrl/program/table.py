@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memrl_ctrl.errors import ProgramError
-from memrl_ctrl.program.document import read_text, suggestion
+from memrl_ctrl.program.document import parse_number, read_text, suggestion
 
 FloatArray = NDArray[np.float64]
 TIME = "ctime_ms"
@@ -84,11 +84,8 @@ def read_columns(
 
 def number(path: Path, line: int, column: str, cell: str) -> float:
     """Return a cell as a finite number, or say where it is not one."""
-    try:
-        value = float(cell)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
+    value = parse_number(cell)
+    if math.isnan(value):
         what = repr(cell.strip()[:40]) if cell.strip() else "an empty cell"
         raise ProgramError(path, f"column {column} holds {what}; expected a number", line=line)
     return value
@@ -116,7 +113,7 @@ def _header(
     path: Path, line: int, names: list[str], wanted: Sequence[str], allowed: Sequence[str]
 ) -> list[str]:
     expected = f"expected the columns {','.join(wanted)}"
-    if all(_is_number(name) for name in names):
+    if not any(math.isnan(parse_number(name)) for name in names):
         raise ProgramError(path, f"begins with numbers; {expected} named first", line=line)
     for name in names:
         if name not in allowed:
@@ -141,11 +138,3 @@ def _unit_hint(name: str, allowed: Sequence[str]) -> str:
                 f"; its unit is wrong: convert {UNIT_WORDS[unit]} to {UNIT_WORDS[right]} ({known})"
             )
     return ""
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True

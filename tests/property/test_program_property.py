@@ -1,0 +1,157 @@
+"""Programs under random values and random damage."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from memrl_ctrl.errors import ProgramError
+from memrl_ctrl.program import (
+    CycleProgram,
+    PiecewiseLinear,
+    available_programs,
+    import_controls_export,
+    load_program,
+    save_program,
+)
+
+SHIPPED = available_programs()["psb-2gev"].parent
+EXPORT = {
+    "B.csv": "PSBBEAM/B#value,PSBBEAM/B#value\nX,Y\n0,0\n270,2320.5\n805,8627\n1200,0\n",
+    "V1A.csv": "BA3.FGVRFH1/S#a,BA3.FGVRFH1/S#a\nX,Y\n0,0\n270,9000\n810,9000\n1200,0\n",
+    "V2A.csv": "BA3.FGVRFH2/S#a,BA3.FGVRFH2/S#a\nX,Y\n0,0\n270,6000\n810,3000\n1200,0\n",
+    "V2P.csv": (
+        "BA3.FGPRFH2/S#a,BA3.FGPRFH2/S#a,BA3.FGPRFH2/S#a (30-11-2024 18:43:35),"
+        "BA3.FGPRFH2/S#a (30-11-2024 18:43:35)\nX,Y,X,Y\n0,-88,0,-90\n805,-80,805,-90\n,,1200,0\n"
+    ),
+}
+
+
+@st.composite
+def functions(draw: st.DrawFn, low: float, high: float) -> PiecewiseLinear:
+    """A function over the whole beam with random breakpoints between `low` and `high`."""
+    inner = draw(st.lists(st.floats(276.0, 804.0), max_size=12, unique=True))
+    first = draw(st.floats(-50.0, 275.0))
+    last = draw(st.floats(805.0, 2000.0))
+    time = np.array([first, *sorted(inner), last])
+    size = time.size
+    value = draw(st.lists(st.floats(low, high), min_size=size, max_size=size))
+    hold = draw(st.booleans())
+    return PiecewiseLinear(
+        ctime_ms=time, value=np.array(value), beyond="hold" if hold else "refuse"
+    )
+
+
+@st.composite
+def programs(draw: st.DrawFn) -> CycleProgram:
+    """A program within the limits of the PSB."""
+    low, high = sorted(draw(st.tuples(st.floats(0.23, 1.13), st.floats(0.23, 1.13))))
+    field = PiecewiseLinear(
+        ctime_ms=np.array([0.0, 275.1, 805.3]), value=np.array([0.0, low, high])
+    )
+    points = st.lists(st.integers(276, 804), min_size=1, max_size=9, unique=True).map(
+        lambda times: tuple(float(time) / 1.0 for time in sorted(times))
+    )
+    return replace(
+        load_program("psb-2gev"),
+        name=draw(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True)),
+        description=draw(st.text(max_size=60)),
+        source=draw(st.text(max_size=60)),
+        b_field_t=field,
+        v1_v=draw(functions(6000.0, 12000.0)),
+        v2_v=draw(functions(0.0, 12000.0)),
+        phi_hw_deg=draw(functions(-2.0, 2.0)),
+        listed_points_ms=draw(st.none() | points),
+        b_dot_window_ms=draw(st.floats(0.01, 100.0)),
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(program=programs())
+def test_a_written_program_reads_back_equal(program: CycleProgram) -> None:
+    """Writing and reading loses nothing, to the last bit and character."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x.yaml"
+        save_program(program, path)
+        assert load_program(path) == program
+
+
+def damaged(text: bytes, place: float, length: int, new: bytes) -> bytes:
+    start = int(place * len(text))
+    return text[:start] + new + text[start + length :]
+
+
+damages: Callable[..., st.SearchStrategy[tuple[float, int, bytes]]] = lambda: st.tuples(  # noqa: E731
+    st.floats(0.0, 1.0),
+    st.integers(0, 30),
+    st.one_of(
+        st.binary(max_size=6),
+        st.text(alphabet="0123456789.,-+eE:#\n \"'[]{}&*!|>%@`xXnaif_", max_size=8).map(str.encode),
+    ),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    name=st.sampled_from(
+        ["psb-2gev.yaml", "psb.yaml", "psb-2gev-v1_v.csv", "psb-2gev-phi_hw_deg.csv"]
+    ),
+    damage=damages(),
+)
+def test_damage_is_a_program_error_or_nothing(name: str, damage: tuple[float, int, bytes]) -> None:
+    """A damaged file loads to a valid program or is refused in one sentence, never otherwise."""
+    with tempfile.TemporaryDirectory() as folder:
+        for path in SHIPPED.glob("psb*"):
+            shutil.copy(path, folder)
+        main = Path(folder) / "psb-2gev.yaml"
+        main.write_text(main.read_text().replace("machine: psb", "machine: ./psb.yaml"))
+        path = Path(folder) / name
+        path.write_bytes(damaged(path.read_bytes(), *damage))
+        try:
+            program = load_program(main)
+        except ProgramError as error:
+            assert "\n" not in str(error)  # noqa: PT017
+        else:
+            assert np.isfinite(program.at().b_dot_t_per_s).all()
+
+
+@settings(max_examples=300, deadline=None)
+@given(name=st.sampled_from(sorted(EXPORT)), damage=damages())
+def test_a_damaged_export_is_a_program_error_or_nothing(
+    name: str, damage: tuple[float, int, bytes]
+) -> None:
+    """A damaged export imports to a program that can be written, or is refused in one sentence."""
+    with tempfile.TemporaryDirectory() as folder:
+        for file, text in EXPORT.items():
+            (Path(folder) / file).write_text(text)
+        path = Path(folder) / name
+        path.write_bytes(damaged(path.read_bytes(), *damage))
+        try:
+            program = import_controls_export(folder, name="x").program
+        except ProgramError as error:
+            assert "\n" not in str(error)  # noqa: PT017
+        else:
+            save_program(program, Path(folder) / "x.yaml")
+            assert load_program(Path(folder) / "x.yaml") == program
+
+
+@settings(max_examples=60, deadline=None)
+@given(content=st.binary(max_size=300), header=st.booleans())
+def test_a_field_array_of_any_bytes(content: bytes, header: bool) -> None:
+    """A .npy file of any bytes is refused in one sentence; nothing in it is run."""
+    with tempfile.TemporaryDirectory() as folder:
+        for file, text in EXPORT.items():
+            if file != "B.csv":
+                (Path(folder) / file).write_text(text)
+        prefix = b"\x93NUMPY\x01\x00" if header else b""
+        (Path(folder) / "B.npy").write_bytes(prefix + content)
+        with pytest.raises(ProgramError):
+            import_controls_export(folder, name="x")
