@@ -54,10 +54,12 @@ class OnnxPolicy:
     Made by `load`; before the first `act`, `reset` says how many rows there are.
     """
 
-    def __init__(self, session: Any, manifest: PolicyManifest, digest: str, path: str) -> None:
+    def __init__(self, session: Any, manifest: PolicyManifest, data: bytes, path: str) -> None:
         self._session = session
         self._manifest = manifest
-        self._digest = digest
+        self._digest = hashlib.sha256(data).hexdigest()
+        self.data = data
+        """The whole file."""
         self.path = path
         """Where it was read from, for messages and provenance."""
         self._outputs = [manifest.action.name, *(m.name_out for m in manifest.memory)]
@@ -90,7 +92,7 @@ class OnnxPolicy:
             )
         session = _session(path, data)
         _check_interface(path, session, manifest)
-        return cls(session, manifest, hashlib.sha256(data).hexdigest(), path)
+        return cls(session, manifest, data, path)
 
     @property
     def manifest(self) -> PolicyManifest:

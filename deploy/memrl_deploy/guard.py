@@ -1,0 +1,229 @@
+"""The guard: what may alter or refuse what a policy asks for, stage by stage, each with its verdict.
+
+Whatever comes in, what goes out keeps the limits or is not written. The guard knows nothing of
+policies, machines or transport; it needs numpy only. `docs/safety.md` draws it.
+
+Stages, in this order:
+
+1. `applied`: what is applied now is finite and keeps the limits; else the whole function is refused.
+2. `finite-fresh`: the point's reading may be used; else it holds what is applied.
+3. `action`: the policy's answer is finite; else the point holds what is applied.
+4. `coherence`: points half a turn away from their goal go round the circle together.
+5. `step`, `value`, `slope`: `memrl_ctrl.limits.PhaseLimits`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memrl_ctrl.backend import Reading
+from memrl_ctrl.errors import MismatchError, Refused
+from memrl_ctrl.limits import PhaseLimits, Restricted
+from memrl_ctrl.trace.records import Verdict
+
+STAGES = ("applied", "finite-fresh", "action", "coherence", "step", "value", "slope")
+"""Names of the stages, in the order of the verdicts."""
+APPLIED, FINITE_FRESH, ACTION, COHERENCE, STEP, VALUE, SLOPE = range(len(STAGES))
+FLIP_COST_RAD = 1e-6
+"""What turning one point round costs beside the function's variation: where two choices of signs are
+equally smooth, the one that turns fewer points wins."""
+
+FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardConfig:
+    """What the guard can be told."""
+
+    coherence_fraction: float = 0.8
+    """From this fraction of the policy's largest step on, the direction round the circle is taken for
+    undecided; above 1 the stage does nothing."""
+
+    def __post_init__(self) -> None:
+        """Refuse a fraction that would turn small corrections round."""
+        if not self.coherence_fraction >= 0.5:
+            raise ValueError(
+                f"coherence_fraction must be 0.5 or more, not {self.coherence_fraction}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What may be written, and why it is not what was asked for."""
+
+    phi_hw_rad: FloatArray
+    """What may be written, or stays where it is [points], rad. NaN only if `applied` is NaN."""
+    proposed_rad: FloatArray
+    """What the policy asked for, held where it was not asked or gave no number [points], rad."""
+    verdicts: NDArray[np.uint8]
+    """`Verdict` of each stage [points, stages]."""
+
+    @property
+    def refused(self) -> bool:
+        """Whether the whole function must not be written."""
+        return bool((self.verdicts == Verdict.REFUSED).any())
+
+    @property
+    def held(self) -> BoolArray:
+        """Points that keep what is applied, for want of a reading or an answer [points]."""
+        return np.asarray((self.verdicts == Verdict.HELD).any(axis=1))
+
+    @property
+    def altered(self) -> BoolArray:
+        """Points that go elsewhere than the policy asked [points]."""
+        return np.asarray((self.verdicts == Verdict.ALTERED).any(axis=1))
+
+    @property
+    def write(self) -> bool:
+        """Whether there is anything to write: not refused, and not held at every point."""
+        return not self.refused and not bool(self.held.all())
+
+
+def usable_points(reading: Reading) -> BoolArray:
+    """Which points may be shown to a policy [points]: nothing is known against them, all finite."""
+    finite = np.isfinite(reading.profile).all(axis=1)
+    finite &= np.isfinite(reading.applied_rad) & np.isfinite(reading.synchronous_phase_rad)
+    return np.asarray(finite & reading.usable)
+
+
+class Guard:
+    """Keeps what is written within the limits.
+
+    Args:
+        limits: value, step and slope.
+        ctime_ms: control points [points]; None where the rows are unrelated (no slope, no coherence).
+        max_step_rad: the policy's largest step, rad.
+        config: see there.
+    """
+
+    def __init__(
+        self,
+        limits: PhaseLimits,
+        ctime_ms: FloatArray | None,
+        max_step_rad: float,
+        config: GuardConfig | None = None,
+    ) -> None:
+        self.limits = limits
+        self.ctime_ms = ctime_ms
+        self.config = config or GuardConfig()
+        self._undecided_from_rad = self.config.coherence_fraction * max_step_rad
+
+    def check_engage(self, applied_rad: FloatArray) -> None:
+        """Refuse to begin on a function that does not itself keep the limits.
+
+        Raises:
+            MismatchError: with the limit and the point.
+        """
+        try:
+            self.limits.check(applied_rad, applied_rad, self.ctime_ms)
+        except Refused as refused:
+            raise MismatchError(
+                f"not engaged: what the machine plays now does not keep the limits: {refused.detail}; "
+                "bring the function within the limits first"
+            ) from refused
+
+    def decide(self, delta_rad: FloatArray, applied_rad: FloatArray, usable: BoolArray) -> Decision:
+        """Turn what the policy asked for into what may be written.
+
+        Args:
+            delta_rad: change that the policy asked for [points], rad; anything, NaN too.
+            applied_rad: what is applied now [points], rad.
+            usable: points whose reading may be used [points].
+        """
+        verdicts = np.full((applied_rad.size, len(STAGES)), Verdict.PASSED, dtype=np.uint8)
+        if not self._keeps_limits(applied_rad):
+            verdicts[:] = Verdict.NOT_RUN
+            verdicts[:, APPLIED] = Verdict.REFUSED
+            return Decision(
+                phi_hw_rad=applied_rad.copy(),
+                proposed_rad=applied_rad.copy(),
+                verdicts=verdicts,
+            )
+        answered = np.isfinite(delta_rad)
+        verdicts[~usable, FINITE_FRESH] = Verdict.HELD
+        verdicts[~usable, ACTION] = Verdict.NOT_RUN
+        verdicts[usable & ~answered, ACTION] = Verdict.HELD
+        held = ~(usable & answered)
+        delta = np.where(held, 0.0, delta_rad)
+        proposed = applied_rad + delta
+        delta, turned = self._coherent(delta, applied_rad)
+        verdicts[turned, COHERENCE] = Verdict.ALTERED
+        restricted = self._restrict(applied_rad + delta, applied_rad, held)
+        verdicts[restricted.step, STEP] = Verdict.ALTERED
+        verdicts[restricted.value, VALUE] = Verdict.ALTERED
+        verdicts[restricted.slope, SLOPE] = Verdict.ALTERED
+        verdicts[held, COHERENCE:] = Verdict.NOT_RUN
+        return Decision(phi_hw_rad=restricted.phi_hw_rad, proposed_rad=proposed, verdicts=verdicts)
+
+    def _keeps_limits(self, applied_rad: FloatArray) -> bool:
+        try:
+            self.limits.check(applied_rad, applied_rad, self.ctime_ms)
+        except Refused:
+            return False
+        return True
+
+    def _coherent(self, delta: FloatArray, applied: FloatArray) -> tuple[FloatArray, BoolArray]:
+        """Choose the direction round the circle of the points that ask for (nearly) a whole step.
+
+        All points share one hidden offset. Where it puts them half a turn from their goal, noise
+        decides which way each of them wants to go, and neighbours that part meet again only after a
+        full turn. The signs chosen make the sum of |x[i+1] - x[i]| along the cycle smallest
+        (dynamic programming over the points, two states each).
+
+        Returns:
+            The changes [points], and which of them were turned [points].
+        """
+        undecided = np.abs(delta) >= self._undecided_from_rad
+        turned = np.zeros(delta.size, dtype=np.bool_)
+        if self.ctime_ms is None or delta.size < 2 or not undecided.any():
+            return delta, turned
+        asked, opposite = (applied + delta).tolist(), (applied - delta).tolist()
+        free = undecided.tolist()
+        # Cheapest cost of arriving at the point as asked, and turned; and from which state.
+        kept_cost, turned_cost = 0.0, FLIP_COST_RAD if free[0] else np.inf
+        came_from: list[tuple[bool, bool]] = []
+        for i in range(1, delta.size):
+            to_asked = (
+                kept_cost + abs(asked[i] - asked[i - 1]),
+                turned_cost + abs(asked[i] - opposite[i - 1]),
+            )
+            to_opposite = (
+                kept_cost + abs(opposite[i] - asked[i - 1]),
+                turned_cost + abs(opposite[i] - opposite[i - 1]),
+            )
+            came_from.append((to_asked[1] < to_asked[0], to_opposite[1] < to_opposite[0]))
+            kept_cost = min(to_asked)
+            turned_cost = min(to_opposite) + FLIP_COST_RAD if free[i] else np.inf
+        state = turned_cost < kept_cost
+        for i in range(delta.size - 1, -1, -1):
+            turned[i] = state
+            if i:
+                state = came_from[i - 1][state]
+        return np.where(turned, -delta, delta), turned
+
+    def _restrict(self, wanted: FloatArray, applied: FloatArray, held: BoolArray) -> Restricted:
+        """Bring a function within the limits while the held points stay exactly where they are.
+
+        What no slope allows beside a held point is cut first; the projection then leaves the held
+        points alone, because they are bounds of every other point already.
+        """
+        within, ctime = wanted, self.ctime_ms
+        if ctime is not None and held.any():
+            reach = self.limits.slope_rad_per_ms * np.abs(ctime[:, None] - ctime[None, held])
+            within = np.clip(
+                wanted,
+                np.max(applied[None, held] - reach, axis=1),
+                np.min(applied[None, held] + reach, axis=1),
+            )
+        cut = np.abs(within - wanted) > 0.0
+        restricted = self.limits.restrict(within, applied, ctime)
+        return Restricted(
+            phi_hw_rad=np.where(held, applied, restricted.phi_hw_rad),
+            step=restricted.step,
+            value=restricted.value,
+            slope=restricted.slope | cut,
+        )

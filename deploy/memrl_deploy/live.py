@@ -1,0 +1,151 @@
+"""The run in the terminal: a block that is redrawn, or a line a cycle where there is no terminal."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from memrl_deploy.summary import CycleView, RunSummary, View
+
+REDRAW_S = 0.1
+"""Least time between two drawings, s; cycles in between are not drawn."""
+BARS = "▁▂▃▄▅▆▇█"
+
+
+def bars(phi_rad: NDArray[np.float64], low: float, high: float) -> str:
+    """Draw a function as a row of bars between `low` and `high`."""
+    span = max(high - low, 1e-9)
+    levels = np.clip((phi_rad - low) / span * (len(BARS) - 1), 0, len(BARS) - 1)
+    return "".join(BARS[int(level)] for level in np.nan_to_num(levels).round())
+
+
+def mean_asymmetry(view: CycleView) -> float:
+    """Return the mean |asymmetry| over the points that have one; NaN if none has."""
+    values = np.abs(view.asymmetry[np.isfinite(view.asymmetry)])
+    return float(values.mean()) if values.size else float("nan")
+
+
+def _difference(view: CycleView) -> str:
+    step = np.degrees(np.abs(view.recommended_rad - view.applied_rad))
+    return f"mean {step.mean():.2f}°, largest {step.max():.2f}°"
+
+
+def _limits(view: CycleView) -> str:
+    return ", ".join(f"{name} {count}" for name, count in view.stages.items()) or "none"
+
+
+class LineView:
+    """One line a cycle."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def cycle(self, view: CycleView) -> None:
+        """Print the cycle."""
+        self._console.print(
+            f"cycle {view.cycle}  {view.mode}  {view.outcome}  "
+            f"recommended - applied: {_difference(view)}  "
+            f"asymmetry {mean_asymmetry(view):.4f}  limits: {_limits(view)}  "
+            f"{view.decision_ms:.2f} ms",
+            soft_wrap=True,
+            highlight=False,
+        )
+
+    def note(self, text: str) -> None:
+        """Print it on a line of its own."""
+        self._console.print(f"! {text}", soft_wrap=True, highlight=False, markup=False)
+
+    def close(self) -> None:
+        """Nothing is left to do."""
+
+
+class LiveView:
+    """A block of lines that is redrawn; notes scroll above it. No thread of its own."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = Live(console=console, auto_refresh=False, transient=False)
+        self._live.start()
+        self._last: CycleView | None = None
+        self._drawn_s = 0.0
+
+    def cycle(self, view: CycleView) -> None:
+        """Draw the cycle, unless the last one was drawn just now."""
+        self._last = view
+        now = time.monotonic()
+        if now - self._drawn_s >= REDRAW_S:
+            self._drawn_s = now
+            self._live.update(self._table(view), refresh=True)
+
+    def note(self, text: str) -> None:
+        """Print it above the block."""
+        self._console.print(Text(f"! {text}", style="yellow"), soft_wrap=True)
+
+    def close(self) -> None:
+        """Draw the last cycle and give the terminal back."""
+        if self._last is not None:
+            self._live.update(self._table(self._last), refresh=True)
+        self._live.stop()
+
+    def _table(self, view: CycleView) -> Table:
+        both = np.concatenate([view.recommended_rad, view.applied_rad])
+        finite = both[np.isfinite(both)]
+        low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+        scale = f"{np.degrees(low):.0f}° to {np.degrees(high):.0f}°"
+        table = Table.grid(padding=(0, 2))
+        table.add_row(
+            Text(view.mode, style="bold"),
+            f"cycle {view.cycle}, {view.decided} decided; Ctrl-C ends",
+        )
+        table.add_row("recommended", f"{bars(view.recommended_rad, low, high)}  {scale}")
+        table.add_row("applied", bars(view.applied_rad, low, high))
+        table.add_row("difference", _difference(view))
+        table.add_row("asymmetry", f"{mean_asymmetry(view):.4f} (mean of |skewness|)")
+        table.add_row("limits hit", _limits(view))
+        table.add_row("decision", f"{view.decision_ms:.2f} ms, {view.outcome}")
+        return table
+
+
+def make_view(console: Console) -> View:
+    """Return the view that fits where the output goes."""
+    return LiveView(console) if console.is_terminal else LineView(console)
+
+
+def show_summary(summary: RunSummary, console: Console) -> None:
+    """Print what a run did, and where its trace is."""
+    table = Table(title=f"{summary.mode} on {summary.machine}", show_header=False, min_width=60)
+
+    def row(name: str, value: str) -> None:
+        table.add_row(name, value)
+
+    row("ended", summary.reason or "?")
+    row("cycles decided", str(summary.cycles))
+    if summary.mode != "shadow":
+        row("functions written", str(summary.written))
+        row("cycles held by the guard", str(summary.held))
+    for kind, count in sorted(summary.missed.items()):
+        row(f"missed: {kind}", str(count))
+    row("points altered or held", _counts(summary))
+    if summary.asymmetry:
+        row(
+            "mean |asymmetry|, first to last",
+            f"{summary.asymmetry[0]:.4f} to {summary.asymmetry[-1]:.4f}",
+        )
+    if len(summary.times_ns):
+        median, p99, largest = summary.decision_ms(50.0, 99.0, 100.0)
+        row("decision median, p99, max", f"{median:.2f}, {p99:.2f}, {largest:.2f} ms")
+    console.print(table)
+    if summary.trace is not None:
+        console.print(f"trace: {summary.trace}", soft_wrap=True, highlight=False, markup=False)
+    if summary.trace_problem:
+        console.print(f"! {summary.trace_problem}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _counts(summary: RunSummary) -> str:
+    return ", ".join(f"{name} {count}" for name, count in summary.stages.items()) or "none"

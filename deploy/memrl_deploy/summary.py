@@ -1,0 +1,115 @@
+"""What is said of a cycle while it goes by, and of a run at its end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memrl_ctrl.errors import MemrlError
+from memrl_ctrl.trace import Verdict
+from memrl_deploy.guard import STAGES, Decision
+from memrl_deploy.pacing import SECTIONS
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CycleView:
+    """One cycle, as shown. Phases [points], rad."""
+
+    mode: str
+    cycle: int
+    decided: int
+    """Cycles decided so far, this one included."""
+    recommended_rad: FloatArray
+    """What the guard would let through."""
+    applied_rad: FloatArray
+    """What the machine plays in this cycle."""
+    asymmetry: FloatArray
+    """Of each point's profile; NaN where there is no bunch."""
+    stages: dict[str, int]
+    """Points that each guard stage altered, held or refused; stages without any are left out."""
+    outcome: str
+    """`written`, `recommended`, `held`, or why it was not taken."""
+    decision_ms: float
+    """From the reading's arrival to the machine's answer."""
+
+
+class View(Protocol):
+    """Where a run is shown."""
+
+    def cycle(self, view: CycleView) -> None:
+        """Show a cycle."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Show something out of the ordinary."""
+        ...
+
+    def close(self) -> None:
+        """Show no more."""
+        ...
+
+
+class NoView:
+    """Shows nothing."""
+
+    def cycle(self, view: CycleView) -> None:
+        """Show nothing."""
+
+    def note(self, text: str) -> None:
+        """Show nothing."""
+
+    def close(self) -> None:
+        """Show nothing."""
+
+
+def stage_counts(decision: Decision) -> dict[str, int]:
+    """Return how many points each stage altered, held or refused; stages without any left out."""
+    verdicts = decision.verdicts
+    counts = ((verdicts != Verdict.PASSED) & (verdicts != Verdict.NOT_RUN)).sum(axis=0)
+    return {name: int(count) for name, count in zip(STAGES, counts, strict=True) if count}
+
+
+@dataclass(kw_only=True)
+class RunSummary:
+    """What a run did; filled in while it goes on."""
+
+    mode: str
+    machine: str = ""
+    cycles: int = 0
+    """Cycles decided."""
+    written: int = 0
+    """Functions that the machine took."""
+    held: int = 0
+    """Cycles in which nothing was written, for want of readings or answers."""
+    missed: Counter[str] = field(default_factory=Counter)
+    """Cycles that went wrong: refused (by reason), `timeout`, `stale`, `unrecorded`."""
+    stages: Counter[str] = field(default_factory=Counter)
+    """Points that each guard stage altered, held or refused, over all cycles."""
+    asymmetry: list[float] = field(default_factory=list)
+    """Mean |asymmetry| of the first and of the last cycle."""
+    times_ns: NDArray[np.int64] = field(
+        default_factory=lambda: np.zeros((0, len(SECTIONS)), dtype=np.int64)
+    )
+    """Times of the last cycles by section [cycles, sections], ns."""
+    reason: str = ""
+    """Why the run ended."""
+    error: MemrlError | None = None
+    """What ended it, if it did not end by itself."""
+    trace: Path | None = None
+    """The HDF5 file, or the run's folder if it could not be made."""
+    trace_problem: str = ""
+    """What is wrong with the trace's end."""
+
+    def decision_ms(self, *percents: float) -> list[float]:
+        """Return percentiles of the decision time (all sections but `receive`), ms."""
+        if not len(self.times_ns):
+            return [float("nan")] * len(percents)
+        total = self.times_ns[:, 1:].sum(axis=1) / 1e6
+        return [float(value) for value in np.percentile(total, percents)]
