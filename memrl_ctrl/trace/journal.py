@@ -27,6 +27,7 @@ import struct
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 import google_crc32c
 
@@ -45,6 +46,24 @@ MAX_PAYLOAD_BYTES = 1 << 28
 """Largest payload of a record."""
 FIRST = bytes(32)
 """What stands for the hash before the first record."""
+
+
+class _Tail(NamedTuple):
+    """Where the next record goes."""
+
+    size: int
+    sequence: int
+    previous: tuple[bytes, ...]
+    """Head and payload of the record before; for the first, what stands for its hash."""
+
+    def hash(self) -> bytes:
+        """Return the hash of the record before; computed when it is needed, not when written."""
+        if self.previous == (FIRST,):
+            return FIRST
+        digest = hashlib.sha256()
+        for part in self.previous:
+            digest.update(part)
+        return digest.digest()
 
 
 class JournalWriter:
@@ -68,10 +87,8 @@ class JournalWriter:
         """Cycles recorded."""
         self._layout = Layout(header)
         self._last_cycle: int | None = None
-        self._sequence = 0
-        self._size = 0
         self._failed = ""
-        self._previous: bytes | list[bytes] = FIRST
+        self._tail = _Tail(size=0, sequence=0, previous=(FIRST,))
         self._file = self._create()
         try:
             for _ in range(2):
@@ -90,7 +107,7 @@ class JournalWriter:
     @property
     def size_bytes(self) -> int:
         """Length of the file."""
-        return self._size
+        return self._tail.size
 
     def append(self, record: CycleRecord | OutcomeRecord, *, durable: bool = True) -> int:
         """Append a record and return its sequence number.
@@ -188,21 +205,25 @@ class JournalWriter:
         payload = encode(record)
         if len(payload) > MAX_PAYLOAD_BYTES:
             raise ValueError(f"record of {len(payload)} bytes; at most {MAX_PAYLOAD_BYTES}")
-        head = _head(kind_of(record), payload, self._sequence, self._hash_of_previous())
+        tail = self._tail
+        head = _head(kind_of(record), payload, tail.sequence, tail.hash())
+        self._cut_off_interrupted()
         self._write_whole([head, payload])
-        self._previous = [head, payload]
-        self._size += len(head) + len(payload)
-        self._sequence += 1
-        return self._sequence - 1
+        # One assignment: a Ctrl-C leaves the old state or the new one, nothing between.
+        self._tail = _Tail(
+            size=tail.size + len(head) + len(payload),
+            sequence=tail.sequence + 1,
+            previous=(head, payload),
+        )
+        return tail.sequence
 
-    def _hash_of_previous(self) -> bytes:
-        """Return the hash of the record before; computed here, when it is first needed."""
-        if isinstance(self._previous, bytes):
-            return self._previous
-        digest = hashlib.sha256(self._previous[0])
-        digest.update(self._previous[1])
-        self._previous = digest.digest()
-        return self._previous
+    def _cut_off_interrupted(self) -> None:
+        """Cut off a record whose `append` was interrupted and never returned."""
+        try:
+            if os.fstat(self._file).st_size != self._tail.size:
+                os.ftruncate(self._file, self._tail.size)
+        except OSError as error:
+            raise TraceError(self.path, f"cycle not recorded: {error.strerror}") from error
 
     def _write_whole(self, parts: list[bytes]) -> None:
         total = sum(len(part) for part in parts)
@@ -219,7 +240,7 @@ class JournalWriter:
     def _take_back(self, cause: OSError) -> None:
         """Cut off what a failed write left, so that the next record follows a whole one."""
         try:
-            os.ftruncate(self._file, self._size)
+            os.ftruncate(self._file, self._tail.size)
         except OSError:
             self._failed = cause.strerror or str(cause)
 

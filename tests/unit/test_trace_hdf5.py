@@ -172,7 +172,7 @@ def test_a_damaged_hdf5_is_located_or_refused(run: Path) -> None:
     rng = np.random.default_rng(1)
     damaged_file = run / "damaged.h5"
     outcomes: set[bool | str] = set()
-    for position in rng.integers(0, len(data), 60):
+    for position in rng.integers(0, len(data), 25):
         damaged = bytearray(data)
         damaged[position] ^= 0xFF
         damaged_file.write_bytes(damaged)

@@ -347,6 +347,30 @@ def test_a_short_write_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert reader.report().whole
 
 
+def test_an_interrupted_append_leaves_a_whole_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Ctrl-C within an append, before or after its bytes, leaves no record that was not told."""
+    header = sample_header()
+    path = tmp_path / "trace.journal"
+    real = os.writev
+
+    def interrupted(file: int, parts: list[bytes]) -> int:
+        real(file, parts)
+        raise KeyboardInterrupt
+
+    with JournalWriter(path, header) as journal:
+        journal.append(sample_cycle(header, 100))
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "writev", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                journal.append(sample_cycle(header, 101))
+    with read_journal(path) as reader:
+        report = reader.report()
+    assert (report.cycles, report.whole) == (1, True)
+    assert report.end is not None
+
+
 def test_after_a_failed_sync_nothing_is_recorded_any_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
