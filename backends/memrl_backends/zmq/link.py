@@ -20,6 +20,8 @@ from memrl_ctrl.frames import MAX_BYTES, FrameError, pack, unpack
 
 SILENCE_S = 4.0
 """The machine publishes its status twice a second; after this long without it is gone."""
+LAST_WORDS_MS = 100
+"""After a break, how long a goodbye that is still under way is waited for, ms."""
 HANDSHAKE_FAILED = {
     zmq.Event.HANDSHAKE_FAILED_AUTH,
     zmq.Event.HANDSHAKE_FAILED_NO_DETAIL,
@@ -88,6 +90,7 @@ class Link:
     def _socket(self, kind: int) -> zmq.Socket[bytes]:
         socket = self._context.socket(kind)
         socket.linger = 0
+        socket.reconnect_ivl = 20
         socket.ipv6 = self.endpoint.ipv6
         socket.setsockopt(zmq.MAXMSGSIZE, MAX_BYTES)
         socket.setsockopt(zmq.HANDSHAKE_IVL, 2000)
@@ -301,9 +304,18 @@ class Link:
         """Raise `ConnectionFailed` once the connection has broken or the machine has ended."""
         while not self._lost and self._monitor.poll(0):
             if self._event() == zmq.Event.DISCONNECTED:
-                self._lost = f"the machine at {self.endpoint} has gone: the connection broke"
+                self._lost = self._last_words()
         if self._lost:
             raise ConnectionFailed(self._lost)
+
+    def _last_words(self) -> str:
+        """Return why the connection broke: in the machine's own words where it left some."""
+        subscriber = getattr(self, "_subscriber", None)
+        while subscriber is not None and subscriber.poll(LAST_WORDS_MS):
+            message, _ = self._decode_published(subscriber.recv_multipart())
+            if isinstance(message, wire.Goodbye):
+                return f"the machine at {self.endpoint} has ended: {message.why}"
+        return f"the machine at {self.endpoint} has gone: the connection broke"
 
     def close(self) -> None:
         """Close the sockets; may be called twice."""

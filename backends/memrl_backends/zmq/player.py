@@ -75,13 +75,9 @@ class Player:
 
     def begin(self) -> None:
         """Begin the next cycle."""
-        self._playing = self._thread.submit(self._play)
-
-    def _play(self) -> Reading:
-        try:
-            return self._backend.observe()
-        finally:
-            os.write(self._wake, b"c")
+        self._playing = self._thread.submit(self._backend.observe)
+        # Not in the thread's work: the result must be there before anybody is woken for it.
+        self._playing.add_done_callback(lambda _: os.write(self._wake, b"c"))
 
     def finished(self) -> Reading | None:
         """Return the reading of the cycle that was begun, once it is there."""

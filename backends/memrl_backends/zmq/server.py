@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import os
+import socket
 import time
 from collections import deque
 from collections.abc import Callable
@@ -34,6 +36,9 @@ IDLE_S = 0.05
 PATIENCE_S = 10.0
 """With period 0: how long a cycle waits for the holder of the lease, and how long the lease lasts."""
 LEASE_FLOOR_S = 2.0
+"""Shortest lease of a machine with a period, s."""
+PUBLISHED_AHEAD = 8
+"""Messages that wait for a slow subscriber; later ones are not sent to it."""
 HEARTBEAT_S = 0.5
 TICK_S = 0.1
 """Longest sleep of the loop: how soon it notices a signal."""
@@ -77,7 +82,8 @@ class CycleEvent:
 class MachineServer:
     """Serves one backend on two ports: commands, and readings one port higher.
 
-    It binds when it is made, so that a port in use is known at once; `run` serves until `stop` is
+    It takes its ports when it is made, so that one in use is known at once; it listens when the first
+    cycle has been played (a simulation may have to be compiled first), and serves until `stop` is
     called or `cycles` have been played. The server enforces the limits of the backend's description
     itself, before the backend does.
 
@@ -93,6 +99,7 @@ class MachineServer:
         arm: whether setpoints are taken; None does so on loopback only.
         idle_s: see `IDLE_S`.
         patience_s: see `PATIENCE_S`.
+        on_ready: called when the first cycle has been played and clients may come.
         on_cycle: called after each cycle, in the thread of `run`.
 
     Raises:
@@ -113,6 +120,7 @@ class MachineServer:
         arm: bool | None = None,
         idle_s: float = IDLE_S,
         patience_s: float = PATIENCE_S,
+        on_ready: Callable[[], None] | None = None,
         on_cycle: Callable[[CycleEvent], None] | None = None,
     ) -> None:
         asked = endpoints.parse(endpoint)
@@ -125,56 +133,67 @@ class MachineServer:
         self._cycles, self._idle_s, self._patience_s = cycles, idle_s, patience_s
         self._arm = asked.loopback if arm is None else arm
         self._truth_log = truth_log
-        self._on_cycle = on_cycle
+        self._on_ready, self._on_cycle = on_ready, on_cycle
         self._stopping = False
         self._waiting: deque[tuple[bytes, Peer, wire.AnyRequest, wire.Arrays]] = deque()
+        self._reserved: list[socket.socket] = []
+        try:
+            self.endpoint = self._reserve(asked)
+            readings_port = self.endpoint.port + 1 if asked.port else 0
+            self.readings = self._reserve(asked.at(readings_port))
+        except BaseException:
+            self._release_ports()
+            raise
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        try:
-            self._bind(asked)
-        except BaseException:
-            self.close()
-            raise
 
     # Set-up
 
-    def _bind(self, asked: Endpoint) -> None:
+    def _reserve(self, at: Endpoint) -> Endpoint:
+        """Take a port without listening, so that nobody is let in before the machine plays."""
+        family = socket.AF_INET6 if at.ipv6 else socket.AF_INET
+        reserved = socket.socket(family, socket.SOCK_STREAM)
+        self._reserved.append(reserved)
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            reserved.bind(("" if at.host == "*" else at.host.strip("[]"), at.port))
+        except (OSError, OverflowError) as error:
+            raise _not_bound(at, error) from error
+        return at.at(reserved.getsockname()[1])
+
+    def _bind(self) -> None:
+        """Open both sockets; commands last, so that who reaches them finds everything in place."""
         known = None if self._keys is None else self._keys.authorized.__contains__
         self._zap = ZapHandler(self._context, known)
-        self._router = self._socket(zmq.ROUTER, asked)
-        self._publisher = self._socket(zmq.XPUB, asked)
+        self._publisher = self._socket(zmq.XPUB)
         self._publisher.setsockopt(zmq.XPUB_VERBOSE, 1)
-        self._publisher.set_hwm(8)
-        self.endpoint = self._bind_one(self._router, asked)
-        self.readings = self._bind_one(
-            self._publisher, asked.at(self.endpoint.port + 1 if asked.port else 0)
-        )
+        self._publisher.set_hwm(PUBLISHED_AHEAD)
+        self._router = self._socket(zmq.ROUTER)
+        for bound, at in ((self._publisher, self.readings), (self._router, self.endpoint)):
+            try:
+                bound.bind(str(at))
+            except zmq.ZMQError as error:
+                raise _not_bound(at, error) from error
+        self._release_ports()
 
-    def _socket(self, kind: int, asked: Endpoint) -> zmq.Socket[bytes]:
-        socket = self._context.socket(kind)
-        socket.linger = 200
-        socket.ipv6 = asked.ipv6
-        socket.setsockopt(zmq.MAXMSGSIZE, MAX_BYTES)
-        socket.setsockopt(zmq.HANDSHAKE_IVL, 2000)
-        socket.zap_domain = DOMAIN
+    def _socket(self, kind: int) -> zmq.Socket[bytes]:
+        made = self._context.socket(kind)
+        made.linger = 200
+        made.ipv6 = self.endpoint.ipv6
+        made.setsockopt(zmq.MAXMSGSIZE, MAX_BYTES)
+        made.setsockopt(zmq.HANDSHAKE_IVL, 2000)
+        made.zap_domain = DOMAIN
         if self._keys is not None:
-            socket.curve_server = True
-            socket.curve_secretkey = self._keys.secret
-            socket.curve_publickey = self._keys.public
-        return socket
+            made.curve_server = True
+            made.curve_secretkey = self._keys.secret
+            made.curve_publickey = self._keys.public
+        return made
 
-    def _bind_one(self, socket: zmq.Socket[bytes], at: Endpoint) -> Endpoint:
-        try:
-            socket.bind(str(at))
-        except zmq.ZMQError as error:
-            if error.errno == zmq.EADDRINUSE:
-                problem = "is in use: stop what runs there, or choose another --endpoint"
-            else:
-                problem = f"cannot be bound: {error.strerror}"
-            raise UsageError(f"{at} {problem}") from error
-        bound = socket.getsockopt_string(zmq.LAST_ENDPOINT)
-        return at.at(int(bound.rpartition(":")[2]))
+    def _release_ports(self) -> None:
+        for reserved in self._reserved:
+            reserved.close()
+        self._reserved.clear()
 
     # Running
 
@@ -194,6 +213,9 @@ class MachineServer:
             player = Player(self._backend, self._wake_write)
             ending.callback(player.close)
             desk = self._make_desk(player)
+            self._bind()
+            if self._on_ready is not None:
+                self._on_ready()
             try:
                 self._publish(desk, player.last, truth)
                 self._loop(player, desk, truth)
@@ -365,6 +387,7 @@ class MachineServer:
         """Close the sockets; `run` does so itself. May be called twice."""
         if self._context.closed:
             return
+        self._release_ports()
         self._context.destroy()
         for descriptor in (self._wake_read, self._wake_write):
             with contextlib.suppress(OSError):
@@ -389,3 +412,12 @@ def _keys_for(
         keys = local_folder()
         make_folder(keys)
     return load_server(keys)
+
+
+def _not_bound(at: Endpoint, error: Exception) -> UsageError:
+    if getattr(error, "errno", None) == errno.EADDRINUSE:
+        return UsageError(
+            f"{at} is in use: stop what runs there, or choose another --endpoint "
+            "(it takes this port and the next)"
+        )
+    return UsageError(f"{at} cannot be bound: {error}")
