@@ -1,0 +1,222 @@
+"""The guard: every stage, what it says, and what it lets through."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from memrl_ctrl.backend import Quality
+from memrl_ctrl.errors import MismatchError
+from memrl_ctrl.limits import PhaseLimits
+from memrl_ctrl.testing import FakeBackend
+from memrl_ctrl.trace import Verdict
+from memrl_deploy.guard import (
+    ACTION,
+    APPLIED,
+    COHERENCE,
+    FINITE_FRESH,
+    SLOPE,
+    STAGES,
+    STEP,
+    VALUE,
+    Guard,
+    GuardConfig,
+    usable_points,
+)
+
+POINTS = 6
+STEP_RAD = math.pi / 2.0
+CTIME = np.linspace(300.0, 800.0, POINTS)
+LIMITS = PhaseLimits(step_rad=STEP_RAD)
+ALL = np.ones(POINTS, dtype=np.bool_)
+ZERO = np.zeros(POINTS)
+
+
+def guard(limits: PhaseLimits = LIMITS, fraction: float = 0.8) -> Guard:
+    return Guard(limits, CTIME, STEP_RAD, GuardConfig(coherence_fraction=fraction))
+
+
+def test_what_keeps_the_limits_goes_through_unchanged() -> None:
+    """A small, smooth change passes every stage as it is."""
+    delta = np.linspace(0.0, 0.3, POINTS)
+    decision = guard().decide(delta, ZERO, ALL)
+    np.testing.assert_array_equal(decision.phi_hw_rad, delta)
+    assert (decision.verdicts == Verdict.PASSED).all()
+    assert decision.write
+    assert not decision.altered.any()
+
+
+def test_a_point_without_a_reading_holds_exactly() -> None:
+    """An unusable point stays where it is, to the bit, whatever its neighbours do."""
+    applied = np.linspace(0.1, 0.2, POINTS)
+    usable = ALL.copy()
+    usable[2] = False
+    decision = guard().decide(np.full(POINTS, 0.7), applied, usable)
+    assert decision.phi_hw_rad[2] == applied[2]
+    assert decision.proposed_rad[2] == applied[2]
+    assert decision.verdicts[2, FINITE_FRESH] == Verdict.HELD
+    assert (decision.verdicts[2, COHERENCE:] == Verdict.NOT_RUN).all()
+    np.testing.assert_allclose(np.delete(decision.phi_hw_rad - applied, 2), 0.7)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_number_that_is_none_holds(bad: float) -> None:
+    """NaN or infinity from the policy holds its point; it is never written."""
+    delta = np.full(POINTS, 0.2)
+    delta[4] = bad
+    decision = guard().decide(delta, ZERO, ALL)
+    assert decision.phi_hw_rad[4] == 0.0
+    assert decision.verdicts[4, ACTION] == Verdict.HELD
+    assert decision.write
+
+
+def test_nothing_to_write_where_every_point_holds() -> None:
+    """If no point has a reading or an answer, nothing is to be written."""
+    assert not guard().decide(np.full(POINTS, math.nan), ZERO, ALL).write
+    assert not guard().decide(ZERO, ZERO, ~ALL).write
+
+
+@pytest.mark.parametrize("applied", [math.nan, 100.0])
+def test_a_function_that_breaks_the_limits_is_refused(applied: float) -> None:
+    """If what is applied is not finite or outside the limits, the whole cycle is refused."""
+    now = ZERO.copy()
+    now[3] = applied
+    decision = guard().decide(np.full(POINTS, 0.1), now, ALL)
+    assert decision.refused
+    assert not decision.write
+    assert (decision.verdicts[:, APPLIED] == Verdict.REFUSED).all()
+    assert (decision.verdicts[:, APPLIED + 1 :] == Verdict.NOT_RUN).all()
+
+
+def test_engaging_on_a_function_outside_the_limits_is_refused_in_words() -> None:
+    """The sentence names the limit, the point and what to do."""
+    kink = ZERO.copy()
+    kink[3] = 3.0 * math.pi
+    with pytest.raises(MismatchError, match=r"not engaged.*between points 2 and 3.*bring the"):
+        guard().check_engage(kink)
+    guard().check_engage(ZERO)
+
+
+def test_step_is_cut() -> None:
+    """More than the machine's step is cut to it, and only at the points that asked for it."""
+    delta = np.array([0.1, 0.2, 0.5, 0.2, 0.1, 0.0])
+    decision = guard(replace(LIMITS, step_rad=0.3)).decide(delta, ZERO, ALL)
+    assert decision.phi_hw_rad[2] == pytest.approx(0.3)
+    np.testing.assert_array_equal(np.flatnonzero(decision.verdicts[:, STEP]), [2])
+
+
+def test_value_is_cut() -> None:
+    """Nothing goes beyond the allowed values."""
+    decision = guard(replace(LIMITS, max_rad=0.25)).decide(np.full(POINTS, 0.4), ZERO, ALL)
+    np.testing.assert_allclose(decision.phi_hw_rad, 0.25)
+    assert (decision.verdicts[:, VALUE] == Verdict.ALTERED).all()
+
+
+def test_slope_is_cut() -> None:
+    """Neighbours that part too far are brought together."""
+    limits = replace(LIMITS, slope_rad_per_ms=0.001)  # 0.1 rad between points
+    decision = guard(limits).decide(np.array([0, 0, 0, 0.5, 0.5, 0.5]), ZERO, ALL)
+    assert np.abs(np.diff(decision.phi_hw_rad)).max() == pytest.approx(0.1)
+    assert decision.verdicts[2, SLOPE] == decision.verdicts[3, SLOPE] == Verdict.ALTERED
+
+
+def test_slope_beside_a_held_point_bends_the_others() -> None:
+    """A held point is not dragged along by its neighbours' slope; they come to it."""
+    limits = replace(LIMITS, slope_rad_per_ms=0.001)
+    usable = ALL.copy()
+    usable[0] = False
+    decision = guard(limits).decide(np.full(POINTS, 0.5), ZERO, usable)
+    np.testing.assert_allclose(decision.phi_hw_rad, [0.0, 0.1, 0.2, 0.3, 0.4, 0.5], atol=1e-12)
+    limits.check(decision.phi_hw_rad, ZERO, CTIME)
+    assert decision.verdicts[1, SLOPE] == Verdict.ALTERED
+    assert decision.verdicts[0, SLOPE] == Verdict.NOT_RUN
+
+
+def test_undecided_points_go_round_together() -> None:
+    """Half a turn from the goal, the few follow the many."""
+    delta = STEP_RAD * np.array([1, 1, -1, 1, -1, 1]) * 0.95
+    decision = guard().decide(delta, ZERO, ALL)
+    np.testing.assert_array_equal(np.flatnonzero(decision.verdicts[:, COHERENCE]), [2, 4])
+    np.testing.assert_allclose(decision.phi_hw_rad, 0.95 * STEP_RAD)
+
+
+def test_a_tie_keeps_the_policys_signs() -> None:
+    """Where all points agree, all keep their sign, though the other way round is as smooth."""
+    decision = guard().decide(np.full(POINTS, -STEP_RAD), ZERO, ALL)
+    assert not decision.altered.any()
+    np.testing.assert_allclose(decision.phi_hw_rad, -STEP_RAD)
+
+
+def test_a_decided_neighbour_shows_the_way() -> None:
+    """Undecided points join a decided neighbour that moves far."""
+    delta = np.array([1.1, 1.5, -1.5, -1.5, -1.5, -1.5])
+    decision = guard().decide(delta, ZERO, ALL)
+    np.testing.assert_array_equal(np.flatnonzero(decision.verdicts[:, COHERENCE]), [2, 3, 4, 5])
+
+
+def test_small_corrections_are_never_turned() -> None:
+    """Below the fraction of the largest step the sign is the policy's, however rough."""
+    delta = 0.79 * STEP_RAD * np.array([1, -1, 1, -1, 1, -1])
+    decision = guard().decide(delta, ZERO, ALL)
+    assert (decision.verdicts[:, COHERENCE] == Verdict.PASSED).all()
+
+
+def test_coherence_is_optimal() -> None:
+    """The chosen signs are as good as the best of all choices."""
+    generator = np.random.default_rng(3)
+    wide = PhaseLimits(step_rad=10.0, slope_rad_per_ms=10.0)
+    for _ in range(50):
+        applied = generator.normal(0.0, 0.5, POINTS)
+        delta = generator.uniform(-STEP_RAD, STEP_RAD, POINTS)
+        decision = guard(wide).decide(delta, applied, ALL)
+        free = np.abs(delta) >= 0.8 * STEP_RAD
+        best = min(
+            np.abs(np.diff(applied + delta * np.where(free, signs, 1.0))).sum()
+            for signs in np.array(np.meshgrid(*[[1.0, -1.0]] * POINTS)).reshape(POINTS, -1).T
+        )
+        ours = np.abs(np.diff(decision.phi_hw_rad)).sum()
+        assert ours == pytest.approx(best, abs=1e-5)
+
+
+def test_coherence_needs_related_points() -> None:
+    """Rows without a ctime axis have offsets of their own and keep their signs."""
+    lonely = Guard(LIMITS, None, STEP_RAD)
+    delta = STEP_RAD * np.array([1, 1, -1, 1, -1, 1])
+    np.testing.assert_array_equal(lonely.decide(delta, ZERO, ALL).phi_hw_rad, delta)
+
+
+def test_a_fraction_that_turns_small_corrections_is_refused() -> None:
+    """Settings under which the guard would fight the policy are refused."""
+    with pytest.raises(ValueError, match=r"0\.5 or more"):
+        GuardConfig(coherence_fraction=0.1)
+
+
+def test_what_makes_a_point_unusable() -> None:
+    """A flag, a profile, an applied phase or a synchronous phase that is not finite."""
+    reading = FakeBackend(points=POINTS, n_slices=16).start()
+    assert usable_points(reading).all()
+    quality = reading.quality.copy()
+    quality[0] = Quality.STALE
+    profile = reading.profile.copy()
+    profile[1, 3] = np.nan
+    applied = reading.applied_rad.copy()
+    applied[2] = np.inf
+    phase = reading.synchronous_phase_rad.copy()
+    phase[3] = np.nan
+    bad = replace(
+        reading,
+        quality=quality,
+        profile=profile,
+        applied_rad=applied,
+        synchronous_phase_rad=phase,
+    )
+    np.testing.assert_array_equal(np.flatnonzero(~usable_points(bad)), [0, 1, 2, 3])
+
+
+def test_stages_have_their_places() -> None:
+    """The verdicts' columns are the named stages."""
+    assert STAGES.index("coherence") == COHERENCE
+    assert len(STAGES) == guard().decide(ZERO, ZERO, ALL).verdicts.shape[1]
