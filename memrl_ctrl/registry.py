@@ -11,7 +11,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from memrl_ctrl.backend import BeamBackend, BeamSource
-from memrl_ctrl.errors import MemrlError, MissingExtraError, UnknownNameError
+from memrl_ctrl.errors import MemrlError, MissingExtraError, UnknownNameError, UsageError
 
 BACKENDS = "memrl_ctrl.backends"
 COMMANDS = "memrl_ctrl.commands"
@@ -113,6 +113,15 @@ def _open(name: str, options: dict[str, Any]) -> Any:
         for option in options:
             if option not in parameters:
                 raise UnknownNameError(f"option of backend {name!r}:", option, parameters)
+    absent = [
+        p.name
+        for p in parameters.values()
+        if p.default is p.empty
+        and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+        and p.name not in options
+    ]
+    if absent:
+        raise UsageError(f"backend {name!r} needs the option {', '.join(absent)}")
     try:
         return factory(**options)
     except ModuleNotFoundError as error:

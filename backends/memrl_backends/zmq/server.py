@@ -126,12 +126,12 @@ class MachineServer:
         asked = endpoints.parse(endpoint)
         self._keys = _keys_for(asked, keys, insecure_loopback=insecure_loopback)
         self._backend = backend
-        described = backend.description
+        self.description = described = backend.description
         self.period_s = described.period_s or DEFAULT_PERIOD_S if period_s is None else period_s
         if self.period_s < 0 or idle_s < 0 or patience_s <= 0:
             raise UsageError("a period or a waiting time cannot be negative")
         self._cycles, self._idle_s, self._patience_s = cycles, idle_s, patience_s
-        self._arm = asked.loopback if arm is None else arm
+        self.armed = described.writable and (asked.loopback if arm is None else arm)
         self._truth_log = truth_log
         self._on_ready, self._on_cycle = on_ready, on_cycle
         self._stopping = False
@@ -243,11 +243,11 @@ class MachineServer:
         lease = LeaseDesk(duration_s=duration_s, first_fence=time.time_ns() // 1_000_000)
         self._lease = lease
         machine = Machine(
-            description=self._backend.description,
+            description=self.description,
             period_s=self.period_s,
             readings_port=self.readings.port,
             server=f"memrl-ctrl {__version__}",
-            armed=self._arm and self._backend.description.writable,
+            armed=self.armed,
         )
         return CommandDesk(machine, player, lease)
 

@@ -1,0 +1,231 @@
+"""`memrl-ctrl machine`: a backend in a process of its own, behind the machine interface."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import numpy as np
+from cyclopts import Parameter
+from rich.console import Console
+from rich.status import Status
+
+from memrl_backends.zmq import endpoint as endpoints
+from memrl_backends.zmq.keys import local_folder
+from memrl_backends.zmq.server import IDLE_S, CycleEvent, MachineServer
+from memrl_ctrl.errors import UsageError
+from memrl_ctrl.registry import open_backend
+
+LINE_EVERY_S = 1.0
+"""Where there is no terminal, at most one line in this time, s."""
+RANDOM = "random"
+
+
+def machine(
+    *,
+    program: str | None = None,
+    backend: str = "blond",
+    fidelity: str | None = None,
+    endpoint: str = endpoints.DEFAULT,
+    period: float | None = None,
+    cycles: int | None = None,
+    offset_deg: str = RANDOM,
+    seed: int | None = None,
+    noise: float | None = None,
+    intensity: float | None = None,
+    emittance_evs: float | None = None,
+    slices: int | None = None,
+    points: int | None = None,
+    truth_log: Path | None = None,
+    keys: Path | None = None,
+    arm: Annotated[bool | None, Parameter(negative="--no-arm")] = None,
+    insecure_loopback: Annotated[bool, Parameter(negative=())] = False,
+    idle: float = IDLE_S,
+    quiet: Annotated[bool, Parameter(negative=())] = False,
+) -> int:
+    """Publish a machine over ZeroMQ, here a simulated one with an offset that it does not tell.
+
+    On loopback it makes its keys by itself and takes setpoints, so that `memrl-ctrl deploy` and
+    `memrl-ctrl shadow` find it without any set-up. It plays until Ctrl-C and keeps the last applied
+    function whatever becomes of its clients.
+
+    Parameters
+    ----------
+    program
+        Cycle program, by name or file (`memrl-ctrl program list`); `psb-2gev` unless given.
+    backend
+        What plays the cycles: `blond`, or another installed backend.
+    fidelity
+        Of the simulation: `matched` (the default) or `blond`.
+    endpoint
+        Where commands are taken; readings are published one port higher.
+    period
+        Time between cycles, s; the Booster's 1.2 unless given. 0: the next cycle begins as soon as
+        the controller has written for it.
+    cycles
+        Stop after so many cycles; without, it runs until stopped.
+    offset_deg
+        Hidden hardware offset, degrees, or `random`: drawn from the whole circle.
+    seed
+        Of everything that is drawn; without, every start is another machine.
+    noise
+        Noise of a slice as a fraction of the profile's peak; 0.02 unless given.
+    intensity
+        Protons in the ring; drawn unless given.
+    emittance_evs
+        Longitudinal emittance, eV s; drawn unless given.
+    slices
+        Bins of a profile over one turn; 1000 unless given.
+    points
+        Control points in the cycle, if not the program's own.
+    truth_log
+        File for what only the simulation knows, one JSON line a cycle: for scoring afterwards.
+    keys
+        Folder of keys; needed off loopback, made by itself on loopback.
+    arm
+        Whether setpoints are taken; on loopback they are unless `--no-arm`, elsewhere not unless
+        `--arm`.
+    insecure_loopback
+        No encryption and no keys: everybody on this computer may write.
+    idle
+        With period 0 and nobody in control: time between cycles, s.
+    quiet
+        Say only when it is ready, and at the end what was played.
+    """
+    options = {
+        "program": program,
+        "fidelity": fidelity,
+        "offset_deg": _offset(offset_deg),
+        "seed": seed,
+        "noise": noise,
+        "intensity": intensity,
+        "emittance_evs": emittance_evs,
+        "n_slices": slices,
+        "points": points,
+    }
+    console = Console(highlight=False, soft_wrap=True)
+    opened = open_backend(backend, **{k: v for k, v in options.items() if v is not None})
+    try:
+        view = _View(console, quiet=quiet)
+        signals = _Signals()
+
+        def ready() -> None:
+            signals.stop_with(server.stop)
+            view.ready(_ready_line(server, keys, insecure=insecure_loopback))
+
+        server = MachineServer(
+            opened,
+            endpoint=endpoint,
+            period_s=period,
+            keys=keys,
+            insecure_loopback=insecure_loopback,
+            truth_log=truth_log,
+            cycles=cycles,
+            arm=arm,
+            idle_s=idle,
+            on_ready=ready,
+            on_cycle=view.cycle,
+        )
+        with signals, view:
+            summary = server.run()
+    finally:
+        opened.close()
+    console.print(f"{opened.description.name} stopped: {summary}", markup=False)
+    if truth_log is not None:
+        console.print(f"truth: {truth_log}", markup=False)
+    return 0
+
+
+def _offset(text: str) -> float | None:
+    if text == RANDOM:
+        return None
+    try:
+        return float(text)
+    except ValueError as error:
+        raise UsageError(
+            f"--offset-deg {text!r} is neither a number of degrees nor {RANDOM!r}"
+        ) from error
+
+
+def _ready_line(server: MachineServer, keys: Path | None, *, insecure: bool) -> str:
+    described = server.description
+    pace = f"every {server.period_s:g} s" if server.period_s else "as fast as asked"
+    way = "without keys" if insecure else f"keys in {keys or local_folder()}"
+    armed = "takes setpoints" if server.armed else "takes no setpoints (--arm)"
+    return (
+        f"{described.name} ready at {server.endpoint}: program {described.program}, "
+        f"{described.points} points x {described.n_slices} slices, {described.backend} "
+        f"{described.fidelity}, a cycle {pace}, {armed}, {way}"
+    )
+
+
+class _View:
+    """One line about the newest cycle: in place on a terminal, now and then elsewhere."""
+
+    def __init__(self, console: Console, *, quiet: bool) -> None:
+        self._console = console
+        self._quiet = quiet
+        self._status: Status | None = None
+        self._said_s = 0.0
+
+    def __enter__(self) -> _View:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._status is not None:
+            self._status.stop()
+
+    def ready(self, line: str) -> None:
+        """Say where the machine is, once clients may come."""
+        self._console.print(line, markup=False)
+        if self._console.is_terminal and not self._quiet:
+            self._status = self._console.status("waiting for the next cycle", spinner="dots")
+            self._status.start()
+
+    def cycle(self, event: CycleEvent) -> None:
+        """Show a cycle that was played."""
+        if self._quiet:
+            return
+        if self._status is not None:
+            self._status.update(_line(event))
+        elif time.monotonic() - self._said_s >= LINE_EVERY_S:
+            self._said_s = time.monotonic()
+            self._console.print(_line(event), markup=False)
+
+
+def _line(event: CycleEvent) -> str:
+    reading = event.reading
+    usable = int(np.count_nonzero(reading.usable))
+    applied = np.degrees(reading.applied_rad)
+    return (
+        f"cycle {reading.cycle}: {usable} of {reading.usable.size} profiles good, phi_hw "
+        f"{applied.min():.1f} to {applied.max():.1f} deg, {event.commits} functions taken, "
+        f"{'controlled by ' + event.holder if event.holder else 'nobody in control'}"
+    )
+
+
+class _Signals:
+    """Has SIGINT and SIGTERM stop a running machine cleanly; before it runs they just end it."""
+
+    def __init__(self) -> None:
+        self._earlier: dict[signal.Signals, Any] = {}
+
+    def stop_with(self, stop: Callable[[], None]) -> None:
+        """From now on, call this instead."""
+
+        def handle(_number: int, _frame: FrameType | None) -> None:
+            stop()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._earlier[number] = signal.signal(number, handle)
+
+    def __enter__(self) -> _Signals:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._earlier.items():
+            signal.signal(number, handler)
