@@ -191,7 +191,18 @@ def _document(program: CycleProgram, out: Path) -> str:
         hold = getattr(program, name).beyond == "hold"
         functions[name] = {"csv": csv, "beyond": "hold"} if hold else csv
     fields["functions"] = functions
-    return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=100)
+    return yaml.dump(fields, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes text with control characters and odd line ends escaped: unquoted it would change."""
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        style = None if data.isprintable() else '"'
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
 
 
 def _machine_reference(machine: MachineFile, out: Path) -> str:

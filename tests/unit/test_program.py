@@ -204,7 +204,8 @@ def test_save_and_load_lose_nothing(tmp_path: Path) -> None:
     program = load_program("psb-2gev")
     program = dataclasses.replace(
         program,
-        description="degrees ° and: colons #",
+        description="degrees ° and: colons #\nlines\r\n",
+        source="\x85",
         listed_points_ms=(300.1, 1 / 3 + 400),
         phi_hw_deg=dataclasses.replace(program.phi_hw_deg, beyond="hold"),
     )
