@@ -408,17 +408,25 @@ def solve(parameters, wake, x, table, ws, tolerance, limit, result):
                 return
             continue
         level, share, bottom = fill(u, left, right, edge, kappa, target, guess)
+        total, points = 0.0, 0
+        for i in range(left + 1, right + 1):
+            y = level - u[i]
+            if y > 0.0:
+                total += y
+                points += 1
+        if points < 3:  # a bucket, or a bunch, that falls between the points of the grid
+            result[R_STATUS] = NO_BUCKET
+            result[R_ITERATIONS] = iteration
+            return
         if not with_wake:
             result[R_STATUS] = CONVERGED
             break
         depth = level - bottom
         guess = depth / (edge - bottom)
         density[:GRID] = 0.0
-        total = 0.0
         for i in range(left + 1, right + 1):
             y = max(0.0, level - u[i])
             density[i if i < GRID else i - GRID] = y
-            total += y
         analyse(density, harmonics, table, scratch, spectrum)
         factor = 2.0 * share / total
         norm = 0.0

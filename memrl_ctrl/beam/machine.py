@@ -23,7 +23,7 @@ VACUUM_IMPEDANCE_OHM = 376.730313668
 PROTON_MASS_EV = 938.27208816e6
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Resonator:
     """A resonant impedance, Z(f) = R / (1 + j Q (f / f_r - f_r / f)).
 
@@ -54,7 +54,7 @@ class Resonator:
         return result
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class ImpedanceTable:
     """A tabulated impedance, interpolated linearly in real and imaginary part.
 
@@ -108,7 +108,7 @@ class ImpedanceTable:
         return result
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class ConstantZn:
     """An impedance proportional to the harmonic number: steps, resistive wall, Z(n) = n (Z/n).
 

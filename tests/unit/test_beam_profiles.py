@@ -297,3 +297,10 @@ def test_intensity_moves_the_optimum_by_many_degrees():
         reference_optimum(conditions), reference_optimum(conditions, intensity_effects=False)
     )
     assert 5.0 < abs(np.degrees(moved[0])) < 60.0
+
+
+def test_a_bunch_too_small_for_the_grid_is_said_and_not_guessed():
+    """A ten-millionth of the bucket falls between two points of the grid: NaN, not converged."""
+    result = matched_profiles(make(filling=1e-7))
+    assert not result.converged[0]
+    assert np.isnan(result.line_density).all()
