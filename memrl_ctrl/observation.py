@@ -87,7 +87,7 @@ def _turn(n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return _turns[n]
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _fill(profile, synchronous_phase_rad, cos, sin, out):  # type: ignore[no-untyped-def]
     batch, n_in = profile.shape
     n_out = out.shape[1] - 1

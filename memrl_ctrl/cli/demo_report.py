@@ -54,7 +54,7 @@ class Score:
     @property
     def before(self) -> FloatArray:
         """Errors in the first cycle, before the policy wrote anything."""
-        return self.error_deg[0]
+        return np.asarray(self.error_deg[0], dtype=np.float64)
 
     @property
     def after(self) -> FloatArray:
