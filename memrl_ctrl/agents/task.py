@@ -95,7 +95,11 @@ class TaskSpec:
 
 
 def beam_task(
-    *, n_slices: int = 128, max_step_rad: float = math.pi / 2, n_truth: int = 0
+    *,
+    n_slices: int = 128,
+    max_step_rad: float = math.pi / 2,
+    n_truth: int = 0,
+    environment: str = "memrl/BeamPhase-v0",
 ) -> TaskSpec:
     """Return the task of `memrl/BeamPhase-v0`.
 
@@ -103,9 +107,10 @@ def beam_task(
         n_slices: bins of the profile; the synchronous phase / pi follows them.
         max_step_rad: what the action 1 means, rad.
         n_truth: length of the environment's privileged features.
+        environment: Gymnasium's name.
     """
     return TaskSpec(
-        environment="memrl/BeamPhase-v0",
+        environment=environment,
         kind="beam-phase",
         n_observation=n_slices + 1,
         action_low=(-max_step_rad,),

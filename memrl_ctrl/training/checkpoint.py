@@ -1,0 +1,76 @@
+"""Checkpoints: written whole or not at all, read without unpickling code."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from memrl_ctrl.errors import FileError, UsageError
+
+VERSION = 1
+FOLDER = "checkpoints"
+
+
+def save(folder: Path, steps: int, content: dict[str, Any]) -> Path:
+    """Write a checkpoint so that a reader sees the whole file or none.
+
+    Args:
+        folder: the run folder.
+        steps: environment steps so far; names the file.
+        content: tensors and plain values.
+
+    Returns:
+        The file.
+    """
+    path = folder / FOLDER / f"step-{steps:012d}.pt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        torch.save({"version": VERSION, **content}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    return path
+
+
+def find(folder: Path, steps: int | None = None) -> Path:
+    """Return a checkpoint of a run: the one at `steps`, or the last.
+
+    Raises:
+        FileError: the folder is no run, or has no such checkpoint; says which there are.
+    """
+    if not folder.is_dir():
+        raise FileError(folder, "is no run folder; `memrl-ctrl train` makes one")
+    files = sorted((folder / FOLDER).glob("step-*.pt"))
+    if not files:
+        raise FileError(folder, "has no checkpoints; it is no run folder, or the run just began")
+    if steps is None:
+        return files[-1]
+    by_steps = {int(file.stem.partition("-")[2]): file for file in files}
+    if steps not in by_steps:
+        listed = ", ".join(str(n) for n in by_steps)
+        raise UsageError(f"run {folder} has no checkpoint at step {steps}; there is: {listed}")
+    return by_steps[steps]
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint.
+
+    Raises:
+        FileError: it is missing, cut short, damaged, or of another version.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise FileError(path, f"cannot be read: {error.strerror or error}") from error
+    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
+        raise FileError(
+            path, "is damaged or cut short; take another checkpoint of the run with --checkpoint"
+        ) from error
+    if not isinstance(content, dict) or content.get("version") != VERSION:
+        raise FileError(path, f"is no checkpoint of version {VERSION}")
+    return content

@@ -1,0 +1,452 @@
+"""The training loop: act, store, learn, log, evaluate, keep."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from memrl_ctrl.agents.lstm_td3 import LstmTd3
+from memrl_ctrl.agents.replay import Replay
+from memrl_ctrl.agents.task import TaskSpec
+from memrl_ctrl.config import TrainingConfig
+from memrl_ctrl.errors import FileError, UsageError
+from memrl_ctrl.training import checkpoint as checkpoints
+from memrl_ctrl.training.environments import Start, Step, Stepper, make_environment, task_of
+from memrl_ctrl.training.evaluation import TorchPolicy, run_episodes
+from memrl_ctrl.training.logs import JsonLines, Logger, TensorBoard, draw_learning_curve
+from memrl_ctrl.training.runs import make_run_folder, policy_of, restore_agent, save_run
+
+RECENT = 256
+"""Finished episodes that the logged figures are taken over."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """How a training stands; given to `progress`."""
+
+    folder: Path
+    steps: int
+    total_steps: int
+    fraction: float
+    """Share of the run that is done, by steps or time, whichever is further."""
+    seconds: float
+    steps_per_s: float
+    remaining_s: float
+    figures: dict[str, float]
+    """What was logged last."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """How a training ended."""
+
+    folder: Path
+    """Run folder."""
+    checkpoint: Path
+    """Last checkpoint."""
+    steps: int
+    """Environment steps."""
+    updates: int
+    """Updates of the critics."""
+    seconds: float
+    """Wall time of acting and learning, s, evaluations left out."""
+    steps_per_s: float
+    """Environment steps a second, training included."""
+    interrupted: bool
+    """Whether Ctrl-C ended it."""
+    evaluation: dict[str, Any] | None
+    """The last evaluation; None where it was interrupted before any."""
+
+
+Progress = Callable[[Snapshot], None]
+
+
+def train(
+    config: TrainingConfig,
+    *,
+    out: str | Path | None = None,
+    progress: Progress | None = None,
+    resume: str | Path | None = None,
+) -> RunResult:
+    """Train an agent and keep everything in a run folder.
+
+    Ctrl-C ends the run after the step in progress, with a checkpoint; a second one at once.
+
+    Args:
+        config: the resolved configuration (`memrl_ctrl.config.resolve`).
+        out: run folder, new or empty; without it `runs/<name>-<time stamp>`.
+        progress: called about once a `logging.every_s`.
+        resume: run folder whose last checkpoint is the start; its agent settings must be the same.
+
+    Raises:
+        UsageError: the environment, device or folder cannot be used so.
+        FileError: the folder cannot be written, or the checkpoint to resume is damaged.
+    """
+    device = _device(config.device)
+    stepper, task = _open_environment(config)
+    logger: list[Logger] = []
+    try:
+        start = stepper.reset(config.seed)
+        task = dataclasses.replace(task, n_truth=_truth_size(start, config))
+        stepper.task = task
+        begun = None if resume is None else _resumed(Path(resume), config, task, device)
+        folder = make_run_folder(config, out)
+        logger.append(JsonLines(folder))
+        if config.logging.tensorboard:
+            logger.append(TensorBoard(folder))
+        run = _Run(config, folder, task, device, logger, progress)
+        if begun is not None:
+            run.agent, run.steps, run.seconds_before = begun
+        with _threads(config.torch_threads), _interruptible() as interrupt:
+            run.go(stepper, start, interrupt)
+        return run.finish(interrupted=interrupt.is_set())
+    finally:
+        stepper.close()
+        for one in logger:
+            one.close()
+
+
+class _Run:
+    """State of one training."""
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        folder: Path,
+        task: TaskSpec,
+        device: str,
+        loggers: list[Logger],
+        progress: Progress | None,
+    ) -> None:
+        self.config, self.folder, self.task = config, folder, task
+        self.loggers, self.progress = loggers, progress
+        self.agent = LstmTd3(task, config.agent, seed=config.seed, device=device)
+        self.replay = Replay(
+            capacity=config.replay.capacity,
+            columns=config.environment.num_envs,
+            n_observation=task.n_observation,
+            n_action=task.n_action,
+            n_truth=task.n_truth if config.agent.critic_sees_truth else 0,
+            device=device,
+        )
+        self.steps = 0
+        self.seconds_before = 0.0
+        self.paused_s = 0.0
+        self.began = time.monotonic()
+        self.seen: dict[str, Tensor] = {}
+        self.returns: deque[float] = deque(maxlen=RECENT)
+        self.lengths: deque[int] = deque(maxlen=RECENT)
+        self.errors: deque[float] = deque(maxlen=RECENT)
+        self.evaluation: dict[str, Any] | None = None
+        self.saved: Path | None = None
+
+    # --- the loop -----------------------------------------------------------------------------------
+
+    def go(self, stepper: Stepper, start: Start, interrupt: threading.Event) -> None:
+        """Act and learn until the budget is spent."""
+        config, agent, rows = self.config, self.agent, stepper.env.num_envs
+        observation, truth = start.observation, start.truth
+        zero = np.broadcast_to(
+            self.task.to_unit(np.zeros(self.task.n_action, dtype=np.float32)),
+            (rows, self.task.n_action),
+        )
+        previous, memory = zero, agent.initial_memory(rows)
+        running, length = np.zeros(rows), np.zeros(rows, dtype=np.int64)
+        last_round = self.steps
+        self.began = logged = time.monotonic()
+        if not config.agent.critic_sees_truth:
+            truth = None
+        while self.steps < config.steps and self.fraction() < 1.0 and not interrupt.is_set():
+            squashed, unit, memory = agent.act(
+                observation, previous, memory, random=self.steps < config.agent.start_steps
+            )
+            step = stepper.step(unit)
+            applied = self.task.to_unit(step.applied)
+            self._store(step, observation, previous, squashed, applied, truth)
+            before = self.steps
+            self.steps += int(step.valid.sum())
+            running += np.where(step.valid, step.reward, 0.0)
+            length += step.valid
+            self._note_ends(step, running, length)
+            observation = step.observation
+            truth = step.truth if config.agent.critic_sees_truth else None
+            previous = np.where(step.started[:, None], zero, applied)
+            if step.started.any():
+                begun = torch.from_numpy(step.started).to(agent.device)
+                memory = tuple(m.masked_fill(_like(begun, m), 0.0) for m in memory)
+            last_round = self._learn(last_round, interrupt)
+            self._occasionally(before)
+            if time.monotonic() - logged >= config.logging.every_s:
+                logged = time.monotonic()
+                self._log()
+
+    def _store(
+        self, step: Step, observation: Any, previous: Any, squashed: Any, applied: Any, truth: Any
+    ) -> None:
+        self.replay.add(
+            step.valid,
+            observation=observation,
+            previous=previous,
+            action=squashed,
+            reward=step.reward,
+            terminated=step.terminated,
+            truth=truth,
+        )
+        self.replay.close(
+            step.ended,
+            observation=step.followed,
+            previous=applied,
+            truth=step.followed_truth if truth is not None else None,
+        )
+
+    def _learn(self, last_round: int, interrupt: threading.Event) -> int:
+        """Do the rounds of updates that are due; return the step up to which they are done."""
+        agent = self.config.agent
+        whole = agent.memory == "sequence"
+        ready = self.replay.episodes > 0 if whole else self.replay.steps > 2 * self.replay.columns
+        if self.steps < agent.update_after or not ready:
+            return self.steps
+        rounds = (self.steps - last_round) // agent.update_every
+        for _ in range(rounds * agent.updates_per_round):
+            if interrupt.is_set():
+                break
+            self.seen |= self.agent.update(self.replay, progress=self.fraction())
+        return last_round + rounds * agent.update_every
+
+    def _note_ends(self, step: Step, running: Any, length: Any) -> None:
+        ended = step.ended
+        if not ended.any():
+            return
+        self.returns.extend(running[ended].tolist())
+        self.lengths.extend(length[ended].tolist())
+        running[ended] = 0.0
+        length[ended] = 0
+        if step.phase_error_rad is not None:
+            error = np.abs(np.degrees(step.phase_error_rad[ended]))
+            self.errors.extend(error[np.isfinite(error)].tolist())
+
+    # --- budget and figures -------------------------------------------------------------------------
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of acting and learning, s."""
+        return self.seconds_before + time.monotonic() - self.began - self.paused_s
+
+    def fraction(self) -> float:
+        """Share of the budget that is spent, of steps or time, whichever is further."""
+        by_time = self.seconds / (60.0 * self.config.minutes) if self.config.minutes else 0.0
+        return max(self.steps / self.config.steps, by_time)
+
+    def _occasionally(self, before: int) -> None:
+        """Evaluate and save where the steps have crossed an interval."""
+        every = self.config.evaluation.every_steps
+        if every and before // every < self.steps // every:
+            self.evaluate()
+        every = self.config.logging.checkpoint_every_steps
+        if every and before // every < self.steps // every:
+            self.save()
+
+    def figures(self) -> dict[str, float]:
+        """Return what is worth logging now."""
+        seconds = max(self.seconds, 1e-9)
+        shown = {
+            "seconds": seconds,
+            "updates": float(self.agent.updates),
+            "steps_per_s": self.steps / seconds,
+            "updates_per_s": self.agent.updates / seconds,
+            **{name: float(value) for name, value in self.seen.items()},
+        }
+        if self.returns:
+            shown["return"] = float(np.mean(self.returns))
+            shown["return_std"] = float(np.std(self.returns))
+            shown["episode_length"] = float(np.mean(self.lengths))
+        if self.errors:
+            shown["phase_error_deg_median"] = float(np.median(self.errors))
+            shown["phase_error_deg_p95"] = float(np.percentile(self.errors, 95))
+        return shown
+
+    def _log(self) -> None:
+        figures = self.figures()
+        for logger in self.loggers:
+            logger.log(self.steps, figures)
+        self._show(figures)
+
+    def _show(self, figures: dict[str, float]) -> None:
+        if self.progress is None:
+            return
+        done = self.fraction()
+        self.progress(
+            Snapshot(
+                folder=self.folder,
+                steps=self.steps,
+                total_steps=self.config.steps,
+                fraction=min(done, 1.0),
+                seconds=self.seconds,
+                steps_per_s=figures["steps_per_s"],
+                remaining_s=max(self.seconds / max(done, 1e-9) - self.seconds, 0.0),
+                figures=figures,
+            )
+        )
+
+    def evaluate(self) -> None:
+        """Judge the policy as it is now; its time is not training time."""
+        began = time.monotonic()
+        config = self.config
+        policy = policy_of(self.agent, self.task, config, self.steps)
+        result = run_episodes(
+            TorchPolicy(policy),
+            environment=config.environment.id,
+            options={**config.environment.options, **config.evaluation.options},
+            episodes=config.evaluation.episodes,
+            seed=config.evaluation.seed,
+        )
+        self.evaluation = {"steps": self.steps, **result.as_json()}
+        figures = {"evaluation_return": self.evaluation["return_mean"]}
+        if shots := self.evaluation["shots"]:
+            figures["evaluation_phase_error_deg_median"] = shots[-1]["median_deg"]
+            figures["evaluation_phase_error_deg_p95"] = shots[-1]["p95_deg"]
+        for logger in self.loggers:
+            logger.log(self.steps, {"seconds": self.seconds, **figures})
+        self.paused_s += time.monotonic() - began
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        self.saved = save_run(
+            self.folder,
+            config=self.config,
+            task=self.task,
+            agent=self.agent,
+            steps=self.steps,
+            seconds=self.seconds,
+            replay=_tensors(self.replay.state()) if self.config.logging.checkpoint_replay else None,
+        )
+
+    def finish(self, *, interrupted: bool) -> RunResult:
+        """Save first, then judge, then say how it went."""
+        seconds = self.seconds
+        self.save()
+        if self.saved is None:
+            raise FileError(self.folder, "no checkpoint could be written")
+        self._log()
+        if not interrupted:
+            self.evaluate()
+        result = RunResult(
+            folder=self.folder,
+            checkpoint=self.saved,
+            steps=self.steps,
+            updates=self.agent.updates,
+            seconds=seconds,
+            steps_per_s=self.steps / max(seconds, 1e-9),
+            interrupted=interrupted,
+            evaluation=self.evaluation,
+        )
+        values = {**dataclasses.asdict(result), "folder": str(self.folder)}
+        values["checkpoint"] = str(self.saved.relative_to(self.folder))
+        (self.folder / "result.json").write_text(json.dumps(values, indent=2) + "\n")
+        draw_learning_curve(self.folder)
+        return result
+
+
+def _open_environment(config: TrainingConfig) -> tuple[Stepper, TaskSpec]:
+    name = config.environment.id
+    env = make_environment(name, config.environment.num_envs, config.environment.options)
+    try:
+        task = task_of(name, env)
+    except UsageError:
+        env.close()
+        raise
+    return Stepper(env, task), task
+
+
+def _truth_size(start: Start, config: TrainingConfig) -> int:
+    if start.truth is not None:
+        return int(start.truth.shape[1])
+    if config.agent.critic_sees_truth:
+        raise UsageError(
+            f"agent.critic_sees_truth needs privileged features, and environment "
+            f"{config.environment.id!r} gives none: set it to false"
+        )
+    return 0
+
+
+def _resumed(
+    resume: Path, config: TrainingConfig, task: TaskSpec, device: str
+) -> tuple[LstmTd3, int, float]:
+    """Return the agent, steps and seconds of a run's last checkpoint."""
+    path = checkpoints.find(resume)
+    content = checkpoints.load(path)
+    agent, old_task, old = restore_agent(path, content, device)
+    for name, same in (("agent", old.agent == config.agent), ("task", old_task == task)):
+        if not same:
+            raise UsageError(
+                f"run {resume} has another {name} than this configuration; "
+                f"use its own: {resume / 'config.yaml'}"
+            )
+    return agent, int(content["steps"]), float(content["seconds"])
+
+
+def _device(name: str) -> str:
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UsageError(
+            f"device {name!r} cannot be used here: {str(error).splitlines()[0]}; use cpu"
+        ) from error
+    return str(device)
+
+
+def _like(mask: Tensor, memory: Tensor) -> Tensor:
+    return mask.view(-1, *([1] * (memory.ndim - 1)))
+
+
+def _tensors(state: dict[str, Any]) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(array) for name, array in state.items()}
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Give torch its threads, and put back what was."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or len(os.sched_getaffinity(0)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C into an event; the second one interrupts as ever."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        event.set()
+        with suppress(TypeError):  # None: a handler that Python did not install
+            signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield event
+    finally:
+        with suppress(TypeError):
+            signal.signal(signal.SIGINT, before)
