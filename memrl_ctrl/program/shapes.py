@@ -3,9 +3,10 @@
 `memrl_programs` ships what `psb_2gev_files` returns; a test regenerates the files and compares. To
 write them anew: `python -m memrl_ctrl.program.shapes FOLDER`.
 
-Published (H. Damerau et al., LHC Injectors Upgrade Technical Design Report, vol. I, CERN-2014-0337):
-160 MeV at injection, 2 GeV at extraction, ctime 275 to 805 ms of a 1.2 s cycle, C = 157.08 m,
-rho = 8.239 m; hence B = p / (e rho) from 0.232 to 1.135 T. The shapes between are this project's own:
+160 MeV at injection and 2 GeV at extraction are the LHC Injectors Upgrade's (H. Damerau et al. (ed.),
+Technical Design Report, vol. I, CERN-ACC-2014-0337); with rho = 8.239 m of the PSB parameter list
+B = p / (e rho) goes from 0.232 to 1.135 T. Injection is at ctime 275 ms, extraction at 805 ms of 1.2 s.
+The shapes between are this project's own:
 they stay within Bdot <= 3.70 T/s, 6 kV <= V1 <= 11 kV, 0.14 <= V2/V1 <= 0.8, V1 + V2 <= 24 kV.
 """
 

@@ -244,3 +244,13 @@ def test_places_that_are_no_file(tmp_path: Path) -> None:
         load_program(tmp_path / "no.yaml")
     with pytest.raises(ProgramError, match=r"cannot be read \(Is a directory\)"):
         load_program(tmp_path)
+
+
+def test_the_documents_machine_file_is_valid(tmp_path: Path) -> None:
+    """The machine file shown in docs/programs.md loads as it stands there."""
+    page = Path(__file__).resolve().parents[2] / "docs" / "programs.md"
+    blocks = re.findall(r"```yaml\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    (tmp_path / "machine.yaml").write_text(blocks[1])
+    (tmp_path / "cell.csv").write_text("frequency_hz,real_ohm,imag_ohm\n1e5,1,2\n1e6,3,-4\n")
+    machine = load_machine(tmp_path / "machine.yaml")
+    assert len(machine.ring.impedance) == 3
