@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import ClassVar
 
 import numpy as np
 
@@ -55,6 +56,9 @@ class BackendContract:
     `teardown_method` is free for what else has to be stopped. A backend whose description says that
     it is not writable is checked for refusing instead.
     """
+
+    registered_as: ClassVar[str] = ""
+    """Name under which the backend is registered, if it is; so that none is without a case."""
 
     def make_backend(self) -> BeamBackend:
         """Return a new backend with at least eight cycles to come."""
@@ -242,9 +246,11 @@ class BackendContract:
     # Beginning and ending
 
     def test_start_with_a_mask_leaves_the_other_rows(self) -> None:
-        """Rows outside the mask go on; on a machine all do."""
+        """Unrelated rows outside the mask go on; on a machine everything does."""
         with self.opened() as backend:
             before = backend.start()
+            if before.truth is not None and backend.description.ctime_ms is not None:
+                return  # one bunch plays the whole cycle: there is no part of it to begin anew
             if backend.description.writable:
                 before = backend.play(self.moved(backend, before))
             mask = np.arange(backend.description.points) % 2 == 0

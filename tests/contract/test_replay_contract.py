@@ -26,6 +26,8 @@ from memrl_ctrl.trace.records import READING_ARRAYS
 class TestReplayOfHdf5(BackendContract):
     """A recorded run, from its HDF5 file."""
 
+    registered_as = "replay"
+
     def make_backend(self) -> BeamBackend:
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         write_sample_journal(folder / "trace.journal", 12)

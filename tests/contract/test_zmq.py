@@ -44,6 +44,8 @@ class OverLoopback(BackendContract):
 class TestLockStep(OverLoopback):
     """The machine waits for whoever is in control."""
 
+    registered_as = "zmq"
+
 
 class TestPaced(OverLoopback):
     """The machine waits for nobody."""
