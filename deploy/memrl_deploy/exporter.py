@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -77,9 +78,31 @@ def export_policy(
         FileError: the file cannot be written.
     """
     module = copy.deepcopy(policy.module).to("cpu").eval()
-    model = onnx.load_from_string(_to_onnx(module, policy.manifest))
+    with _one_thread():
+        return _export(module, policy.manifest, Path(out), seed, plan)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch use one thread: small batches are slower with more, on a busy machine much slower."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _export(
+    module: torch.nn.Module,
+    given: PolicyManifest,
+    out: Path,
+    seed: int,
+    plan: Sequence[tuple[int, int]],
+) -> ExportReport:
+    model = onnx.load_from_string(_to_onnx(module, given))
     versions = {"torch": str(torch.__version__)}
-    draft = msgspec.structs.replace(policy.manifest, versions=versions)
+    draft = msgspec.structs.replace(given, versions=versions)
     data, draft = finish(model, draft)
     runner = OnnxPolicy.load(data)
     generator = np.random.default_rng(seed)

@@ -33,6 +33,9 @@ def mean_asymmetry(view: CycleView) -> float:
 
 def _difference(view: CycleView) -> str:
     step = np.degrees(np.abs(view.recommended_rad - view.applied_rad))
+    step = step[np.isfinite(step)]
+    if not step.size:
+        return "none known"
     return f"mean {step.mean():.2f}°, largest {step.max():.2f}°"
 
 
@@ -55,6 +58,7 @@ class LineView:
             f"{view.decision_ms:.2f} ms",
             soft_wrap=True,
             highlight=False,
+            markup=False,
         )
 
     def note(self, text: str) -> None:
