@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from memrl_deploy.pacing import SECTIONS
 from memrl_deploy.summary import CycleView, RunSummary, View
 
 REDRAW_S = 0.1
@@ -144,11 +145,18 @@ def show_summary(summary: RunSummary, console: Console) -> None:
     if len(summary.times_ns):
         median, p99, largest = summary.decision_ms(50.0, 99.0, 100.0)
         row("decision median, p99, max", f"{median:.2f}, {p99:.2f}, {largest:.2f} ms")
+        row("its sections (medians)", _sections(summary))
     console.print(table)
     if summary.trace is not None:
         console.print(f"trace: {summary.trace}", soft_wrap=True, highlight=False, markup=False)
     if summary.trace_problem:
         console.print(f"! {summary.trace_problem}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _sections(summary: RunSummary) -> str:
+    medians = np.median(summary.times_ns, axis=0) / 1e6
+    named = zip(SECTIONS[1:], medians[1:], strict=True)
+    return ", ".join(f"{name} {value:.2f}" for name, value in named) + " ms"
 
 
 def _counts(summary: RunSummary) -> str:
