@@ -256,6 +256,9 @@ class TrainingConfig:
     """torch's name of the device that trains."""
     torch_threads: int = 0
     """Threads of torch on the CPU; 0: one a core."""
+    overlap: bool = False
+    """Whether a thread of its own collects the next steps while the agent learns from those before;
+    it acts with the weights of the beginning of the round."""
     environment: EnvironmentConfig = EnvironmentConfig()
     """The task."""
     agent: LstmTd3Config = LstmTd3Config()

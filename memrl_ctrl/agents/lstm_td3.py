@@ -59,13 +59,17 @@ class LstmTd3:
             if config.normalise_observations
             else nn.Identity()
         )
-        self.behaviour = policy_module(task, config, self.actor, self.normaliser).to(device)
+        # What acts is a copy: it may act in another thread while the actor learns.
+        self.behaviour = policy_module(
+            task, config, frozen_copy(self.actor), copy.deepcopy(self.normaliser)
+        )
         # A list, not a generator: it is walked again when the critics are frozen.
         self.critic_parameters = list(self.critics.parameters())
         self.actor_optimiser = adam(self.actor.parameters(), config.actor_lr, config)
         self.critic_optimiser = adam(self.critic_parameters, config.critic_lr, config)
         self.rng = np.random.default_rng(np.random.SeedSequence([seed, 1]))
         self.noise = torch.Generator(device=self.device).manual_seed(seed + 1)
+        self.exploration = torch.Generator(device=self.device).manual_seed(seed + 2)
         self.updates = 0
         self.actor_updates = 0
 
@@ -75,6 +79,16 @@ class LstmTd3:
         """Memory at the start of an episode."""
         specs = self.behaviour.memory_specs()
         return tuple(torch.zeros(rows, *spec.shape, device=self.device) for spec in specs)
+
+    def refresh_behaviour(self) -> None:
+        """Give what acts the actor's weights and the observations' statistics of now."""
+        self.behaviour.actor.load_state_dict(self.actor.state_dict())
+        self.behaviour.normaliser.load_state_dict(self.normaliser.state_dict())
+
+    def observe(self, observation: Array) -> None:
+        """Take observations [rows, n_observation] into the normaliser's statistics."""
+        if isinstance(self.normaliser, Normaliser) and len(observation):
+            self.normaliser.update(torch.from_numpy(observation).to(self.device))
 
     @torch.no_grad()
     def act(
@@ -93,13 +107,12 @@ class LstmTd3:
         """
         seen = torch.from_numpy(observation).to(self.device)
         before = torch.from_numpy(previous).to(self.device)
-        if isinstance(self.normaliser, Normaliser):
-            self.normaliser.update(seen)
         pre_tanh, memory = self.behaviour.step(seen, before, *memory)
         if random:
-            squashed = self._random(pre_tanh).mul_(2.0).sub_(1.0)
+            squashed = torch.empty_like(pre_tanh).uniform_(-1.0, 1.0, generator=self.exploration)
         else:
-            squashed = squash(pre_tanh) + self.config.exploration_noise * self._normal(pre_tanh)
+            noise = torch.empty_like(pre_tanh).normal_(generator=self.exploration)
+            squashed = squash(pre_tanh) + self.config.exploration_noise * noise
             squashed = squashed.clamp(-1.0, 1.0)
         unit = map_action(squashed, self.config.action_map)
         return squashed.cpu().numpy(), unit.cpu().numpy(), memory
@@ -155,7 +168,8 @@ class LstmTd3:
             return batch.reward
         action = squash(self.target_actor(batch, after=True))
         if self.config.target_smoothing:
-            noise = self.config.target_noise * self._normal(action)
+            noise = torch.empty_like(action).normal_(generator=self.noise)
+            noise = self.config.target_noise * noise
             limit = self.config.noise_clip
             action = (action + noise.clamp(-limit, limit)).clamp(-1.0, 1.0)
         values = [critic(batch, action, after=True) for critic in self.target_critics]
@@ -214,6 +228,7 @@ class LstmTd3:
         return {
             **{name: getattr(self, name).state_dict() for name in self._parts()},
             "noise": self.noise.get_state(),
+            "exploration": self.exploration.get_state(),
             "rng": repr(self.rng.bit_generator.state),
             "updates": self.updates,
             "actor_updates": self.actor_updates,
@@ -230,6 +245,8 @@ class LstmTd3:
         for name in self._parts():
             getattr(self, name).load_state_dict(state[name])
         self.noise.set_state(state["noise"])
+        self.exploration.set_state(state["exploration"])
+        self.refresh_behaviour()
         self.rng.bit_generator.state = ast.literal_eval(state["rng"])
         self.updates = int(state["updates"])
         self.actor_updates = int(state["actor_updates"])
@@ -260,12 +277,6 @@ class LstmTd3:
         ):
             for group in optimiser.param_groups:
                 group["lr"] = rate * share
-
-    def _normal(self, like: Tensor) -> Tensor:
-        return torch.randn(like.shape, generator=self.noise, device=self.device)
-
-    def _random(self, like: Tensor) -> Tensor:
-        return torch.rand(like.shape, generator=self.noise, device=self.device)
 
 
 def adam(parameters: Iterable[nn.Parameter], lr: float, config: LstmTd3Config) -> torch.optim.Adam:

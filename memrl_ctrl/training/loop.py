@@ -8,15 +8,15 @@ import os
 import signal
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,13 +26,11 @@ from memrl_ctrl.agents.task import TaskSpec
 from memrl_ctrl.config import TrainingConfig
 from memrl_ctrl.errors import FileError, UsageError
 from memrl_ctrl.training import checkpoint as checkpoints
-from memrl_ctrl.training.environments import Start, Step, Stepper, make_environment, task_of
+from memrl_ctrl.training.collect import Collected, Collector, Ends
+from memrl_ctrl.training.environments import Start, Stepper, make_environment, task_of
 from memrl_ctrl.training.evaluation import TorchPolicy, run_episodes
 from memrl_ctrl.training.logs import JsonLines, Logger, TensorBoard, draw_learning_curve
 from memrl_ctrl.training.runs import make_run_folder, policy_of, restore_agent, save_run
-
-RECENT = 256
-"""Finished episodes that the logged figures are taken over."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,11 +107,12 @@ def train(
         logger.append(JsonLines(folder))
         if config.logging.tensorboard:
             logger.append(TensorBoard(folder))
-        run = _Run(config, folder, task, device, logger, progress)
+        run = _Run(config, folder, (stepper, start), device, logger)
+        run.progress = progress
         if begun is not None:
             run.agent, run.steps, run.seconds_before = begun
         with _threads(config.torch_threads), _interruptible() as interrupt:
-            run.go(stepper, start, interrupt)
+            run.go(interrupt)
         return run.finish(interrupted=interrupt.is_set())
     finally:
         stepper.close()
@@ -128,117 +127,92 @@ class _Run:
         self,
         config: TrainingConfig,
         folder: Path,
-        task: TaskSpec,
+        environments: tuple[Stepper, Start],
         device: str,
         loggers: list[Logger],
-        progress: Progress | None,
     ) -> None:
-        self.config, self.folder, self.task = config, folder, task
-        self.loggers, self.progress = loggers, progress
-        self.agent = LstmTd3(task, config.agent, seed=config.seed, device=device)
+        self.config, self.folder, self.loggers = config, folder, loggers
+        self.stepper, self.start = environments
+        self.task = self.stepper.task
+        self.progress: Progress | None = None
+        self.agent = LstmTd3(self.task, config.agent, seed=config.seed, device=device)
         self.replay = Replay(
             capacity=config.replay.capacity,
             columns=config.environment.num_envs,
-            n_observation=task.n_observation,
-            n_action=task.n_action,
-            n_truth=task.n_truth if config.agent.critic_sees_truth else 0,
+            n_observation=self.task.n_observation,
+            n_action=self.task.n_action,
+            n_truth=self.task.n_truth if config.agent.critic_sees_truth else 0,
             device=device,
         )
-        self.steps = 0
-        self.seconds_before = 0.0
-        self.paused_s = 0.0
-        self.began = time.monotonic()
+        self.ends = Ends(config.environment.num_envs)
+        self.steps = self.learnt_to = 0
+        self.seconds_before = self.paused_s = 0.0
+        self.began = self.logged = time.monotonic()
         self.seen: dict[str, Tensor] = {}
-        self.returns: deque[float] = deque(maxlen=RECENT)
-        self.lengths: deque[int] = deque(maxlen=RECENT)
-        self.errors: deque[float] = deque(maxlen=RECENT)
         self.evaluation: dict[str, Any] | None = None
         self.saved: Path | None = None
 
     # --- the loop -----------------------------------------------------------------------------------
 
-    def go(self, stepper: Stepper, start: Start, interrupt: threading.Event) -> None:
-        """Act and learn until the budget is spent."""
-        config, agent, rows = self.config, self.agent, stepper.env.num_envs
-        observation, truth = start.observation, start.truth
-        zero = np.broadcast_to(
-            self.task.to_unit(np.zeros(self.task.n_action, dtype=np.float32)),
-            (rows, self.task.n_action),
-        )
-        previous, memory = zero, agent.initial_memory(rows)
-        running, length = np.zeros(rows), np.zeros(rows, dtype=np.int64)
-        last_round = self.steps
-        self.began = logged = time.monotonic()
-        if not config.agent.critic_sees_truth:
-            truth = None
-        while self.steps < config.steps and self.fraction() < 1.0 and not interrupt.is_set():
-            squashed, unit, memory = agent.act(
-                observation, previous, memory, random=self.steps < config.agent.start_steps
-            )
-            step = stepper.step(unit)
-            applied = self.task.to_unit(step.applied)
-            self._store(step, observation, previous, squashed, applied, truth)
-            before = self.steps
-            self.steps += int(step.valid.sum())
-            running += np.where(step.valid, step.reward, 0.0)
-            length += step.valid
-            self._note_ends(step, running, length)
-            observation = step.observation
-            truth = step.truth if config.agent.critic_sees_truth else None
-            previous = np.where(step.started[:, None], zero, applied)
-            if step.started.any():
-                begun = torch.from_numpy(step.started).to(agent.device)
-                memory = tuple(m.masked_fill(_like(begun, m), 0.0) for m in memory)
-            last_round = self._learn(last_round, interrupt)
-            self._occasionally(before)
-            if time.monotonic() - logged >= config.logging.every_s:
-                logged = time.monotonic()
-                self._log()
+    def go(self, interrupt: threading.Event) -> None:
+        """Act and learn until the budget is spent.
 
-    def _store(
-        self, step: Step, observation: Any, previous: Any, squashed: Any, applied: Any, truth: Any
-    ) -> None:
-        self.replay.add(
-            step.valid,
-            observation=observation,
-            previous=previous,
-            action=squashed,
-            reward=step.reward,
-            terminated=step.terminated,
-            truth=truth,
-        )
-        self.replay.close(
-            step.ended,
-            observation=step.followed,
-            previous=applied,
-            truth=step.followed_truth if truth is not None else None,
-        )
+        With `overlap` the next steps are collected by a thread while the agent learns. What it does
+        depends on the weights at the beginning of the round only, so that a seed still reproduces
+        the run.
+        """
+        rows = self.config.environment.num_envs
+        calls = max(1, self.config.agent.update_every // rows)
+        collector = Collector(self.stepper, self.start, self.agent)
+        self.learnt_to = self.steps
+        self.began = self.logged = time.monotonic()
+        with ThreadPoolExecutor(1, thread_name_prefix="collect") as thread:
+            while self.fraction() < 1.0 and not interrupt.is_set():
+                self.agent.refresh_behaviour()
+                random = self.steps < self.config.agent.start_steps
+                collect = partial(collector.collect, calls, random=random, stop=interrupt.is_set)
+                if self.config.overlap:
+                    pending = thread.submit(collect)
+                    self._learn(interrupt)
+                    collected = pending.result()
+                else:
+                    collected = collect()
+                self._take(collected)
+                if not self.config.overlap:
+                    self._learn(interrupt)
 
-    def _learn(self, last_round: int, interrupt: threading.Event) -> int:
-        """Do the rounds of updates that are due; return the step up to which they are done."""
+    def _take(self, collected: list[Collected]) -> None:
+        """Store what was collected; log, evaluate and save where it is time."""
+        before = self.steps
+        for one in collected:
+            self.agent.observe(one.observation[one.step.valid])
+            one.store(self.replay, truth=self.config.agent.critic_sees_truth)
+            self.ends.note(one.step)
+            self.steps += int(one.step.valid.sum())
+        for every, action in (
+            (self.config.evaluation.every_steps, self.evaluate),
+            (self.config.logging.checkpoint_every_steps, self.save),
+        ):
+            if every and before // every < self.steps // every:
+                action()
+        if time.monotonic() - self.logged >= self.config.logging.every_s:
+            self.logged = time.monotonic()
+            self._log()
+
+    def _learn(self, interrupt: threading.Event) -> None:
+        """Do the rounds of updates that are due."""
         agent = self.config.agent
         whole = agent.memory == "sequence"
         ready = self.replay.episodes > 0 if whole else self.replay.steps > 2 * self.replay.columns
         if self.steps < agent.update_after or not ready:
-            return self.steps
-        rounds = (self.steps - last_round) // agent.update_every
+            self.learnt_to = self.steps
+            return
+        rounds = (self.steps - self.learnt_to) // agent.update_every
+        self.learnt_to += rounds * agent.update_every
         for _ in range(rounds * agent.updates_per_round):
             if interrupt.is_set():
                 break
             self.seen |= self.agent.update(self.replay, progress=self.fraction())
-        return last_round + rounds * agent.update_every
-
-    def _note_ends(self, step: Step, running: Any, length: Any) -> None:
-        ended = step.ended
-        if not ended.any():
-            return
-        self.returns.extend(running[ended].tolist())
-        self.lengths.extend(length[ended].tolist())
-        running[ended] = 0.0
-        length[ended] = 0
-        if step.phase_error_rad is not None:
-            error = np.abs(np.degrees(step.phase_error_rad[ended]))
-            self.errors.extend(error[np.isfinite(error)].tolist())
 
     # --- budget and figures -------------------------------------------------------------------------
 
@@ -252,33 +226,17 @@ class _Run:
         by_time = self.seconds / (60.0 * self.config.minutes) if self.config.minutes else 0.0
         return max(self.steps / self.config.steps, by_time)
 
-    def _occasionally(self, before: int) -> None:
-        """Evaluate and save where the steps have crossed an interval."""
-        every = self.config.evaluation.every_steps
-        if every and before // every < self.steps // every:
-            self.evaluate()
-        every = self.config.logging.checkpoint_every_steps
-        if every and before // every < self.steps // every:
-            self.save()
-
     def figures(self) -> dict[str, float]:
         """Return what is worth logging now."""
         seconds = max(self.seconds, 1e-9)
-        shown = {
+        return {
             "seconds": seconds,
             "updates": float(self.agent.updates),
             "steps_per_s": self.steps / seconds,
             "updates_per_s": self.agent.updates / seconds,
             **{name: float(value) for name, value in self.seen.items()},
+            **self.ends.figures(),
         }
-        if self.returns:
-            shown["return"] = float(np.mean(self.returns))
-            shown["return_std"] = float(np.std(self.returns))
-            shown["episode_length"] = float(np.mean(self.lengths))
-        if self.errors:
-            shown["phase_error_deg_median"] = float(np.median(self.errors))
-            shown["phase_error_deg_p95"] = float(np.percentile(self.errors, 95))
-        return shown
 
     def _log(self) -> None:
         figures = self.figures()
@@ -409,10 +367,6 @@ def _device(name: str) -> str:
             f"device {name!r} cannot be used here: {str(error).splitlines()[0]}; use cpu"
         ) from error
     return str(device)
-
-
-def _like(mask: Tensor, memory: Tensor) -> Tensor:
-    return mask.view(-1, *([1] * (memory.ndim - 1)))
 
 
 def _tensors(state: dict[str, Any]) -> dict[str, Tensor]:

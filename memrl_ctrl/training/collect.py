@@ -1,0 +1,161 @@
+"""Collecting experience: a policy with exploration noise in the vector environment.
+
+What is collected goes into a list first and into the replay by the learner, so that collecting can
+run in a thread of its own while the agent learns, with weights that nobody changes meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from memrl_ctrl.agents.lstm_td3 import LstmTd3
+from memrl_ctrl.agents.replay import Replay
+from memrl_ctrl.training.environments import Start, Step, Stepper
+
+Array = NDArray[np.float32]
+
+RECENT = 256
+"""Finished episodes that figures are taken over."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collected:
+    """One step of all environments, ready for the replay; arrays [rows, ...]."""
+
+    step: Step
+    observation: Array
+    """What was acted on."""
+    truth: Array | None
+    """Privileged features that belong to it."""
+    previous: Array
+    """Unit action that was applied before it."""
+    squashed: Array
+    """What the policy decided, noise included."""
+    applied: Array
+    """Unit action that was applied after it."""
+
+    def store(self, replay: Replay, *, truth: bool) -> None:
+        """Put the step, and the ends of episodes, into the replay."""
+        step = self.step
+        replay.add(
+            step.valid,
+            observation=self.observation,
+            previous=self.previous,
+            action=self.squashed,
+            reward=step.reward,
+            terminated=step.terminated,
+            truth=self.truth if truth else None,
+        )
+        replay.close(
+            step.ended,
+            observation=step.followed,
+            previous=self.applied,
+            truth=step.followed_truth if truth else None,
+        )
+
+
+class Collector:
+    """The environments, and what acting in them carries from step to step.
+
+    Args:
+        stepper: the environments, already reset.
+        start: what the reset brought.
+        agent: whose policy acts.
+    """
+
+    def __init__(self, stepper: Stepper, start: Start, agent: LstmTd3) -> None:
+        self._stepper, self._agent = stepper, agent
+        rows, task = stepper.env.num_envs, stepper.task
+        at_rest = task.to_unit(np.zeros((rows, task.n_action), dtype=np.float32))
+        self._at_rest = np.ascontiguousarray(at_rest)
+        self._observation, self._truth = start.observation, start.truth
+        self._previous, self._memory = self._at_rest, agent.initial_memory(rows)
+
+    def collect(
+        self, calls: int, *, random: bool, stop: Callable[[], bool] = lambda: False
+    ) -> list[Collected]:
+        """Step the environments.
+
+        Args:
+            calls: steps of all environments together.
+            random: act uniformly at random.
+            stop: asked after each; true ends early.
+        """
+        collected: list[Collected] = []
+        for _ in range(calls):
+            collected.append(self._once(random))
+            if stop():
+                break
+        return collected
+
+    def _once(self, random: bool) -> Collected:
+        squashed, unit, memory = self._agent.act(
+            self._observation, self._previous, self._memory, random=random
+        )
+        step = self._stepper.step(unit)
+        applied = self._stepper.task.to_unit(step.applied)
+        result = Collected(
+            step=step,
+            observation=self._observation,
+            truth=self._truth,
+            previous=self._previous,
+            squashed=squashed,
+            applied=applied,
+        )
+        self._observation, self._truth = step.observation, step.truth
+        self._previous, self._memory = applied, memory
+        if step.started.any():
+            # A new episode begins with what it will begin with online: nothing applied, no memory.
+            self._previous = np.where(step.started[:, None], self._at_rest, applied)
+            begun = torch.from_numpy(step.started).to(self._agent.device)
+            self._memory = tuple(
+                m.masked_fill(begun.view(-1, *([1] * (m.ndim - 1))), 0.0) for m in memory
+            )
+        return result
+
+
+class Ends:
+    """Figures of the episodes that ended lately.
+
+    Args:
+        rows: environments.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self._return, self._length = np.zeros(rows), np.zeros(rows, dtype=np.int64)
+        self._returns: deque[float] = deque(maxlen=RECENT)
+        self._lengths: deque[int] = deque(maxlen=RECENT)
+        self._errors: deque[float] = deque(maxlen=RECENT)
+
+    def note(self, step: Step) -> None:
+        """Take a step into account."""
+        self._return += np.where(step.valid, step.reward, 0.0)
+        self._length += step.valid
+        ended = step.ended
+        if not ended.any():
+            return
+        self._returns.extend(self._return[ended].tolist())
+        self._lengths.extend(self._length[ended].tolist())
+        self._return[ended], self._length[ended] = 0.0, 0
+        if step.phase_error_rad is not None:
+            error = np.abs(np.degrees(step.phase_error_rad[ended]))
+            self._errors.extend(error[np.isfinite(error)].tolist())
+
+    def figures(self) -> dict[str, Any]:
+        """Return means and spreads; nothing before the first end."""
+        shown: dict[str, float] = {}
+        if self._returns:
+            shown["return"] = float(np.mean(self._returns))
+            shown["return_std"] = float(np.std(self._returns))
+            shown["episode_length"] = float(np.mean(self._lengths))
+        if self._errors:
+            shown["phase_error_deg_median"] = float(np.median(self._errors))
+            shown["phase_error_deg_p95"] = float(np.percentile(self._errors, 95))
+        return shown
