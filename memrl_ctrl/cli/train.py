@@ -1,0 +1,305 @@
+"""`memrl-ctrl train` and `memrl-ctrl evaluate`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.table import Table
+
+from memrl_ctrl import registry
+from memrl_ctrl.config import TrainingConfig, resolve
+from memrl_ctrl.errors import FileError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from memrl_ctrl.training import Evaluation, RunResult, Snapshot
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, by the shell's convention (128 + SIGINT)."""
+WITHOUT_END = 10**12
+"""Steps of a run that only its time limits."""
+
+Overrides = Annotated[
+    list[str] | None,
+    Parameter(name="--set", negative="", help="`key.sub=value`; may be given several times."),
+]
+
+
+def train(
+    config: str = "psb",
+    *,
+    steps: int | None = None,
+    minutes: float | None = None,
+    seed: int | None = None,
+    out: Path | None = None,
+    set_: Overrides = None,
+    program: str | None = None,
+    fidelity: str | None = None,
+    device: str | None = None,
+    resume: Path | None = None,
+    json_: Annotated[Path | None, Parameter(name="--json")] = None,
+) -> int:
+    """Train an agent; Ctrl-C ends it with a checkpoint that can be used.
+
+    Parameters
+    ----------
+    config
+        Name of a shipped configuration, or a YAML file.
+    steps
+        Environment steps to train for; without `--minutes` this alone decides.
+    minutes
+        Wall time to train for.
+    seed
+        Of everything that is drawn.
+    out
+        Run folder, new or empty; default `runs/<name>-<time>`.
+    program
+        Beam: draw conditions from this cycle program instead of the configuration's.
+    fidelity
+        Beam: fidelity of the simulation.
+    device
+        torch's name of a device, for example `cuda`.
+    resume
+        Run folder whose last checkpoint is the start.
+    json_
+        File for the result.
+    """
+    resolved = resolve(config, set_ or ())
+    resolved = _with_budget(resolved, steps, minutes)
+    changes: dict[str, Any] = {"seed": seed, "device": device}
+    resolved = dataclasses.replace(
+        resolved, **{name: value for name, value in changes.items() if value is not None}
+    )
+    resolved = _with_beam_options(resolved, program=program, fidelity=fidelity)
+    console = Console(stderr=True, highlight=False)
+    with _torch("training"):
+        from memrl_ctrl.training import train as run
+
+        with _progress(console) as show:
+            result = run(resolved, out=out, progress=show, resume=resume)
+    _report(console, result, resolved)
+    if json_ is not None:
+        values = {**dataclasses.asdict(result), "folder": str(result.folder)}
+        _write_json(json_, {**values, "checkpoint": str(result.checkpoint)})
+    return INTERRUPTED if result.interrupted else 0
+
+
+def evaluate(
+    policy: Path,
+    *,
+    episodes: int | None = None,
+    seed: int | None = None,
+    program: str | None = None,
+    fidelity: str | None = None,
+    set_: Overrides = None,
+    env: str | None = None,
+    checkpoint: int | None = None,
+    json_: Annotated[Path | None, Parameter(name="--json")] = None,
+) -> None:
+    """Judge a policy on held-out episodes; for the beam by phase error and shot.
+
+    Parameters
+    ----------
+    policy
+        Run folder, or ONNX file.
+    episodes
+        Whole episodes to play; default as the training's configuration says.
+    seed
+        Of the episodes; default one that training never uses.
+    program
+        Beam: conditions from this cycle program.
+    fidelity
+        Beam: fidelity of the simulation.
+    set_
+        `option=value` of the environment, for example `noise=0.05`; may be given several times.
+    env
+        Another environment than it was trained on.
+    checkpoint
+        Environment steps of the run's checkpoint; default the last.
+    json_
+        File for the figures.
+    """
+    import yaml
+
+    options: dict[str, Any] = {}
+    for text in set_ or ():
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise UsageError(f"--set {text!r} is not of the form option=value")
+        options[name] = yaml.safe_load(value)
+    options |= _beam_options(program, fidelity)
+    with _torch("evaluation"):
+        from memrl_ctrl.training import evaluate as run
+
+        result = run(
+            policy,
+            episodes=episodes,
+            seed=seed,
+            environment=env,
+            options=options,
+            checkpoint=checkpoint,
+        )
+    show_evaluation(Console(highlight=False), result.as_json())
+    if json_ is not None:
+        _write_json(json_, _with_policy(result, policy))
+
+
+def show_evaluation(console: Console, figures: dict[str, Any]) -> None:
+    """Show the figures of an evaluation as a table."""
+    title = f"{figures['environment']}, {figures['episodes']} held-out episodes"
+    if not figures["shots"]:
+        console.print(
+            f"{title}: return {figures['return_mean']:.4g} ± {figures['return_std']:.2g}, "
+            f"length {figures['length_mean']:.1f}"
+        )
+        return
+    table = Table(title=title)
+    for heading in ("after shot", "median (deg)", "95 % (deg)", "within 2 deg"):
+        table.add_column(heading, justify="right")
+    for row in figures["shots"]:
+        table.add_row(
+            f"{row['shot']:.0f}",
+            f"{row['median_deg']:.2f}",
+            f"{row['p95_deg']:.2f}",
+            f"{100 * row['share_within_2_deg']:.1f} %",
+        )
+    console.print(table)
+    if figures["without_reference"]:
+        console.print(
+            f"{figures['without_reference']} conditions without a reference optimum, not counted"
+        )
+
+
+def _with_budget(
+    config: TrainingConfig, steps: int | None, minutes: float | None
+) -> TrainingConfig:
+    """One given budget replaces the configuration's; two given hold both."""
+    if steps is None and minutes is None:
+        return config
+    if minutes is not None and not minutes > 0.0:
+        raise UsageError(f"--minutes must be above 0, not {minutes}")
+    return dataclasses.replace(
+        config, steps=steps if steps is not None else WITHOUT_END, minutes=minutes or 0.0
+    )
+
+
+def _beam_options(program: str | None, fidelity: str | None) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    if program is not None:
+        # A program names its machine.
+        options |= {"program": program, "machine": None}
+    if fidelity is not None:
+        options["fidelity"] = fidelity
+    return options
+
+
+def _with_beam_options(
+    config: TrainingConfig, *, program: str | None, fidelity: str | None
+) -> TrainingConfig:
+    options = _beam_options(program, fidelity)
+    if not options:
+        return config
+    if not config.environment.id.startswith("memrl/Beam"):
+        raise UsageError(
+            f"--program and --fidelity are for beam tasks; {config.name!r} trains on "
+            f"{config.environment.id!r}"
+        )
+    environment = dataclasses.replace(
+        config.environment, options={**config.environment.options, **options}
+    )
+    return dataclasses.replace(config, environment=environment)
+
+
+@contextmanager
+def _torch(what: str) -> Iterator[None]:
+    """Turn a missing optional library into the sentence that says how to get it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise registry.missing_extra(what, error) from error
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[Callable[[Snapshot], None]]:
+    """A progress bar in a terminal; a plain line every ten seconds elsewhere."""
+    if not console.is_terminal:
+        last = [-10.0]
+
+        def line(now: Snapshot) -> None:
+            if now.seconds - last[0] >= 10.0:
+                last[0] = now.seconds
+                console.print(f"{100 * now.fraction:3.0f} %  {_words(now)}", soft_wrap=True)
+
+        yield line
+        return
+    columns: Sequence[Any] = (
+        TextColumn("train"),
+        BarColumn(bar_width=24),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[words]}"),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("train", total=1.0, words="")
+
+        def draw(now: Snapshot) -> None:
+            bar.update(task, completed=now.fraction, words=escape(_words(now)))
+
+        yield draw
+
+
+def _words(now: Snapshot) -> str:
+    minutes, seconds = divmod(round(now.remaining_s), 60)
+    parts = [
+        f"{now.steps:,} steps",
+        f"{now.steps_per_s:,.0f} steps/s",
+        f"{now.figures.get('updates_per_s', 0.0):.0f} updates/s",
+        f"{minutes}:{seconds:02d} left",
+    ]
+    if "return" in now.figures:
+        parts.append(f"return {now.figures['return']:.3g}")
+    if "phase_error_deg_median" in now.figures:
+        parts.append(f"phase error {now.figures['phase_error_deg_median']:.2f} deg")
+    return "  ".join(parts)
+
+
+def _report(console: Console, result: RunResult, config: TrainingConfig) -> None:
+    """Say what was reached, where it is, and what comes next."""
+    how = "Interrupted" if result.interrupted else "Trained"
+    console.print(
+        f"{how} after {result.steps:,} steps and {result.updates:,} updates "
+        f"in {result.seconds:.0f} s ({result.steps_per_s:,.0f} steps/s)."
+    )
+    if result.evaluation is not None:
+        show_evaluation(console, result.evaluation)
+    folder = escape(str(result.folder))
+    console.print(f"Run folder:  {folder}", soft_wrap=True)
+    console.print(f"Checkpoint:  {escape(str(result.checkpoint))}", soft_wrap=True)
+    if config.logging.tensorboard:
+        console.print(f"TensorBoard: tensorboard --logdir {folder}/tensorboard", soft_wrap=True)
+    console.print(f"Export:      memrl-ctrl export {folder} --out policy.onnx", soft_wrap=True)
+
+
+def _with_policy(result: Evaluation, policy: Path) -> dict[str, Any]:
+    return {"policy": str(policy), **result.as_json()}
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    text = json.dumps(values, indent=2) + "\n"
+    if str(path) == "-":
+        sys.stdout.write(text)
+        return
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise FileError(path, f"cannot be written: {error.strerror}") from error
