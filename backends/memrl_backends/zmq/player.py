@@ -70,8 +70,9 @@ class Player:
         description.limits.check(phi_hw_rad, self.last.applied_rad, description.ctime_ms)
 
     def hold(self, cycle: int) -> None:
-        """Note that nothing will be written for a cycle."""
-        self.committed_for = max(self.committed_for, cycle)
+        """Note that nothing will be written for the next cycle; said of a later one it says nothing."""
+        if cycle == self.next_cycle:
+            self.committed_for = cycle
 
     def begin(self) -> None:
         """Begin the next cycle."""

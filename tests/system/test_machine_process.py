@@ -1,0 +1,384 @@
+"""The machine as a process of its own, and its clients, over loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from memrl_backends.zmq import MachineServer, ZmqBackend, ZmqSource, client, open_backend
+from memrl_backends.zmq.keys import make_folder
+from memrl_ctrl.backend import BeamBackend, BeamSource
+from memrl_ctrl.errors import (
+    ConnectionFailed,
+    MemrlError,
+    ReadingTimeout,
+    RefusalReason,
+    Refused,
+    UsageError,
+)
+from memrl_ctrl.registry import open_source
+from memrl_ctrl.testing import FakeBackend
+
+LOOPBACK = "tcp://127.0.0.1:0"
+
+
+class Process:
+    """`memrl-ctrl machine` with its keys in a folder of the test's."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.folder, self.keys = folder, folder / "keys"
+        environment = {**os.environ, "MEMRL_CTRL_STATE": str(folder), "PYTHONUNBUFFERED": "1"}
+        self._popen = subprocess.Popen(
+            [sys.executable, "-m", "memrl_ctrl", "machine", "--slices", "64", "--seed", "5",
+             *options],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self.pid = self._popen.pid
+
+    def ready(self) -> str:
+        """Wait for the ready line and return the endpoint in it."""
+        assert self._popen.stdout is not None
+        line = self._popen.stdout.readline()
+        found = re.search(r"ready at (tcp://\S+):", line)
+        assert found, line + "".join(self.end(signal.SIGKILL)[1:])
+        return found[1]
+
+    def end(self, number: signal.Signals | None) -> tuple[int, str, str]:
+        """Send a signal, if any; return exit code, output and errors."""
+        if number is not None and self._popen.poll() is None:
+            self._popen.send_signal(number)
+        out, err = self._popen.communicate(timeout=60)
+        return self._popen.returncode, out, err
+
+
+@contextmanager
+def process(folder: Path, *options: str) -> Iterator[Process]:
+    started = Process(folder, "--endpoint", LOOPBACK, *options)
+    try:
+        yield started
+    finally:
+        started.end(signal.SIGKILL)
+
+
+@contextmanager
+def served(keys: Path, *, period_s: float = 0.0, **options: object) -> Iterator[MachineServer]:
+    """Serve a fake machine in a thread."""
+    server = MachineServer(
+        FakeBackend(points=30, n_slices=32),
+        endpoint=LOOPBACK,
+        period_s=period_s,
+        keys=keys,
+        **options,  # type: ignore[arg-type]
+    )
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+        thread.join()
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    make_folder(tmp_path / "keys")
+    return tmp_path / "keys"
+
+
+def controller(server: MachineServer, keys: Path, name: str = "test") -> ZmqBackend:
+    opened = open_backend(endpoint=str(server.endpoint), keys=keys, name=name)
+    assert isinstance(opened, ZmqBackend)
+    return opened
+
+
+def watch(source: BeamSource) -> None:
+    """Look until it ends."""
+    while True:
+        source.observe()
+
+
+def test_a_machine_is_driven_and_stopped(tmp_path: Path) -> None:
+    """The short command makes its keys, takes setpoints, writes the truth aside, and ends cleanly."""
+    truth = tmp_path / "truth.jsonl"
+    with process(tmp_path, "--period", "0", "--truth-log", str(truth)) as machine:
+        endpoint = machine.ready()
+        backend = open_backend(endpoint=endpoint, keys=machine.keys)
+        assert isinstance(backend, BeamBackend)
+        reading = backend.start()
+        assert reading.truth is None
+        wanted = reading.applied_rad + 0.1
+        after = backend.play(wanted)
+        assert after.cycle == reading.cycle + 1
+        np.testing.assert_array_equal(after.applied_rad, wanted)
+        code, out, _ = machine.end(signal.SIGTERM)
+        assert code == 0
+        assert re.search(r"psb stopped: played \d+ cycles .* took 1 functions", out)
+        with pytest.raises(ConnectionFailed, match=r"has ended: it was stopped"):
+            backend.observe()
+        backend.close()
+    lines = [json.loads(line) for line in truth.read_text().splitlines()]
+    assert [line["cycle"] for line in lines] == list(range(1, len(lines) + 1))
+    played = lines[after.cycle - 1]
+    assert played["phi_hw_rad"] == wanted.tolist()
+    assert len(played["phase_error_rad"]) == 30
+    turn = np.array(played["phi2_rad"]) + played["offset_rad"] - np.array(played["phi_hw_rad"])
+    np.testing.assert_allclose(np.cos(turn), 1.0)
+
+
+def test_a_machine_that_is_killed_is_noticed(tmp_path: Path) -> None:
+    """SIGKILL in the middle of a run is one sentence at the client, from every call."""
+    with process(tmp_path, "--period", "0") as machine:
+        backend = open_backend(endpoint=machine.ready(), keys=machine.keys)
+        assert isinstance(backend, ZmqBackend)
+        reading = backend.start()
+        machine.end(signal.SIGKILL)
+        with pytest.raises(ConnectionFailed, match="has gone: the connection broke"):
+            backend.play(reading.applied_rad)
+        with pytest.raises(ConnectionFailed, match="has gone"):
+            backend.observe()
+        backend.close()
+
+
+def test_a_machine_that_is_frozen_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that keeps its connection but says nothing is gone after some time."""
+    monkeypatch.setattr(client, "SILENCE_S", 1.0)
+    with process(tmp_path, "--period", "30") as machine:
+        source = open_backend(endpoint=machine.ready(), keys=machine.keys, read_only=True)
+        os.kill(machine.pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(ConnectionFailed, match=r"nothing was heard .* for 1\.\d s"):
+                source.observe()
+        finally:
+            os.kill(machine.pid, signal.SIGCONT)
+        source.close()
+
+
+def test_a_port_in_use_is_one_sentence(tmp_path: Path) -> None:
+    """A second machine on the same port says so and ends with exit code 2, playing nothing."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        endpoint = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        code, out, err = Process(tmp_path, "--endpoint", endpoint).end(None)
+    assert code == 2
+    assert out == ""
+    assert err.startswith(f"memrl-ctrl: {endpoint} is in use: stop what runs there")
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_a_count_of_cycles_ends_the_machine(tmp_path: Path) -> None:
+    """`--cycles` plays exactly so many and ends by itself."""
+    code, out, _ = Process(
+        tmp_path, "--endpoint", LOOPBACK, "--cycles", "3", "--period", "0", "--quiet"
+    ).end(None)
+    assert code == 0
+    assert "played 3 cycles" in out
+
+
+def test_nobody_there_is_named_in_time(keys: Path) -> None:
+    """An endpoint where nobody listens is one sentence after the time given."""
+    with pytest.raises(
+        ConnectionFailed, match=r"nobody answers at tcp://127.0.0.1:9 within 0.3 s; is `memrl-ctrl"
+    ):
+        open_backend(endpoint="tcp://127.0.0.1:9", keys=keys, timeout_s=0.3)
+
+
+def test_another_protocol_is_named(keys: Path) -> None:
+    """A port where something else listens is told from one where nobody does."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        endpoint = f"tcp://127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(ConnectionFailed, match=r"something answers .* right port"):
+            open_backend(endpoint=endpoint, keys=keys, timeout_s=0.5)
+
+
+def test_a_wrong_key_is_named(keys: Path, tmp_path: Path) -> None:
+    """A key that is not authorized, another machine's key, and no key are each told apart."""
+    make_folder(tmp_path / "other")
+    mixed = tmp_path / "mixed"
+    shutil.copytree(keys, mixed)
+    shutil.copy(tmp_path / "other" / "controller.key", mixed / "controller.key")
+    with served(keys) as server:
+        endpoint = str(server.endpoint)
+        with pytest.raises(ConnectionFailed, match="does not accept this client's key"):
+            open_backend(endpoint=endpoint, keys=mixed)
+        with pytest.raises(ConnectionFailed, match=r"not the one whose server\.pub"):
+            open_backend(endpoint=endpoint, keys=tmp_path / "other")
+        with pytest.raises(ConnectionFailed, match="wants keys"):
+            open_backend(endpoint=endpoint, insecure_loopback=True)
+
+
+def test_a_folder_without_the_key_is_named(keys: Path) -> None:
+    """Who holds an observer's key only cannot open a backend that writes."""
+    (keys / "controller.key").unlink()
+    with served(keys) as server:
+        with pytest.raises(MemrlError, match=r"controller\.key: .*cannot be read"):
+            open_backend(endpoint=str(server.endpoint), keys=keys)
+        open_backend(endpoint=str(server.endpoint), keys=keys, read_only=True).close()
+
+
+def test_a_source_has_nothing_that_writes(keys: Path) -> None:
+    """Opened to look only, there is no method that writes, and the connection may not either."""
+    with served(keys) as server:
+        source = open_source("zmq", endpoint=str(server.endpoint), keys=keys)
+        assert type(source) is ZmqSource
+        assert isinstance(source, BeamSource)
+        assert not isinstance(source, BeamBackend)
+        for name in ("submit", "play", "start"):
+            assert not hasattr(source, name)
+        assert not source.description.writable
+        first, second = source.observe(), source.observe()
+        assert second.cycle > first.cycle
+        # Even its connection in other hands is refused by the machine.
+        forged = ZmqBackend(source._link)
+        with pytest.raises(Refused, match="observer") as refused:
+            forged._take_lease()
+        assert refused.value.reason is RefusalReason.READ_ONLY
+        source.close()
+
+
+def test_a_second_controller_is_refused_by_name(keys: Path) -> None:
+    """Whoever comes second is told who is in control, and comes in once that one has left."""
+    with served(keys) as server:
+        first = controller(server, keys, "morning shift")
+        second = controller(server, keys, "evening shift")
+        reading = first.start()
+        with pytest.raises(Refused, match="'morning shift \\(controller\\)' is in control"):
+            second.start()
+        with pytest.raises(Refused, match="morning shift"):
+            second.submit(reading.applied_rad, reading.cycle + 1, 1.0)
+        first.close()
+        second.play(second.start().applied_rad)
+        second.close()
+
+
+def test_a_late_client_is_refused_and_may_go_on(keys: Path) -> None:
+    """Whoever slept through its lease is refused as late, and then takes part again."""
+    with served(keys, patience_s=0.3) as server:
+        backend = controller(server, keys)
+        reading = backend.start()
+        time.sleep(0.6)
+        with pytest.raises(Refused) as refused:
+            backend.submit(reading.applied_rad + 0.1, reading.cycle + 1, 1.0)
+        assert refused.value.reason is RefusalReason.LATE
+        newer = backend.observe()
+        assert newer.cycle > reading.cycle + 1
+        np.testing.assert_array_equal(newer.applied_rad, reading.applied_rad)
+        wanted = newer.applied_rad + 0.1
+        while True:  # nobody was in control: the machine may have gone on once more
+            try:
+                played = backend.play(wanted)
+            except Refused:
+                backend.observe()
+            else:
+                break
+        np.testing.assert_array_equal(played.applied_rad, wanted)
+        backend.close()
+
+
+def test_a_machine_waits_for_its_controller(keys: Path) -> None:
+    """Without a period every cycle is written for: no cycle is missed, whatever the client's pace."""
+    with served(keys) as server:
+        backend = controller(server, keys)
+        reading = backend.start()
+        for i in range(20):
+            time.sleep(0.005 * (i % 3))
+            after = backend.play(reading.applied_rad + 0.01)
+            assert after.cycle == reading.cycle + 1
+            reading = after
+        assert backend.missed == 0
+        backend.close()
+
+
+def test_a_slow_observer_gets_the_newest(keys: Path) -> None:
+    """Who looks away sees the newest cycle next, and knows how many it did not see."""
+    with served(keys, idle_s=0.005) as server:
+        source = open_backend(endpoint=str(server.endpoint), keys=keys, read_only=True)
+        first = source.observe()
+        time.sleep(0.5)
+        second = source.observe()
+        assert second.cycle > first.cycle + 20
+        assert source.missed >= second.cycle - first.cycle - 1
+        source.close()
+
+
+def test_no_cycle_is_a_timeout(keys: Path) -> None:
+    """A machine that is there but plays nothing is told from one that is gone."""
+    with served(keys, period_s=60.0) as server:
+        source = open_backend(endpoint=str(server.endpoint), keys=keys, read_only=True)
+        assert source.observe().cycle == 1  # the one it began with
+        with pytest.raises(ReadingTimeout, match="plays no cycle"):
+            source.observe(timeout_s=0.7)
+        source.close()
+
+
+def test_a_failing_backend_tells_its_clients(keys: Path) -> None:
+    """When the machine's backend fails, the client hears why."""
+    backend = FakeBackend(points=30, n_slices=32)
+    server = MachineServer(backend, endpoint=LOOPBACK, period_s=0.0, keys=keys, idle_s=0.01)
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            server.run()
+        except MemrlError as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    source = open_backend(endpoint=str(server.endpoint), keys=keys, read_only=True)
+    backend.close()
+    with pytest.raises(ConnectionFailed, match="it failed: the fake backend is closed"):
+        watch(source)
+    thread.join()
+    assert len(failures) == 1
+    source.close()
+
+
+def test_not_armed_takes_nothing(keys: Path) -> None:
+    """A machine that is not armed is described as one that cannot be written to."""
+    with served(keys, arm=False) as server:
+        backend = controller(server, keys)
+        assert not backend.description.writable
+        with pytest.raises(Refused, match="not armed") as refused:
+            backend.start()
+        assert refused.value.reason is RefusalReason.READ_ONLY
+        assert backend.observe().cycle > 0
+        backend.close()
+
+
+def test_without_keys_only_where_it_is_said(keys: Path) -> None:
+    """Without encryption both sides must say so; then everything works."""
+    with served(keys, insecure_loopback=True) as server:
+        with pytest.raises(ConnectionFailed, match="--insecure-loopback"):
+            open_backend(endpoint=str(server.endpoint), keys=keys)
+        backend = open_backend(endpoint=str(server.endpoint), insecure_loopback=True)
+        assert isinstance(backend, ZmqBackend)
+        backend.play(backend.start().applied_rad)
+        backend.close()
+
+
+def test_a_truth_log_needs_truth(keys: Path, tmp_path: Path) -> None:
+    """A folder that does not exist is told at once."""
+    server = MachineServer(
+        FakeBackend(points=2), endpoint=LOOPBACK, keys=keys, truth_log=tmp_path / "no" / "log"
+    )
+    with pytest.raises(UsageError, match="cannot be written"):
+        server.run()

@@ -1,0 +1,302 @@
+"""Sessions, the lease and transactions, without sockets and with a clock of the test's own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from memrl_backends.zmq import wire
+from memrl_backends.zmq.commands import MAX_SESSIONS, CommandDesk, Machine
+from memrl_backends.zmq.keys import Peer
+from memrl_backends.zmq.lease import LeaseDesk
+from memrl_backends.zmq.player import Pacer, Player
+from memrl_ctrl.errors import RefusalReason
+from memrl_ctrl.frames import unpack
+from memrl_ctrl.testing import FakeBackend
+
+SECOND = 10**9
+LEASE_S = 2.4
+CONTROLLER = Peer("controller", wire.Role.CONTROLLER)
+OBSERVER = Peer("observer", wire.Role.OBSERVER)
+
+
+class Setting:
+    """A desk before a fake machine, and clients that talk to it."""
+
+    def __init__(self, *, armed: bool = True) -> None:
+        self._read, self._write = os.pipe()
+        self.backend = FakeBackend(points=30, n_slices=32)
+        self.player = Player(self.backend, self._write)
+        self.lease = LeaseDesk(duration_s=LEASE_S, first_fence=100)
+        machine = Machine(
+            description=self.backend.description,
+            period_s=1.2,
+            readings_port=5751,
+            server="test",
+            armed=armed,
+        )
+        self.desk = CommandDesk(machine, self.player, self.lease)
+        self.now_ns = SECOND
+
+    def close(self) -> None:
+        self.player.close()
+        os.close(self._read)
+        os.close(self._write)
+
+    def cycle(self) -> None:
+        """Play one cycle."""
+        self.player.begin()
+        while self.player.finished() is None:
+            os.read(self._read, 1)
+
+
+class Client:
+    """Says hello and sends requests."""
+
+    def __init__(self, setting: Setting, name: str = "one", peer: Peer = CONTROLLER) -> None:
+        self.setting, self.peer, self.identity = setting, peer, name.encode()
+        self.sequence, self.fence = 0, 0
+        hello = wire.Hello(sequence=0, oldest=1, newest=1, client=name)
+        reply = setting.desk.answer(self.identity, peer, hello, {}, setting.now_ns)
+        self.session = unpack(reply, wire.replies)[0].session
+
+    def ask(
+        self, kind: type[Any], function: np.ndarray | None = None, **fields: Any
+    ) -> wire.AnyReply:
+        self.sequence += 1
+        given = {"session": self.session, "sequence": self.sequence, **fields}
+        if issubclass(kind, wire.Fenced):
+            given.setdefault("fence", self.fence)
+        if "deadline_ns" in kind.__struct_fields__:
+            given.setdefault("deadline_ns", self.setting.now_ns + SECOND)
+        arrays = {} if function is None else {"phi_hw_rad": function}
+        message: wire.AnyReply = unpack(
+            self.setting.desk.answer(
+                self.identity, self.peer, kind(**given), arrays, self.setting.now_ns
+            ),
+            wire.replies,
+        )[0]
+        if isinstance(message, wire.LeaseGrant):
+            self.fence = message.fence
+        return message
+
+    def refusal(self, kind: type[Any], function: np.ndarray | None = None, **fields: Any) -> str:
+        """Ask for what must be refused; return the reason."""
+        reply = self.ask(kind, function, **fields)
+        assert isinstance(reply, wire.Refusal), reply
+        return reply.reason.value
+
+
+@pytest.fixture
+def setting() -> Iterator[Setting]:
+    made = Setting()
+    yield made
+    made.close()
+
+
+FLAT = np.full(30, 0.3)
+
+
+def applied(setting: Setting) -> float:
+    setting.cycle()
+    return float(setting.player.last.applied_rad[0])
+
+
+def test_a_submission_needs_the_lease(setting: Setting) -> None:
+    """Without the lease, and with a fencing number that was never given, nothing is taken."""
+    client = Client(setting)
+    assert client.refusal(wire.Submit, FLAT, cycle=2) == RefusalReason.FENCED
+    client.ask(wire.LeaseRequest)
+    assert client.refusal(wire.Submit, FLAT, cycle=2, fence=99) == RefusalReason.FENCED
+    assert applied(setting) == 0.0
+
+
+def test_what_is_submitted_plays(setting: Setting) -> None:
+    """With the lease a function is taken for the next cycle, and later ones hold it."""
+    client = Client(setting)
+    client.ask(wire.LeaseRequest)
+    receipt = client.ask(wire.Submit, FLAT, cycle=2)
+    assert isinstance(receipt, wire.ReceiptMessage)
+    assert receipt.cycle == 2
+    assert applied(setting) == 0.3
+    assert applied(setting) == 0.3
+
+
+def test_a_second_controller_is_told_who_is_in_control(setting: Setting) -> None:
+    """The lease is one client's; another is refused by name until it is released."""
+    first, second = Client(setting, "first"), Client(setting, "second")
+    first.ask(wire.LeaseRequest)
+    reply = second.ask(wire.LeaseRequest)
+    assert isinstance(reply, wire.Refusal)
+    assert reply.reason is RefusalReason.FENCED
+    assert "first (controller)" in reply.detail
+    first.ask(wire.Release)
+    assert isinstance(second.ask(wire.LeaseRequest), wire.LeaseGrant)
+    assert second.fence > first.fence
+
+
+def test_an_expired_lease_frees_and_fences_off(setting: Setting) -> None:
+    """After its time the lease goes to another, and the first one's late write is refused."""
+    first, second = Client(setting, "first"), Client(setting, "second")
+    first.ask(wire.LeaseRequest)
+    setting.now_ns += int(LEASE_S * SECOND) + 1
+    assert isinstance(second.ask(wire.LeaseRequest), wire.LeaseGrant)
+    assert first.refusal(wire.Submit, FLAT, cycle=2) == RefusalReason.FENCED
+    assert isinstance(second.ask(wire.Submit, FLAT, cycle=2), wire.ReceiptMessage)
+
+
+def test_use_renews_the_lease(setting: Setting) -> None:
+    """Whoever holds on, or writes, keeps the lease."""
+    client = Client(setting)
+    client.ask(wire.LeaseRequest)
+    for cycle in range(2, 6):
+        setting.now_ns += int(0.9 * LEASE_S * SECOND)
+        assert isinstance(client.ask(wire.Hold, cycle=cycle), wire.Done)
+    assert isinstance(client.ask(wire.Submit, FLAT, cycle=2), wire.ReceiptMessage)
+
+
+def test_another_session_cannot_use_the_fencing_number(setting: Setting) -> None:
+    """A fencing number that was overheard is no right to write."""
+    first, second = Client(setting, "first"), Client(setting, "second")
+    first.ask(wire.LeaseRequest)
+    assert second.refusal(wire.Submit, FLAT, cycle=2, fence=first.fence) == RefusalReason.FENCED
+    assert second.refusal(wire.Release, fence=first.fence) == RefusalReason.FENCED
+
+
+def test_a_session_is_bound_to_its_connection(setting: Setting) -> None:
+    """Another connection's session number is refused, as is one from before a restart."""
+    first, second = Client(setting, "first"), Client(setting, "second")
+    first.ask(wire.LeaseRequest)
+    second.session = first.session
+    assert second.refusal(wire.Submit, FLAT, cycle=2, fence=first.fence) == RefusalReason.STALE
+    second.session = 12345
+    assert second.refusal(wire.SnapshotRequest) == RefusalReason.STALE
+
+
+def test_late_is_refused(setting: Setting) -> None:
+    """A cycle that has begun, or a deadline that has passed on the server's clock, is late."""
+    client = Client(setting)
+    client.ask(wire.LeaseRequest)
+    assert client.refusal(wire.Submit, FLAT, cycle=1) == RefusalReason.LATE
+    late = setting.now_ns - 1
+    assert client.refusal(wire.Submit, FLAT, cycle=2, deadline_ns=late) == RefusalReason.LATE
+    setting.player.begin()  # cycle 2 plays
+    assert client.refusal(wire.Submit, FLAT, cycle=2) == RefusalReason.LATE
+    assert setting.desk.must_wait(
+        wire.Submit(session=1, sequence=1, fence=1, cycle=3, deadline_ns=0)
+    )
+    while setting.player.finished() is None:
+        pass
+    assert applied(setting) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (np.full(30, 100.0), RefusalReason.LIMIT),
+        (np.full(30, 2.0), RefusalReason.STEP),
+        (np.where(np.arange(30) % 2, 1.5, -1.5), RefusalReason.SLOPE),
+        (np.full(30, np.nan), RefusalReason.NOT_FINITE),
+        (np.full(29, 0.1), RefusalReason.UNKNOWN_POINT),
+    ],
+)
+def test_the_server_checks_the_limits(
+    setting: Setting, function: np.ndarray, reason: RefusalReason
+) -> None:
+    """Each broken limit is refused as such, in one message and as a transaction, and not played."""
+    client = Client(setting)
+    client.ask(wire.LeaseRequest)
+    assert client.refusal(wire.Submit, function, cycle=2) == reason
+    client.ask(wire.Stage, function, cycle=2)
+    assert client.refusal(wire.Test) == reason
+    assert client.refusal(wire.Commit) == reason
+    assert applied(setting) == 0.0
+
+
+def test_a_transaction_plays_only_when_committed(setting: Setting) -> None:
+    """Staged and tested plays nothing; rolled back is gone; committed plays."""
+    client = Client(setting)
+    client.ask(wire.LeaseRequest)
+    assert client.ask(wire.Stage, FLAT, cycle=2) == wire.Done(sequence=2, what="staged")
+    assert client.ask(wire.Test) == wire.Done(sequence=3, what="tested")
+    assert applied(setting) == 0.0
+    client.ask(wire.Rollback)
+    assert client.refusal(wire.Commit) == RefusalReason.INVALID
+    client.ask(wire.Stage, FLAT, cycle=3)
+    assert isinstance(client.ask(wire.Commit), wire.ReceiptMessage)
+    assert applied(setting) == 0.3
+
+
+def test_an_observer_cannot_write(setting: Setting) -> None:
+    """The role of the key decides, and saying less of oneself is allowed."""
+    observer = Client(setting, "looker", OBSERVER)
+    for kind in (wire.LeaseRequest, wire.Release, wire.Test):
+        assert observer.refusal(kind) == RefusalReason.READ_ONLY
+    assert observer.refusal(wire.Submit, FLAT, cycle=2) == RefusalReason.READ_ONLY
+    assert isinstance(observer.ask(wire.SnapshotRequest), wire.ReadingMessage)
+    hello = wire.Hello(sequence=1, oldest=1, newest=1, client="me", observe_only=True)
+    answer = setting.desk.answer(b"x", CONTROLLER, hello, {}, 0)
+    assert unpack(answer, wire.replies)[0].role is wire.Role.OBSERVER
+
+
+def test_a_machine_that_is_not_armed_gives_no_lease() -> None:
+    """Nobody writes to a machine that was started without being armed."""
+    setting = Setting(armed=False)
+    assert Client(setting).refusal(wire.LeaseRequest) == RefusalReason.NOT_ARMED
+    setting.close()
+
+
+def test_the_same_request_again_is_done_once(setting: Setting) -> None:
+    """A repeated sequence number gets the same reply; an older one is stale."""
+    client = Client(setting)
+    client.ask(wire.LeaseRequest)
+    first = client.ask(wire.Submit, FLAT, cycle=2)
+    client.sequence -= 1
+    assert client.ask(wire.Submit, FLAT + 0.1, cycle=2) == first
+    assert setting.desk.commits == 1
+    client.sequence -= 2
+    assert client.refusal(wire.SnapshotRequest) == RefusalReason.STALE
+    assert applied(setting) == 0.3
+
+
+def test_another_version_is_refused_with_both_sides(setting: Setting) -> None:
+    """A client of another version is told what both speak."""
+    hello = wire.Hello(sequence=1, oldest=2, newest=3, client="new")
+    reply = unpack(setting.desk.answer(b"x", CONTROLLER, hello, {}, 0), wire.replies)[0]
+    assert isinstance(reply, wire.Refusal)
+    assert "2 to 3, this machine 1" in reply.detail
+
+
+def test_sessions_do_not_grow_without_end(setting: Setting) -> None:
+    """The session silent longest is forgotten, but never the one in control."""
+    holder = Client(setting, "holder")
+    holder.ask(wire.LeaseRequest)
+    early = Client(setting, "early")
+    for _ in range(MAX_SESSIONS):
+        Client(setting, "more")
+    assert early.refusal(wire.SnapshotRequest) == RefusalReason.STALE
+    assert isinstance(holder.ask(wire.Submit, FLAT, cycle=2), wire.ReceiptMessage)
+
+
+def test_with_a_period_cycles_begin_on_time() -> None:
+    """Beginnings are a period apart, whatever the controller does; an overrun shifts the next."""
+    pacer = Pacer(period_s=1.0, idle_s=0.05, now_s=10.0)
+    assert pacer.due_in_s(10.4, leased=True, written=True) == pytest.approx(0.6)
+    pacer.begun(11.01)
+    pacer.ended(11.2)
+    assert pacer.due_in_s(11.2, leased=False, written=False) == pytest.approx(0.8)
+    pacer.begun(12.0)
+    pacer.ended(15.0)
+    assert pacer.due_in_s(15.0, leased=False, written=False) == pytest.approx(1.0)
+
+
+def test_without_a_period_the_cycle_waits_for_the_controller() -> None:
+    """The holder of the lease decides; with nobody in control it idles."""
+    pacer = Pacer(period_s=0.0, idle_s=0.05, now_s=10.0)
+    assert pacer.due_in_s(10.0, leased=True, written=False) is None
+    assert pacer.due_in_s(10.0, leased=True, written=True) == 0.0
+    assert pacer.due_in_s(10.0, leased=False, written=False) == pytest.approx(0.05)
