@@ -13,6 +13,7 @@ import numpy as np
 from cyclopts import Parameter
 from rich.console import Console
 from rich.status import Status
+from rich.text import Text
 
 from memrl_backends.zmq import endpoint as endpoints
 from memrl_backends.zmq.keys import local_folder
@@ -191,7 +192,7 @@ class _View:
         if self._quiet:
             return
         if self._status is not None:
-            self._status.update(_line(event))
+            self._status.update(Text(_line(event)))
         elif time.monotonic() - self._said_s >= LINE_EVERY_S:
             self._said_s = time.monotonic()
             self._console.print(_line(event), markup=False)
@@ -202,9 +203,9 @@ def _line(event: CycleEvent) -> str:
     usable = int(np.count_nonzero(reading.usable))
     applied = np.degrees(reading.applied_rad)
     return (
-        f"cycle {reading.cycle}: {usable} of {reading.usable.size} profiles good, phi_hw "
-        f"{applied.min():.1f} to {applied.max():.1f} deg, {event.commits} functions taken, "
-        f"{'controlled by ' + event.holder if event.holder else 'nobody in control'}"
+        f"cycle {reading.cycle}: {usable}/{reading.usable.size} profiles good, phi_hw "
+        f"{applied.min():.1f} to {applied.max():.1f} deg, {event.commits} written, "
+        f"{'by ' + event.holder if event.holder else 'free'}"
     )
 
 
