@@ -99,6 +99,10 @@ class MachineDescription:
                 raise ValueError("ctime_ms must increase")
 
 
+def _circular(difference: FloatArray) -> FloatArray:
+    return np.asarray(np.pi - np.mod(np.pi - difference, 2.0 * np.pi), dtype=np.float64)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Truth:
     """What only a simulation knows. Never part of an observation. All arrays [points]."""
@@ -113,12 +117,20 @@ class Truth:
     """Longitudinal emittance, area in eV s."""
     intensity: FloatArray
     """Protons in the ring."""
+    goal_rad: FloatArray | None = None
+    """What a policy is trained towards: the reference optimum, and where none exists the phi_2 of the
+    flattest profile. None where it is the reference everywhere. Never used for scoring."""
 
     @property
     def phase_error_rad(self) -> FloatArray:
         """Circular difference between phi_2 and the reference optimum, in (-pi, pi] [points]."""
-        difference = self.phi2_rad - self.reference_rad
-        return np.asarray(np.pi - np.mod(np.pi - difference, 2.0 * np.pi), dtype=np.float64)
+        return _circular(self.phi2_rad - self.reference_rad)
+
+    @property
+    def goal_error_rad(self) -> FloatArray:
+        """Circular difference between phi_2 and the goal of training, in (-pi, pi] [points]."""
+        goal = self.reference_rad if self.goal_rad is None else self.goal_rad
+        return _circular(self.phi2_rad - goal)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -91,7 +91,7 @@ class BeamPhase:
         allowed = limits.restrict(
             wanted, before.applied_rad, self.backend.description.ctime_ms
         ).phi_hw_rad
-        error_before = self.phase_error_rad()
+        error_before = self._goal_error_rad()
         self.reading = self.backend.play(allowed)
         self.applied = (self.reading.applied_rad - before.applied_rad)[self.rows]
         profile = self.reading.profile[self.rows]
@@ -99,7 +99,7 @@ class BeamPhase:
         undefined = np.full(self.rows.size, np.nan)
         rewards = self.reward(
             Shot(
-                error_rad=self.phase_error_rad(),
+                error_rad=self._goal_error_rad(),
                 previous_error_rad=error_before,
                 delta_rad=self.applied,
                 asymmetry=asymmetry(profile) if needs else undefined,
@@ -125,17 +125,24 @@ class BeamPhase:
             return np.full(self.rows.size, np.nan)
         return truth.phase_error_rad[self.rows]
 
+    def _goal_error_rad(self) -> FloatArray:
+        """Return what rewards speak of [rows]: as `phase_error_rad`, but defined everywhere."""
+        truth = self.reading.truth
+        if truth is None:
+            return np.full(self.rows.size, np.nan)
+        return truth.goal_error_rad[self.rows]
+
     def info(self) -> dict[str, Any]:
         """Return what training and evaluation may know beside the observation.
 
         `applied` [rows, 1] rad: what was really applied in the last shot. `phase_error_rad` [rows].
-        `privileged` [rows, 3]: error / pi, sin and cos of it, for a critic that may see the truth.
+        `privileged` [rows, 3]: error / pi, sin and cos of it, for a critic that may see the truth;
+        where there is no reference it is the error to the flattest profile.
         """
-        error = self.phase_error_rad()
-        known = np.nan_to_num(error)
+        known = np.nan_to_num(self._goal_error_rad())
         return {
             "applied": self.applied[:, None].astype(np.float32),
-            "phase_error_rad": error,
+            "phase_error_rad": self.phase_error_rad(),
             "privileged": np.stack([known / math.pi, np.sin(known), np.cos(known)], axis=1).astype(
                 np.float32
             ),

@@ -180,6 +180,7 @@ class SimulationBackend:
             quality=quality,
             truth=Truth(
                 reference_rad=drawn.reference_rad.copy(),
+                goal_rad=drawn.goal_rad.copy(),
                 offset_rad=offset,
                 phi2_rad=phi2,
                 emittance_evs=np.array(conditions.emittance_evs),
@@ -243,6 +244,7 @@ def open_backend(
     offset_jitter_deg: float = 0.0,
     offset_drift_deg: float = 0.0,
     noise: float | Sequence[float] = 0.02,
+    require_reference: bool = True,
     threads: int = 1,
 ) -> SimulationBackend:
     """Open the simulation.
@@ -265,6 +267,8 @@ def open_backend(
         offset_jitter_deg: standard deviation of an offset that is drawn anew in every shot.
         offset_drift_deg: standard deviation of the offset's random walk a shot.
         noise: standard deviation of a slice's noise as a fraction of the peak, number or range.
+        require_reference: draw unrelated conditions anew that have no reference optimum; without,
+            training has the flattest profile as its goal there.
         threads: threads of the kernel.
 
     Raises:
@@ -299,6 +303,7 @@ def open_backend(
         offset_jitter_rad=math.radians(offset_jitter_deg),
         offset_drift_rad=math.radians(offset_drift_deg),
         noise=as_range("noise", noise),
+        require_reference=require_reference,
     )
     if rows is None and cycle_program is not None:
         ctime = _control_points(cycle_program, points)

@@ -59,6 +59,8 @@ class Scenario:
     """Standard deviation of the offset's random walk, rad a shot."""
     noise: Range = (0.02, 0.02)
     """Standard deviation of a slice's noise as a fraction of the profile's peak."""
+    require_reference: bool = True
+    """Whether unrelated conditions without a reference optimum are drawn anew."""
 
     def __post_init__(self) -> None:
         """Refuse a scenario that nothing can be drawn from."""
@@ -86,6 +88,8 @@ class Drawn:
     """Conditions of the beam at phi_2 = 0."""
     reference_rad: FloatArray
     """Reference optimum of phi_2; NaN where none exists."""
+    goal_rad: FloatArray
+    """The reference, and where none exists the phi_2 of the flattest profile."""
     noise: FloatArray
     """Standard deviation of a slice's noise as a fraction of the peak."""
 
@@ -137,10 +141,10 @@ class Draw:
         return self._with_reference(conditions, noise)
 
     def unrelated(self, count: int, rng: np.random.Generator) -> Drawn:
-        """Unrelated conditions that have a reference optimum, one a row.
+        """Unrelated conditions, one a row.
 
-        Those without one (about 5 % of uniformly random ones) are drawn anew and counted in
-        `without_reference`.
+        Those without a reference optimum (about 10 % of uniformly random ones) are counted in
+        `without_reference` and, if the scenario requires a reference, drawn anew.
 
         Raises:
             BeamError: conditions with a reference are too rare here.
@@ -148,9 +152,9 @@ class Draw:
         result = self._unrelated(count, rng)
         for _ in range(ATTEMPTS):
             missing = np.flatnonzero(~np.isfinite(result.reference_rad))
-            if missing.size == 0:
-                return result
             self.without_reference += missing.size
+            if missing.size == 0 or not self.scenario.require_reference:
+                return result
             result = merged(result, self._unrelated(missing.size, rng), missing)
         raise BeamError(
             f"{missing.size} of {count} conditions have no reference optimum after {ATTEMPTS} "
@@ -178,11 +182,12 @@ class Draw:
         return self._with_reference(conditions, rng.uniform(*scenario.noise, count))
 
     def _with_reference(self, conditions: Conditions, noise: FloatArray) -> Drawn:
-        return Drawn(
-            conditions=conditions,
-            reference_rad=np.asarray(reference_optimum(conditions), dtype=np.float64),
-            noise=noise,
-        )
+        reference = np.asarray(reference_optimum(conditions), dtype=np.float64)
+        goal = reference.copy()
+        missing = np.flatnonzero(np.isnan(reference))
+        if missing.size:
+            goal[missing] = reference_optimum(conditions.take(missing), "bunching-factor")
+        return Drawn(conditions=conditions, reference_rad=reference, goal_rad=goal, noise=noise)
 
     def _filling(self, count: int, rng: np.random.Generator) -> FloatArray:
         filling = self.scenario.filling or (1.0, 1.0)
@@ -245,5 +250,6 @@ def merged(old: Drawn, new: Drawn, rows: NDArray[np.int64]) -> Drawn:
         old,
         conditions=before.replace(**changes),
         reference_rad=put(old.reference_rad, new.reference_rad),
+        goal_rad=put(old.goal_rad, new.goal_rad),
         noise=put(old.noise, new.noise),
     )
