@@ -8,7 +8,7 @@ Stages, in this order:
 1. `applied`: what is applied now is finite and keeps the limits; else the whole function is refused.
 2. `finite-fresh`: the point's reading may be used; else it holds what is applied.
 3. `action`: the policy's answer is finite; else the point holds what is applied.
-4. `coherence`: points half a turn away from their goal go round the circle together.
+4. `coherence`: the points go round the circle together (`memrl_deploy.coherence`).
 5. `step`, `value`, `slope`: `memrl_ctrl.limits.PhaseLimits`.
 """
 
@@ -23,13 +23,11 @@ from memrl_ctrl.backend import Reading
 from memrl_ctrl.errors import MismatchError, Refused
 from memrl_ctrl.limits import PhaseLimits, Restricted
 from memrl_ctrl.trace.records import Verdict
+from memrl_deploy.coherence import coherent
 
 STAGES = ("applied", "finite-fresh", "action", "coherence", "step", "value", "slope")
 """Names of the stages, in the order of the verdicts."""
 APPLIED, FINITE_FRESH, ACTION, COHERENCE, STEP, VALUE, SLOPE = range(len(STAGES))
-FLIP_COST_RAD = 1e-6
-"""What turning one point round costs beside the function's variation: where two choices of signs are
-equally smooth, the one that turns fewer points wins."""
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -40,11 +38,11 @@ class GuardConfig:
     """What the guard can be told."""
 
     coherence_fraction: float = 0.8
-    """From this fraction of the policy's largest step on, the direction round the circle is taken for
-    undecided; above 1 the stage does nothing."""
+    """A point that asks for this fraction of the policy's largest step, or more, is far from its goal:
+    the directions of all points are then looked at together."""
 
     def __post_init__(self) -> None:
-        """Refuse a fraction that would turn small corrections round."""
+        """Refuse a fraction that would look at every small correction."""
         if not self.coherence_fraction >= 0.5:
             raise ValueError(
                 f"coherence_fraction must be 0.5 or more, not {self.coherence_fraction}"
@@ -110,7 +108,8 @@ class Guard:
         self.limits = limits
         self.ctime_ms = ctime_ms
         self.config = config or GuardConfig()
-        self._undecided_from_rad = self.config.coherence_fraction * max_step_rad
+        self._max_step_rad = max_step_rad
+        self._far_rad = self.config.coherence_fraction * max_step_rad
 
     def check_engage(self, applied_rad: FloatArray) -> None:
         """Refuse to begin on a function that does not itself keep the limits.
@@ -150,8 +149,8 @@ class Guard:
         held = ~(usable & answered)
         delta = np.where(held, 0.0, delta_rad)
         proposed = applied_rad + delta
-        delta, turned = self._coherent(delta, applied_rad)
-        verdicts[turned, COHERENCE] = Verdict.ALTERED
+        delta, altered = self._coherent(delta, applied_rad, held)
+        verdicts[altered, COHERENCE] = Verdict.ALTERED
         restricted = self._restrict(applied_rad + delta, applied_rad, held)
         verdicts[restricted.step, STEP] = Verdict.ALTERED
         verdicts[restricted.value, VALUE] = Verdict.ALTERED
@@ -166,44 +165,26 @@ class Guard:
             return False
         return True
 
-    def _coherent(self, delta: FloatArray, applied: FloatArray) -> tuple[FloatArray, BoolArray]:
-        """Choose the direction round the circle of the points that ask for (nearly) a whole step.
+    def _coherent(
+        self, delta: FloatArray, applied: FloatArray, held: BoolArray
+    ) -> tuple[FloatArray, BoolArray]:
+        """Return the changes [points] that lead to one smooth function, and which were altered.
 
-        All points share one hidden offset. Where it puts them half a turn from their goal, noise
-        decides which way each of them wants to go, and neighbours that part meet again only after a
-        full turn. The signs chosen make the sum of |x[i+1] - x[i]| along the cycle smallest
-        (dynamic programming over the points, two states each).
-
-        Returns:
-            The changes [points], and which of them were turned [points].
+        Asked only while a point is far from its goal, or where the function that is asked for cannot
+        be played: a cycle that has converged is left alone.
         """
-        undecided = np.abs(delta) >= self._undecided_from_rad
-        turned = np.zeros(delta.size, dtype=np.bool_)
-        if self.ctime_ms is None or delta.size < 2 or not undecided.any():
-            return delta, turned
-        asked, opposite = (applied + delta).tolist(), (applied - delta).tolist()
-        free = undecided.tolist()
-        # Cheapest cost of arriving at the point as asked, and turned; and from which state.
-        kept_cost, turned_cost = 0.0, FLIP_COST_RAD if free[0] else np.inf
-        came_from: list[tuple[bool, bool]] = []
-        for i in range(1, delta.size):
-            to_asked = (
-                kept_cost + abs(asked[i] - asked[i - 1]),
-                turned_cost + abs(asked[i] - opposite[i - 1]),
-            )
-            to_opposite = (
-                kept_cost + abs(opposite[i] - asked[i - 1]),
-                turned_cost + abs(opposite[i] - opposite[i - 1]),
-            )
-            came_from.append((to_asked[1] < to_asked[0], to_opposite[1] < to_opposite[0]))
-            kept_cost = min(to_asked)
-            turned_cost = min(to_opposite) + FLIP_COST_RAD if free[i] else np.inf
-        state = turned_cost < kept_cost
-        for i in range(delta.size - 1, -1, -1):
-            turned[i] = state
-            if i:
-                state = came_from[i - 1][state]
-        return np.where(turned, -delta, delta), turned
+        altered = np.zeros(delta.size, dtype=np.bool_)
+        free = np.flatnonzero(~held)
+        if self.ctime_ms is None or free.size < 2:
+            return delta, altered
+        far = np.abs(delta[free]) >= self._far_rad
+        slope = np.abs(np.diff((applied + delta)[free])) / np.diff(self.ctime_ms[free])
+        if not far.any() and slope.max() <= self.limits.slope_rad_per_ms:
+            return delta, altered
+        chosen, altered[free] = coherent(delta[free], applied[free], self._max_step_rad)
+        together = delta.copy()
+        together[free] = chosen
+        return together, altered
 
     def _restrict(self, wanted: FloatArray, applied: FloatArray, held: BoolArray) -> Restricted:
         """Bring a function within the limits while the held points stay exactly where they are.

@@ -39,6 +39,10 @@ class Pacing:
         self._now[_INDEX[section]] += now - self._last_ns
         self._last_ns = now
 
+    def skip(self) -> None:
+        """Give the time since the last call to no section."""
+        self._last_ns = time.monotonic_ns()
+
     def split(self, at_ns: int, before: str, after: str) -> None:
         """Give the time until `at_ns` (monotonic clock) to one section and the rest to another."""
         now = time.monotonic_ns()

@@ -153,6 +153,7 @@ class Runtime:
         )
         self._events.append({"kind": "engaged", "mode": self._mode.name})
         self._last_cycle = reading.cycle
+        self._pacing.skip()
         return reading
 
     def _next(self) -> Reading:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from memrl_ctrl.errors import MismatchError
 from memrl_ctrl.limits import PhaseLimits
 from memrl_ctrl.testing import FakeBackend
 from memrl_ctrl.trace import Verdict
+from memrl_deploy.coherence import _cheapest, coherent
 from memrl_deploy.guard import (
     ACTION,
     APPLIED,
@@ -135,50 +138,82 @@ def test_slope_beside_a_held_point_bends_the_others() -> None:
     assert decision.verdicts[0, SLOPE] == Verdict.NOT_RUN
 
 
+def wide() -> Guard:
+    """A guard that cuts neither slope nor step, so that only coherence alters anything."""
+    return guard(PhaseLimits(step_rad=10.0, slope_rad_per_ms=10.0, min_rad=-50.0, max_rad=50.0))
+
+
 def test_undecided_points_go_round_together() -> None:
-    """Half a turn from the goal, the few follow the many."""
+    """Half a turn from the goal, the few follow the many, and the many keep what they asked for."""
     delta = STEP_RAD * np.array([1, 1, -1, 1, -1, 1]) * 0.95
     decision = guard().decide(delta, ZERO, ALL)
     np.testing.assert_array_equal(np.flatnonzero(decision.verdicts[:, COHERENCE]), [2, 4])
-    np.testing.assert_allclose(decision.phi_hw_rad, 0.95 * STEP_RAD)
+    assert (decision.phi_hw_rad > 0.9 * STEP_RAD).all()
+    np.testing.assert_array_equal(decision.phi_hw_rad[[0, 1, 3, 5]], delta[0])
+
+
+def test_points_at_the_unstable_place_are_taken_along() -> None:
+    """A policy that wants to stay half a turn from the goal is told apart by its neighbours."""
+    delta = np.array([-1.57, -1.57, -1.5, 0.0, 0.4, -1.4])
+    applied = np.full(POINTS, -1.3)
+    decision = wide().decide(delta, applied, ALL)
+    np.testing.assert_array_equal(np.flatnonzero(decision.verdicts[:, COHERENCE]), [3, 4])
+    assert (decision.phi_hw_rad < applied - 1.0).all()
 
 
 def test_a_tie_keeps_the_policys_signs() -> None:
-    """Where all points agree, all keep their sign, though the other way round is as smooth."""
-    decision = guard().decide(np.full(POINTS, -STEP_RAD), ZERO, ALL)
-    assert not decision.altered.any()
-    np.testing.assert_allclose(decision.phi_hw_rad, -STEP_RAD)
+    """Where all points agree, all keep their change, though the other way round is as smooth."""
+    for sign in (1.0, -1.0):
+        decision = guard().decide(np.full(POINTS, sign * STEP_RAD), ZERO, ALL)
+        assert not decision.altered.any()
+        np.testing.assert_allclose(decision.phi_hw_rad, sign * STEP_RAD)
 
 
-def test_a_decided_neighbour_shows_the_way() -> None:
-    """Undecided points join a decided neighbour that moves far."""
-    delta = np.array([1.1, 1.5, -1.5, -1.5, -1.5, -1.5])
-    decision = guard().decide(delta, ZERO, ALL)
-    np.testing.assert_array_equal(np.flatnonzero(decision.verdicts[:, COHERENCE]), [2, 3, 4, 5])
+def test_goals_a_turn_apart_are_brought_together() -> None:
+    """Two parts that converged a whole turn apart: the smaller one goes round, step by step."""
+    place = np.array([0.0, 0.0, 0.0, 0.0, 2.0 * math.pi, 2.0 * math.pi])
+    for _ in range(5):
+        error = np.angle(np.exp(1j * place))
+        change, _ = coherent(np.clip(-error, -STEP_RAD, STEP_RAD), place, STEP_RAD)
+        place = place + change
+    np.testing.assert_allclose(place, 0.0, atol=1e-9)
 
 
-def test_small_corrections_are_never_turned() -> None:
-    """Below the fraction of the largest step the sign is the policy's, however rough."""
-    delta = 0.79 * STEP_RAD * np.array([1, -1, 1, -1, 1, -1])
+def test_a_converged_cycle_is_left_alone() -> None:
+    """While all ask for small changes that can be played, signs are the policy's, however rough."""
+    delta = 0.79 * STEP_RAD * np.array([1, -1, 1, -1, 1, -1]) * 0.5
     decision = guard().decide(delta, ZERO, ALL)
     assert (decision.verdicts[:, COHERENCE] == Verdict.PASSED).all()
 
 
-def test_coherence_is_optimal() -> None:
-    """The chosen signs are as good as the best of all choices."""
+def test_one_wild_answer_is_not_followed() -> None:
+    """A single point that asks for a whole step between neighbours that are at rest stays there."""
+    delta = np.array([0.0, 0.0, 0.0, STEP_RAD, 0.0, 0.0])
+    decision = guard().decide(delta, ZERO, ALL)
+    np.testing.assert_allclose(decision.phi_hw_rad, 0.0, atol=0.1)
+    np.testing.assert_array_equal(np.flatnonzero(decision.verdicts[:, COHERENCE]), [3])
+
+
+def test_held_points_do_not_stop_the_others_from_going_together() -> None:
+    """Coherence looks past a held point at its next neighbours."""
+    delta = STEP_RAD * np.array([1.0, 1.0, math.nan, -1.0, 1.0, 1.0])
+    decision = wide().decide(delta, ZERO, ALL)
+    np.testing.assert_array_equal(np.flatnonzero(decision.verdicts[:, COHERENCE] == 1), [3])
+    assert decision.phi_hw_rad[2] == 0.0
+
+
+def test_the_cheapest_path_is_the_cheapest() -> None:
+    """The dynamic programming finds what trying everything finds."""
     generator = np.random.default_rng(3)
-    wide = PhaseLimits(step_rad=10.0, slope_rad_per_ms=10.0)
-    for _ in range(50):
-        applied = generator.normal(0.0, 0.5, POINTS)
-        delta = generator.uniform(-STEP_RAD, STEP_RAD, POINTS)
-        decision = guard(wide).decide(delta, applied, ALL)
-        free = np.abs(delta) >= 0.8 * STEP_RAD
-        best = min(
-            np.abs(np.diff(applied + delta * np.where(free, signs, 1.0))).sum()
-            for signs in np.array(np.meshgrid(*[[1.0, -1.0]] * POINTS)).reshape(POINTS, -1).T
-        )
-        ours = np.abs(np.diff(decision.phi_hw_rad)).sum()
-        assert ours == pytest.approx(best, abs=1e-5)
+    for _ in range(20):
+        goals, cost = generator.normal(size=(4, 5)), generator.uniform(size=(4, 5))
+
+        def total(path: tuple[int, ...], goals: Any = goals, cost: Any = cost) -> float:
+            at = goals[np.arange(4), list(path)]
+            return float(np.abs(np.diff(at)).sum() + cost[np.arange(4), list(path)].sum())
+
+        best = min(itertools.product(range(5), repeat=4), key=total)
+        assert tuple(_cheapest(goals, cost)) == best
 
 
 def test_coherence_needs_related_points() -> None:
