@@ -32,7 +32,9 @@ def bench(
     if name is None:
         console = Console()
         for known_name in sorted(known):
-            doc = (registry.load(registry.BENCHMARKS, "benchmark", known_name).__doc__ or "").strip()
+            doc = (
+                registry.load(registry.BENCHMARKS, "benchmark", known_name).__doc__ or ""
+            ).strip()
             console.print(f"[bold]{known_name}[/bold]  {doc.splitlines()[0] if doc else ''}")
         return
     registry.load(registry.BENCHMARKS, "benchmark", name)(json_path=json)

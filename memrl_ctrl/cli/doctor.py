@@ -49,7 +49,9 @@ def doctor() -> int:
     healthy &= _plugins(console)
     _threads(console)
     healthy &= _kernel(console)
-    console.print("[green]Ready.[/green]" if healthy else "[red]Something is wrong: see above.[/red]")
+    console.print(
+        "[green]Ready.[/green]" if healthy else "[red]Something is wrong: see above.[/red]"
+    )
     return 0 if healthy else 1
 
 
@@ -135,7 +137,9 @@ def _kernel(console: Console) -> bool:
             intensity=5e12,
             machine=beam.Machine(space_charge_g=2.0),
         )
-        profile = np.asarray(beam.matched_profiles(conditions, 256).line_density[0], dtype=np.float64)
+        profile = np.asarray(
+            beam.matched_profiles(conditions, 256).line_density[0], dtype=np.float64
+        )
     except (BeamError, ImportError) as error:
         console.print(f"[red]Kernel: {error}[/red]")
         return False

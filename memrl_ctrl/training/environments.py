@@ -6,7 +6,6 @@ answer: what really followed the action, and what to act on next.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from memrl_ctrl.agents.task import TaskSpec, beam_task
 from memrl_ctrl.errors import MemrlError, UnknownNameError, UsageError
+from memrl_ctrl.tasks import recall
 
 Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -39,8 +39,7 @@ def make_environment(
         UnknownNameError: no environment of that name.
         UsageError: it cannot be made with these options.
     """
-    if name.startswith("memrl/") and name not in gymnasium.registry:
-        importlib.import_module("memrl_ctrl.env").register()
+    recall.register()
     if name not in gymnasium.registry:
         raise UnknownNameError("environment", name, gymnasium.registry)
     kwargs = dict(options)

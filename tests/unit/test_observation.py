@@ -55,7 +55,7 @@ def test_rebinning_conserves_area():
 
 def test_machine_with_fewer_slices_is_refused():
     """A policy cannot see more slices than the machine measures."""
-    with pytest.raises(MismatchError, match="policy sees 128 slices a turn .* measures only 64"):
+    with pytest.raises(MismatchError, match=r"policy sees 128 slices a turn .* measures only 64"):
         beam_observation(parabola(64, 32, 10)[None], np.zeros(1), 128)
 
 
