@@ -43,9 +43,11 @@ class Score:
     learning: list[dict[str, Any]]
     """Rows of the training's metrics."""
     train_seconds: float
-    """Wall time of the training, s."""
+    """Wall time of acting and learning, s, as the training measured it."""
     steps_per_s: float
-    """Environment steps a second of the training."""
+    """Environment steps a second, training included."""
+    evaluation: list[dict[str, float]]
+    """Phase error by shot on the training's held-out episodes."""
     parity_max_abs_diff: float
     """Largest difference between torch and onnxruntime, as exported."""
     replay_identical: bool
@@ -81,6 +83,7 @@ class Score:
             "points_without_reference": int(np.isnan(self.error_deg[-1]).sum()),
             "settled_cycles": SETTLED_CYCLES,
             "replay_identical": self.replay_identical,
+            "evaluation_shots": self.evaluation,
         }
 
 
@@ -97,7 +100,6 @@ def score(
     policy: Path,
     truth: Path,
     trace: Path,
-    train_seconds: float,
     replay_identical: bool,
 ) -> Score:
     """Put the recorded cycles beside what the machine process alone knew of them."""
@@ -115,8 +117,8 @@ def score(
     applied = np.degrees(reader.array("applied_rad"))
     learning = _lines(run / "metrics.jsonl")
     ctime = reader.header.machine.ctime_ms
-    manifest = OnnxPolicy.load(policy).manifest
-    parity = manifest.parity_max_abs_diff
+    training = json.loads((run / "result.json").read_text())
+    parity = OnnxPolicy.load(policy).manifest.parity_max_abs_diff
     return Score(
         error_deg=np.abs(np.degrees(error)),
         reference_hw_deg=np.degrees(reference + offset),
@@ -124,8 +126,9 @@ def score(
         applied_deg=applied,
         profile=reader.array("profile"),
         learning=learning,
-        train_seconds=train_seconds,
-        steps_per_s=manifest.training.steps / train_seconds,
+        train_seconds=training["seconds"],
+        steps_per_s=training["steps_per_s"],
+        evaluation=(training["evaluation"] or {}).get("shots", []),
         parity_max_abs_diff=float("nan") if parity is None else parity,
         replay_identical=replay_identical,
     )
@@ -148,7 +151,11 @@ def show(result: Score, console: Console, files: Sequence[Path]) -> None:
     facts = Table(show_header=False)
     facts.add_row("training", f"{result.train_seconds:.0f} s, {result.steps_per_s:,.0f} steps/s")
     facts.add_row("torch against ONNX", f"largest difference {result.parity_max_abs_diff:.1e}")
-    facts.add_row("cycles", f"{result.error_deg.shape[0]} of {result.error_deg.shape[1]} points")
+    cycles, points = result.error_deg.shape
+    without = int(np.isnan(result.error_deg[-1]).sum())
+    facts.add_row("cycles", f"{cycles}, each of {points} control points")
+    if without:
+        facts.add_row("not scored", f"{without} points that have no reference optimum")
     facts.add_row("replay", "identical" if result.replay_identical else "DIFFERENT")
     console.print(facts)
     for path in files:
@@ -188,9 +195,14 @@ def _learning_curve(result: Score, axes: Axes) -> None:
     seconds = [row["seconds"] for row in rows]
     axes.semilogy(seconds, [row["phase_error_deg_median"] for row in rows], label="median")
     axes.semilogy(seconds, [row["phase_error_deg_p95"] for row in rows], label="95th percentile")
+    if result.evaluation and seconds:
+        last = result.evaluation[-1]
+        for key, colour in (("median_deg", "C0"), ("p95_deg", "C1")):
+            axes.plot(seconds[-1], last[key], "*", ms=12, color=colour)
+        axes.plot([], [], "k*", ms=8, label="held-out episodes, without noise in the action")
     axes.set_xlabel("training time [s]")
-    axes.set_ylabel("phase error at an episode's end [degrees]")
-    axes.set_title("Learning curve (evaluation on conditions drawn apart)")
+    axes.set_ylabel("phase error after the last shot [degrees]")
+    axes.set_title("Learning curve (training episodes, with exploration noise)")
     axes.grid(True, which="both", alpha=0.3)
     axes.legend()
 
@@ -206,6 +218,7 @@ def _phase_function(result: Score, axes: Axes) -> None:
     axes.plot(result.ctime_ms, result.applied_deg[-1], "o-", ms=3, label="after")
     axes.set_xlabel("ctime [ms]")
     axes.set_ylabel("phi_hw [degrees]")
+    axes.margins(y=0.1)
     axes.set_title("Phase function of the second harmonic")
     axes.grid(True, alpha=0.3)
     axes.legend()
