@@ -1,0 +1,1 @@
+"""Tasks beside the beam: benchmarks and probes."""
