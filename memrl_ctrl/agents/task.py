@@ -60,7 +60,10 @@ class TaskSpec:
     def half_range(self) -> FloatArray:
         """Half the width of the range [n_action]."""
         half = 0.5 * (np.asarray(self.action_high) - np.asarray(self.action_low))
-        return np.asarray(half, dtype=np.float32)
+        rounded = np.asarray(half, dtype=np.float32)
+        # Rounded towards zero: an action of 1 must not go beyond the limit by a rounding error.
+        lower = np.nextafter(rounded, np.float32(0.0))
+        return np.where(rounded.astype(np.float64) > half, lower, rounded)
 
     @property
     def max_step_rad(self) -> float:
