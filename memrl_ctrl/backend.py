@@ -58,7 +58,8 @@ class Quality(IntFlag):
     LATE = 32
     """The profile arrived after the time it was expected."""
     NO_MATCH = 64
-    """A simulation found no matched bunch for this condition."""
+    """A simulation found no matched bunch for this condition; the profile is the nearest it came to
+    one. No machine says so, and it does not keep a policy from seeing the profile."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,8 +161,9 @@ class Reading:
 
     @property
     def usable(self) -> BoolArray:
-        """Which points may be shown to a policy [points]."""
-        return np.asarray(self.quality == 0, dtype=np.bool_)
+        """Which points may be shown to a policy [points]: nothing but `NO_MATCH` is against them."""
+        blocking = self.quality & np.uint16(0xFFFF ^ Quality.NO_MATCH)
+        return np.asarray(blocking == 0, dtype=np.bool_)
 
 
 @dataclass(frozen=True, kw_only=True)
