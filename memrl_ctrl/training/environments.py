@@ -17,7 +17,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
 from memrl_ctrl.agents.task import TaskSpec, beam_task
-from memrl_ctrl.errors import MemrlError, UnknownNameError, UsageError
+from memrl_ctrl.errors import MemrlError, MismatchError, UnknownNameError, UsageError
 from memrl_ctrl.tasks import recall
 
 Array = NDArray[np.float32]
@@ -160,6 +160,9 @@ class Stepper:
 
         Args:
             unit: unit actions [rows, n_action].
+
+        Raises:
+            MismatchError: a reward or observation is not finite.
         """
         action = self.task.to_environment(unit)
         observation, reward, terminated, truncated, infos = self.env.step(action)
@@ -177,6 +180,11 @@ class Stepper:
             observation, started = self._rows(observation), ended
         if self.mode is AutoresetMode.NEXT_STEP:
             self._restarts = ended
+        if not (np.isfinite(reward).all() and np.isfinite(followed).all()):
+            raise MismatchError(
+                f"environment {self.task.environment!r} gave a reward or an observation that is not "
+                "finite; nothing can be learnt from it"
+            )
         applied = _merged(_feature(infos, "applied"), _feature(old, "applied"), ended)
         return Step(
             valid=valid,

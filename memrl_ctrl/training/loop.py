@@ -170,7 +170,10 @@ class _Run:
             while self.fraction() < 1.0 and not interrupt.is_set():
                 self.agent.refresh_behaviour()
                 random = self.steps < self.config.agent.start_steps
-                collect = partial(collector.collect, calls, random=random, stop=interrupt.is_set)
+                left = -(-(self.config.steps - self.steps) // rows)
+                collect = partial(
+                    collector.collect, min(calls, left), random=random, stop=interrupt.is_set
+                )
                 if self.config.overlap:
                     pending = thread.submit(collect)
                     self._learn(interrupt)
