@@ -254,8 +254,8 @@ class TrainingConfig:
     """Wall time after which the run ends, minutes; 0: no limit."""
     device: str = "cpu"
     """torch's name of the device that trains."""
-    torch_threads: int = 0
-    """Threads of torch on the CPU; 0: one a core."""
+    torch_threads: int = 1
+    """Threads of torch on the CPU; 0: one a core. More than one stall each other on a busy machine."""
     overlap: bool = False
     """Whether a thread of its own collects the next steps while the agent learns from those before;
     it acts with the weights of the beginning of the round."""
