@@ -140,7 +140,8 @@ def _arrays(header: _Header, body: bytes, position: int) -> dict[str, NDArray[An
             raise FrameError(f"array {name!r} has dtype {dtype_name!r}; allowed: {sorted(DTYPES)}")
         if name in arrays:
             raise FrameError(f"array {name!r} stands twice")
-        if len(shape) > MAX_DIMENSIONS or any(n < 0 for n in shape):
+        # A length beyond the body is wrong even beside a length of 0, and numpy would not take it.
+        if len(shape) > MAX_DIMENSIONS or not all(0 <= n <= len(body) for n in shape):
             raise FrameError(f"array {name!r} has shape {shape}")
         dtype = DTYPES[dtype_name]
         count = math.prod(shape)

@@ -1,5 +1,6 @@
 """Frames against arbitrary bytes."""
 
+import google_crc32c
 import msgspec
 import numpy as np
 import pytest
@@ -27,11 +28,24 @@ def test_junk_is_refused_and_nothing_else_is_raised(junk):
 @given(st.binary(max_size=200), st.integers(0, 250))
 def test_junk_behind_a_valid_prefix_is_refused(junk, header_size):
     """Bytes with a right magic, version and checksum, but no right header, give FrameError."""
-    import google_crc32c
-
     crc = int(google_crc32c.value(junk))
     with pytest.raises(FrameError):
         unpack(PREFIX.pack(MAGIC, 1, 0, header_size, crc) + junk, DECODER)
+
+
+@given(st.lists(st.one_of(st.integers(0, 4), st.integers(-(2**63), 2**64 - 1)), max_size=6))
+def test_any_shape_in_a_header_is_read_or_refused(shape):
+    """Whatever lengths a header claims, also 0 beside an enormous one, nothing but FrameError."""
+    header = msgspec.msgpack.encode(
+        {"message": {"type": "count", "value": 1}, "arrays": [["a", "<f8", shape]]}
+    )
+    body = header.ljust((PREFIX.size + len(header) + 7) // 8 * 8 - PREFIX.size, b"\0")
+    frame = PREFIX.pack(MAGIC, 1, 0, len(header), int(google_crc32c.value(body))) + body
+    try:
+        _, back = unpack(frame, DECODER)
+    except FrameError:
+        return
+    assert back["a"].size == 0
 
 
 @given(arrays(floating_dtypes(sizes=(32, 64)), array_shapes(max_dims=3, max_side=5)))
