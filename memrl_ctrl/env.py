@@ -288,6 +288,11 @@ class BeamPhaseVectorEnv(VectorEnv[Observation, NDArray[np.float32], NDArray[Any
                 f"num_envs={num_envs}, but the backend has {opened.description.points} control "
                 f"points: use num_envs={opened.description.points}"
             )
+        if terminate_on_convergence and num_envs > 1 and opened.description.ctime_ms is not None:
+            raise UsageError(
+                "terminate_on_convergence needs rows that can begin anew one by one; the control "
+                "points of a cycle share one bunch"
+            )
         self.num_envs = num_envs
         self.render_mode = None
         self.task = BeamPhase(

@@ -184,3 +184,10 @@ def test_truth_based_reward_is_refused_where_there_is_no_truth():
     env = BeamPhaseEnv(backend=backend, n_slices=64, reward="measured")
     env.reset()
     assert np.isfinite(env.step(np.array([0.1], dtype=np.float32))[1])
+
+
+def test_points_of_a_cycle_cannot_end_one_by_one():
+    """Early termination is refused where a partial restart would change the whole cycle."""
+    backend = FakeBackend(points=4, n_slices=64)
+    with pytest.raises(UsageError, match="begin anew one by one"):
+        BeamPhaseVectorEnv(num_envs=4, backend=backend, n_slices=64, terminate_on_convergence=True)

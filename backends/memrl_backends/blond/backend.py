@@ -83,14 +83,15 @@ class SimulationBackend:
         self._rng = np.random.default_rng(seed)
         self._threads = threads
         self._cycle = 0
-        self._closed = False
         points = description.points
         self._setpoint = initial_phi_hw_rad.copy()
         self._pending: FloatArray | None = None
         self._pending_cycle = 0
         self._offset = np.zeros(points)
         self._drawn: Drawn | None = None
-        self._last: ProfileArray | None = None
+        self._reading: Reading | None = None
+        # The last profile of each row without noise; NaN where its episode has none yet.
+        self._clean = np.full((points, description.n_slices), np.nan, dtype=np.float32)
 
     def start(
         self,
@@ -107,21 +108,34 @@ class SimulationBackend:
                 raise UnknownNameError("start option", name, START_OPTIONS)
         if seed is not None:
             self._rng = np.random.default_rng(seed)
-        points = self.description.points
-        rows = np.arange(points)
+        rows = self._rows_to_begin(mask)
+        if rows.size == 0 and self._reading is not None:
+            return self._reading
         if self.description.ctime_ms is not None:
-            # One bunch and one offset for the whole cycle: there is no part of it to begin anew.
             self._drawn = self._draw.cycle(self.description.ctime_ms, self._rng)
-        elif self._drawn is None or mask is None:
-            self._drawn = self._draw.unrelated(points, self._rng)
-        elif mask.any():
-            rows = np.flatnonzero(mask)
-            new = self._draw.unrelated(rows.size, self._rng)
-            self._drawn = merged(self._drawn, new, rows)
+        elif self._drawn is None or rows.size == self.description.points:
+            self._drawn = self._draw.unrelated(rows.size, self._rng)
+        else:
+            self._drawn = merged(self._drawn, self._draw.unrelated(rows.size, self._rng), rows)
         self._offset[rows] = self._new_offset(rows.size, (options or {}).get("offset_deg"))
         self._setpoint[rows] = self._initial[rows]
+        self._clean[rows] = np.nan
         self._pending = None
-        return self.observe()
+        self._cycle += 1
+        return self._measure(self._drawn, rows)
+
+    def _rows_to_begin(self, mask: BoolArray | None) -> NDArray[np.int64]:
+        """Return the rows that `start` begins anew."""
+        points = self.description.points
+        if mask is None or self._drawn is None:
+            return np.arange(points)
+        rows = np.flatnonzero(mask)
+        if self.description.ctime_ms is not None and 0 < rows.size < points:
+            raise UsageError(
+                f"the {points} control points of a cycle share one bunch and one offset: begin all "
+                f"of them anew, not {rows.size}"
+            )
+        return rows
 
     def _new_offset(self, count: int, offset_deg: float | None) -> FloatArray:
         fixed = self._draw.scenario.offset_rad
@@ -155,66 +169,79 @@ class SimulationBackend:
         self._cycle += 1
         if self._pending is not None and self._cycle >= self._pending_cycle:
             self._setpoint, self._pending = self._pending, None
-        drawn, points = self._drawn, self.description.points
-        offset = self._shot_offset()
-        phi2 = self._setpoint - offset
-        conditions = drawn.conditions.replace(phi2_rad=phi2)
-        profile, converged = self._profiles(conditions, self.description.n_slices, self._threads)
-        quality = np.zeros(points, dtype=np.uint16)
-        profile, quality = self._complete(profile, converged, quality)
-        peak = profile.max(axis=1, keepdims=True)
+        self._drift()
+        return self._measure(self._drawn, np.arange(self.description.points))
+
+    def _drift(self) -> None:
+        """Let the offset walk on by one shot; a cycle's points share it."""
+        deviation = self._draw.scenario.offset_drift_rad
+        if deviation > 0.0:
+            size = 1 if self.description.ctime_ms is not None else self.description.points
+            self._offset = self._offset + self._rng.normal(0.0, deviation, size)
+
+    def _measure(self, drawn: Drawn, rows: NDArray[np.int64]) -> Reading:
+        """Make this cycle's reading: new in `rows`, in the others what was read last."""
+        everything = rows.size == self.description.points
+        offset = self._offset[rows]
+        jitter = self._draw.scenario.offset_jitter_rad
+        if jitter > 0.0:
+            size = 1 if self.description.ctime_ms is not None else rows.size
+            offset = offset + self._rng.normal(0.0, jitter, size)
+        phi2 = self._setpoint[rows] - offset
+        conditions = drawn.conditions if everything else drawn.conditions.take(rows)
+        profile, quality = self._profile(conditions.replace(phi2_rad=phi2), rows)
         noise = self._rng.standard_normal(profile.shape, dtype=np.float32)
-        noise *= drawn.noise[:, None].astype(np.float32) * peak
+        noise *= drawn.noise[rows, None].astype(np.float32) * profile.max(axis=1, keepdims=True)
         noise += profile
-        self._last = profile
-        phase = conditions.energy_gain_ev / conditions.v1_v
-        return Reading(
+        last = None if everything else self._reading
+
+        def whole(new: NDArray[Any], old: Callable[[Reading, Truth], NDArray[Any]]) -> NDArray[Any]:
+            if last is None or last.truth is None:
+                return new
+            full = old(last, last.truth).copy()
+            full[rows] = new
+            return full
+
+        all_conditions = drawn.conditions
+        phase = all_conditions.energy_gain_ev / all_conditions.v1_v
+        self._reading = Reading(
             cycle=self._cycle,
             stamp_ns=time.time_ns(),
             received_ns=time.monotonic_ns(),
-            profile=noise,
+            profile=whole(noise, lambda was, _: was.profile),
             setpoint_rad=self._setpoint.copy(),
             applied_rad=self._setpoint.copy(),
             readback_rad=self._setpoint.copy(),
             synchronous_phase_rad=np.arcsin(np.clip(phase, -1.0, 1.0)),
-            quality=quality,
+            quality=whole(quality, lambda was, _: was.quality),
             truth=Truth(
                 reference_rad=drawn.reference_rad.copy(),
                 goal_rad=drawn.goal_rad.copy(),
-                offset_rad=offset,
-                phi2_rad=phi2,
-                emittance_evs=np.array(conditions.emittance_evs),
-                intensity=np.array(conditions.intensity),
+                offset_rad=whole(offset, lambda _, truth: truth.offset_rad),
+                phi2_rad=whole(phi2, lambda _, truth: truth.phi2_rad),
+                emittance_evs=np.array(all_conditions.emittance_evs),
+                intensity=np.array(all_conditions.intensity),
             ),
         )
+        return self._reading
 
-    def _shot_offset(self) -> FloatArray:
-        """Return this shot's offset [points]; the drift stays, the jitter does not."""
-        scenario, points = self._draw.scenario, self.description.points
-        size = 1 if self.description.ctime_ms is not None else points
-        if scenario.offset_drift_rad > 0.0:
-            self._offset = self._offset + self._rng.normal(0.0, scenario.offset_drift_rad, size)
-        offset = self._offset.copy()
-        if scenario.offset_jitter_rad > 0.0:
-            offset += self._rng.normal(0.0, scenario.offset_jitter_rad, size)
-        return offset
-
-    def _complete(
-        self, profile: ProfileArray, converged: BoolArray, quality: NDArray[np.uint16]
+    def _profile(
+        self, conditions: Conditions, rows: NDArray[np.int64]
     ) -> tuple[ProfileArray, NDArray[np.uint16]]:
-        """Flag rows without a matched bunch; where there is no profile at all, the last one stays."""
-        if converged.all():
-            return profile, quality
-        quality[~converged] |= NO_MATCH
-        absent = ~np.isfinite(profile).all(axis=1)
-        if absent.any():
-            profile = np.array(profile)
-            if self._last is None:
-                profile[absent] = np.nan
-                quality[absent] |= ABSENT
-            else:
-                profile[absent] = self._last[absent]
-                quality[absent] |= STALE
+        """Return profiles without noise and their flags, for `rows`.
+
+        Where there is no profile at all, the last one of the row stays.
+        """
+        profile, converged = self._profiles(conditions, self.description.n_slices, self._threads)
+        quality = np.zeros(rows.size, dtype=np.uint16)
+        if not converged.all():
+            quality[~converged] |= NO_MATCH
+            absent = np.asarray(~np.isfinite(profile).all(axis=1))
+            profile = np.where(absent[:, None], self._clean[rows], profile)
+            never = np.asarray(~np.isfinite(profile).all(axis=1))
+            quality[absent & ~never] |= STALE
+            quality[never] |= ABSENT
+        self._clean[rows] = profile
         return profile, quality
 
     def play(self, phi_hw_rad: FloatArray) -> Reading:
@@ -223,8 +250,7 @@ class SimulationBackend:
         return self.observe()
 
     def close(self) -> None:
-        """Nothing is held."""
-        self._closed = True
+        """Nothing is held, nothing is to be released."""
 
 
 def open_backend(
