@@ -8,8 +8,11 @@ Stages, in this order:
 1. `applied`: what is applied now is finite and keeps the limits; else the whole function is refused.
 2. `finite-fresh`: the point's reading may be used; else it holds what is applied.
 3. `action`: the policy's answer is finite; else the point holds what is applied.
-4. `coherence`: the points go round the circle together (`memrl_deploy.coherence`).
+4. `coherence`: the points go round the circle together (`memrl_deploy.coherence`), and back by a turn
+   where their goals are beyond the range of values (`memrl_deploy.returning`).
 5. `step`, `value`, `slope`: `memrl_ctrl.limits.PhaseLimits`.
+
+The points that go back are all that a guard remembers from one cycle to the next.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from memrl_ctrl.errors import MismatchError, Refused
 from memrl_ctrl.limits import PhaseLimits, Restricted
 from memrl_ctrl.trace.records import Verdict
 from memrl_deploy.coherence import coherent
+from memrl_deploy.returning import MARGIN_RAD, Returning
 
 STAGES = ("applied", "finite-fresh", "action", "coherence", "step", "value", "slope")
 """Names of the stages, in the order of the verdicts."""
@@ -91,6 +95,8 @@ def usable_points(reading: Reading) -> BoolArray:
 class Guard:
     """Keeps what is written within the limits.
 
+    It is to be shown every cycle of a run, in order: it remembers which points go back by a turn.
+
     Args:
         limits: value, step and slope.
         ctime_ms: control points [points]; None where the rows are unrelated (no slope, no coherence).
@@ -110,6 +116,7 @@ class Guard:
         self.config = config or GuardConfig()
         self._max_step_rad = max_step_rad
         self._far_rad = self.config.coherence_fraction * max_step_rad
+        self._returning: Returning | None = None
 
     def check_engage(self, applied_rad: FloatArray) -> None:
         """Refuse to begin on a function that does not itself keep the limits.
@@ -149,7 +156,7 @@ class Guard:
         held = ~(usable & answered)
         delta = np.where(held, 0.0, delta_rad)
         proposed = applied_rad + delta
-        delta, altered = self._coherent(delta, applied_rad, held)
+        delta, altered = self._round_the_circle(delta, applied_rad, held)
         verdicts[altered, COHERENCE] = Verdict.ALTERED
         restricted = self._restrict(applied_rad + delta, applied_rad, held)
         verdicts[restricted.step, STEP] = Verdict.ALTERED
@@ -165,8 +172,24 @@ class Guard:
             return False
         return True
 
-    def _coherent(
+    def _round_the_circle(
         self, delta: FloatArray, applied: FloatArray, held: BoolArray
+    ) -> tuple[FloatArray, BoolArray]:
+        """Return the changes [points] that lead to goals that can be reached, and which were altered."""
+        returning = self._returning or Returning.nowhere(delta.size)
+        returning = returning.seen(applied, ~held)
+        together, altered = self._coherent(delta, applied, ~held & ~returning.going)
+        returning = returning.begun(
+            applied + together, self.limits, together=self.ctime_ms is not None
+        )
+        self._returning = returning
+        back = returning.going & ~held
+        way = np.where(back, returning.aim_rad - applied, 0.0)
+        way = np.clip(way, -self._max_step_rad, self._max_step_rad)
+        return np.where(back, way, together), altered | (back & (way != delta))
+
+    def _coherent(
+        self, delta: FloatArray, applied: FloatArray, asked: BoolArray
     ) -> tuple[FloatArray, BoolArray]:
         """Return the changes [points] that lead to one smooth function, and which were altered.
 
@@ -174,12 +197,16 @@ class Guard:
         be played: a cycle that has converged is left alone.
         """
         altered = np.zeros(delta.size, dtype=np.bool_)
-        free = np.flatnonzero(~held)
+        free = np.flatnonzero(asked)
         if self.ctime_ms is None or free.size < 2:
             return delta, altered
+        wanted = (applied + delta)[free]
         far = np.abs(delta[free]) >= self._far_rad
-        slope = np.abs(np.diff((applied + delta)[free])) / np.diff(self.ctime_ms[free])
-        if not far.any() and slope.max() <= self.limits.slope_rad_per_ms:
+        slope = np.abs(np.diff(wanted)) / np.diff(self.ctime_ms[free])
+        outside = (wanted > self.limits.max_rad + MARGIN_RAD) | (
+            wanted < self.limits.min_rad - MARGIN_RAD
+        )
+        if not (far | outside).any() and slope.max() <= self.limits.slope_rad_per_ms:
             return delta, altered
         chosen, altered[free] = coherent(delta[free], applied[free], self._max_step_rad)
         together = delta.copy()

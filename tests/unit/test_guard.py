@@ -113,7 +113,9 @@ def test_step_is_cut() -> None:
 
 def test_value_is_cut() -> None:
     """Nothing goes beyond the allowed values."""
-    decision = guard(replace(LIMITS, max_rad=0.25)).decide(np.full(POINTS, 0.4), ZERO, ALL)
+    decision = guard(replace(LIMITS, min_rad=-1.0, max_rad=0.25)).decide(
+        np.full(POINTS, 0.4), ZERO, ALL
+    )
     np.testing.assert_allclose(decision.phi_hw_rad, 0.25)
     assert (decision.verdicts[:, VALUE] == Verdict.ALTERED).all()
 

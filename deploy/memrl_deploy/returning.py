@@ -1,0 +1,100 @@
+"""The way back by a turn: a goal beyond the range of values stands once more a whole turn inside it.
+
+A policy knows the circle, not the range. At the range's end it asks for more, is cut, and asks again:
+without help the point stays there, up to half a turn wrong. The same phase stands a turn back. Going
+there takes several cycles, and until less than half a turn is left the policy answers in the other
+direction. So the guard remembers where to, until the policy's own answer leads there.
+
+Points of one cycle form a smooth function and go back together; unrelated rows go each for itself.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memrl_ctrl.limits import PhaseLimits
+
+TURN = 2.0 * math.pi
+MARGIN_RAD = math.radians(3.0)
+"""A wish that is so little beyond the range is cut, rad: the error is small and the way back is not."""
+LED_RAD = math.radians(150.0)
+"""From this distance to the place a turn back on, the policy's own answer leads there, rad."""
+NEARER_RAD = 1e-6
+"""Least way that counts as coming nearer, rad."""
+PATIENCE = 3
+"""So many cycles in a row without coming nearer (somebody else decides, or a held neighbour is in the
+way) end the way back."""
+
+FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Returning:
+    """What is remembered from cycle to cycle; a new one each time. All arrays [points]."""
+
+    aim_rad: FloatArray
+    """Where the point goes back to, rad; NaN where it does not."""
+    last_rad: FloatArray
+    """What was applied in the cycle before, rad."""
+    idle: NDArray[np.int64]
+    """Cycles in a row in which the point came no nearer."""
+
+    @classmethod
+    def nowhere(cls, points: int) -> Returning:
+        """No point goes back."""
+        return cls(
+            aim_rad=np.full(points, np.nan),
+            last_rad=np.full(points, np.nan),
+            idle=np.zeros(points, dtype=np.int64),
+        )
+
+    @property
+    def going(self) -> BoolArray:
+        """Points that go back [points]."""
+        return np.isfinite(self.aim_rad)
+
+    def seen(self, applied_rad: FloatArray, free: BoolArray) -> Returning:
+        """Return what is left to do, now that a new cycle was seen.
+
+        A point ends its way where the policy leads on, where it was moved away from its aim, or where it
+        does not come nearer. A point that is held waits.
+        """
+        left = np.abs(self.aim_rad - applied_rad)
+        before = np.abs(self.aim_rad - self.last_rad)
+        idle = np.where(free & ~(left < before - NEARER_RAD), self.idle + 1, self.idle)
+        idle = np.where(left < before - NEARER_RAD, 0, idle)
+        ends = free & ((left <= LED_RAD) | (left > before + NEARER_RAD) | (idle > PATIENCE))
+        aim = np.where(ends, np.nan, self.aim_rad)
+        idle = np.where(np.isfinite(aim), idle, 0)
+        return Returning(aim_rad=aim, last_rad=applied_rad.copy(), idle=idle)
+
+    def begun(self, wanted_rad: FloatArray, limits: PhaseLimits, *, together: bool) -> Returning:
+        """Return it with the points that begin to go back.
+
+        Args:
+            wanted_rad: where the points want to go [points], rad.
+            limits: the range.
+            together: whether they form one function; then all go or none, and only if all fit.
+        """
+        above = wanted_rad > limits.max_rad + MARGIN_RAD
+        below = wanted_rad < limits.min_rad - MARGIN_RAD
+        staying = ~self.going
+        if together:
+            higher, lower = (above & staying).sum(), (below & staying).sum()
+            aim = wanted_rad - TURN * np.sign(float(higher) - float(lower))
+            goes = staying
+        else:
+            aim = wanted_rad - TURN * above + TURN * below
+            goes = staying & (above | below)
+        fits = (aim >= limits.min_rad) & (aim <= limits.max_rad)
+        if together:
+            goes = goes & bool(((above | below) & staying).any() and fits[staying].all())
+        goes = goes & fits & (aim != wanted_rad)
+        return Returning(
+            aim_rad=np.where(goes, aim, self.aim_rad), last_rad=self.last_rad, idle=self.idle
+        )

@@ -1,0 +1,143 @@
+"""The way back by a turn: goals beyond the range of values are reached where they stand once more."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from memrl_ctrl.limits import PhaseLimits
+from memrl_ctrl.trace import Verdict
+from memrl_deploy.guard import COHERENCE, Guard
+
+POINTS = 30
+STEP_RAD = math.pi / 2.0
+CTIME = np.linspace(275.0, 805.0, POINTS)
+ALONG = np.linspace(0.0, 1.0, POINTS)
+END_RAD = 4.0 * math.pi
+
+
+def circular(angle: np.ndarray) -> np.ndarray:
+    return np.asarray(math.pi - np.mod(math.pi - angle, 2.0 * math.pi))
+
+
+class Loop:
+    """A policy that sees one point at a time, behind the guard."""
+
+    def __init__(
+        self, start: np.ndarray, limits: PhaseLimits | None = None, *, related: bool = True
+    ) -> None:
+        ctime = CTIME[: start.size] if related else None
+        self.guard = Guard(limits or PhaseLimits(), ctime, STEP_RAD)
+        self.place = start.copy()
+        self.usable = np.ones(start.size, dtype=np.bool_)
+        self.took = True
+        self._random = np.random.default_rng(0)
+
+    def cycle(self, goal: np.ndarray) -> np.ndarray:
+        """Play one cycle; return how far every point is from its goal, rad."""
+        noise = self._random.normal(0.0, 0.01, goal.size)
+        delta = np.clip(circular(goal - self.place) + noise, -STEP_RAD, STEP_RAD)
+        decision = self.guard.decide(delta, self.place, self.usable)
+        self.guard.limits.check(decision.phi_hw_rad, self.place, self.guard.ctime_ms)
+        self.decision = decision
+        if self.took:
+            self.place = decision.phi_hw_rad
+        return np.asarray(np.abs(circular(goal - self.place)))
+
+
+@pytest.mark.parametrize("end", [END_RAD, -END_RAD])
+@pytest.mark.parametrize(
+    "beyond", [0.5 + 0.0 * ALONG, ALONG - 0.5, 2.8 + 0.0 * ALONG], ids=["near", "across", "far"]
+)
+def test_a_goal_beyond_the_range_is_reached_a_turn_back(end: float, beyond: np.ndarray) -> None:
+    """Above the range and below it, all points or some: all arrive, and stay."""
+    side = math.copysign(1.0, end)
+    loop = Loop(np.full(POINTS, end - 0.3 * side))
+    goal = end + side * beyond
+    for _ in range(10):
+        error = loop.cycle(goal)
+    for _ in range(20):
+        assert loop.cycle(goal).max() < math.radians(4.0)
+    assert error.max() < math.radians(4.0)
+    np.testing.assert_allclose(loop.place, goal - side * 2.0 * math.pi, atol=0.1)
+
+
+@pytest.mark.parametrize("side", [1.0, -1.0])
+def test_a_drift_across_the_range_does_not_get_stuck(side: float) -> None:
+    """The offset drifts on and on; the function goes back a turn each time and is lost a few cycles."""
+    loop = Loop(np.zeros(POINTS))
+    lost = 0
+    for cycle in range(2500):
+        lost += int(loop.cycle(side * 0.01 * cycle + 0.5 * ALONG).max() > math.radians(10.0))
+    assert lost <= 12
+
+
+def test_points_alone_and_unrelated_rows_go_back_each_for_itself() -> None:
+    """One point, and rows without a ctime axis: only what is beyond the range goes back."""
+    one = Loop(np.array([END_RAD - 0.3]))
+    rows = Loop(np.full(4, END_RAD - 0.3), related=False)
+    goals = END_RAD + np.array([-0.4, 0.5, -0.2, 1.2])
+    for _ in range(10):
+        alone = one.cycle(np.array([END_RAD + 0.5]))
+        error = rows.cycle(goals)
+    assert alone.max() < math.radians(4.0)
+    assert error.max() < math.radians(4.0)
+    np.testing.assert_allclose(rows.place, goals - np.array([0, 1, 0, 1]) * 2 * math.pi, atol=0.1)
+
+
+def test_the_way_back_does_not_turn_round() -> None:
+    """With small machine steps the way takes many cycles, each nearer, and refused ones in between."""
+    loop = Loop(np.full(POINTS, END_RAD - 0.05), PhaseLimits(step_rad=0.1))
+    goal = np.full(POINTS, END_RAD + 0.5)
+    for cycle in range(90):
+        loop.took = cycle % 3 > 0
+        before = loop.place
+        loop.cycle(goal)
+        if 0 < cycle < 60:
+            assert (loop.place <= before).all()
+            assert (loop.decision.verdicts[:30, COHERENCE] <= Verdict.ALTERED).all()
+    np.testing.assert_allclose(loop.place, goal - 2.0 * math.pi, atol=0.1)
+
+
+def test_whoever_moves_the_function_elsewhere_ends_the_way_back() -> None:
+    """Moved away from where it was going, or left alone where it is, a point is the policy's again."""
+    loop = Loop(np.full(POINTS, END_RAD - 0.05))
+    loop.cycle(np.full(POINTS, END_RAD + 0.5))
+    assert loop.decision.altered.all()
+    loop.place = np.full(POINTS, END_RAD - 0.01)
+    for _ in range(5):
+        error = loop.cycle(np.full(POINTS, END_RAD - 0.1))
+    assert error.max() < math.radians(4.0)
+    np.testing.assert_allclose(loop.place, END_RAD - 0.1, atol=0.1)
+
+    still = Loop(np.full(POINTS, END_RAD - 0.05))
+    still.took = False
+    still.cycle(np.full(POINTS, END_RAD + 0.5))
+    for _ in range(4):
+        still.cycle(np.full(POINTS, END_RAD - 0.1))
+    assert not still.decision.altered.any()
+
+
+def test_a_point_that_is_blind_for_a_while_comes_after() -> None:
+    """A point without readings stays exactly where it is; with readings it goes where the others are."""
+    loop = Loop(np.full(POINTS, END_RAD - 0.3))
+    goal = np.full(POINTS, END_RAD + 1.5)
+    loop.usable[15] = False
+    for _ in range(10):
+        loop.cycle(goal)
+    assert loop.place[15] == END_RAD - 0.3
+    loop.usable[15] = True
+    for _ in range(15):
+        error = loop.cycle(goal)
+    assert error.max() < math.radians(4.0)
+    np.testing.assert_allclose(loop.place, goal - 2.0 * math.pi, atol=0.1)
+
+
+def test_where_no_turn_fits_the_range_cuts() -> None:
+    """In a range that is too small for another turn the function stays at its end, within it."""
+    loop = Loop(np.zeros(POINTS), PhaseLimits(min_rad=-1.0, max_rad=1.0))
+    for _ in range(10):
+        loop.cycle(np.full(POINTS, 1.5))
+    np.testing.assert_allclose(loop.place, 1.0)
