@@ -18,10 +18,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zmq
 
-from memrl_backends.zmq import MachineServer, ZmqBackend, ZmqSource, client, open_backend
-from memrl_backends.zmq.keys import make_folder
-from memrl_ctrl.backend import BeamBackend, BeamSource
+from memrl_backends.zmq import MachineServer, ZmqBackend, ZmqSource, client, open_backend, wire
+from memrl_backends.zmq.keys import load_client, make_folder
+from memrl_ctrl.backend import BeamBackend, BeamSource, FloatArray, Reading, Receipt
 from memrl_ctrl.errors import (
     ConnectionFailed,
     MemrlError,
@@ -30,6 +31,7 @@ from memrl_ctrl.errors import (
     Refused,
     UsageError,
 )
+from memrl_ctrl.frames import pack
 from memrl_ctrl.registry import open_source
 from memrl_ctrl.testing import FakeBackend
 
@@ -75,10 +77,12 @@ def process(folder: Path, *options: str) -> Iterator[Process]:
 
 
 @contextmanager
-def served(keys: Path, *, period_s: float = 0.0, **options: object) -> Iterator[MachineServer]:
+def served(
+    keys: Path, *, backend: BeamBackend | None = None, period_s: float = 0.0, **options: object
+) -> Iterator[MachineServer]:
     """Serve a fake machine in a thread."""
     server = MachineServer(
-        FakeBackend(points=30, n_slices=32),
+        FakeBackend(points=30, n_slices=32) if backend is None else backend,
         endpoint=LOOPBACK,
         period_s=period_s,
         keys=keys,
@@ -103,6 +107,41 @@ def controller(server: MachineServer, keys: Path, name: str = "test") -> ZmqBack
     opened = open_backend(endpoint=str(server.endpoint), keys=keys, name=name)
     assert isinstance(opened, ZmqBackend)
     return opened
+
+
+@contextmanager
+def bare(kind: int, endpoint: object, keys: Path) -> Iterator[zmq.Socket[bytes]]:
+    """A socket of somebody who holds an observer's key and sends what they like."""
+    own = load_client(keys, wire.Role.OBSERVER)
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    made = context.socket(kind)
+    made.curve_serverkey, made.curve_publickey = own.server, own.public
+    made.curve_secretkey = own.secret
+    made.rcvtimeo = 20_000
+    made.connect(str(endpoint))
+    try:
+        yield made
+    finally:
+        context.destroy(linger=0)
+
+
+class Gated(FakeBackend):
+    """Plays a cycle only when it is let; notes whether it was written to meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__(points=30, n_slices=32)
+        self.inside, self.go_on = threading.Event(), threading.Event()
+        self.disturbed = False
+
+    def observe(self, timeout_s: float | None = None) -> Reading:
+        self.inside.set()
+        self.go_on.wait(20)
+        self.inside.clear()
+        return super().observe(timeout_s)
+
+    def submit(self, phi_hw_rad: FloatArray, cycle: int, deadline_s: float) -> Receipt:
+        self.disturbed |= self.inside.is_set()
+        return super().submit(phi_hw_rad, cycle, deadline_s)
 
 
 def watch(source: BeamSource) -> None:
@@ -305,6 +344,29 @@ def test_a_machine_waits_for_its_controller(keys: Path) -> None:
             reading = after
         assert backend.missed == 0
         backend.close()
+
+
+def test_an_observer_cannot_crowd_out_the_controller(keys: Path) -> None:
+    """Whoever may not write takes no place among what waits; the backend is left alone meanwhile."""
+    backend = Gated()
+    with (
+        served(keys, backend=backend, patience_s=30.0) as server,
+        bare(zmq.DEALER, server.endpoint, keys) as looker,
+    ):
+        assert backend.inside.wait(20)  # with nobody in control it begins by itself
+        holder = controller(server, keys)
+        for sequence in range(1, 200):
+            looker.send(
+                pack(
+                    wire.Submit(session=1, sequence=sequence, fence=0, cycle=3, deadline_ns=0),
+                    {"phi_hw_rad": np.zeros(30)},
+                )
+            )
+            assert b"stale" in looker.recv()
+        threading.Timer(0.2, backend.go_on.set).start()
+        assert holder.submit(np.full(30, 0.1), 3, 20.0).cycle == 3
+        assert not backend.disturbed
+        holder.close()
 
 
 def test_a_slow_observer_gets_the_newest(keys: Path) -> None:

@@ -194,6 +194,51 @@ def test_late_is_refused(setting: Setting) -> None:
     assert applied(setting) == 0.0
 
 
+def test_nothing_is_taken_while_a_cycle_is_played(setting: Setting) -> None:
+    """Whoever asks in the middle of a cycle is refused; the backend is not touched meanwhile."""
+    client = Client(setting)
+    client.ask(wire.LeaseRequest)
+    setting.player.begin()
+    assert client.refusal(wire.Submit, FLAT, cycle=3) == RefusalReason.INVALID
+    client.ask(wire.Stage, FLAT, cycle=3)
+    assert client.refusal(wire.Commit) == RefusalReason.INVALID
+    while setting.player.finished() is None:
+        pass
+    assert applied(setting) == 0.0
+
+
+def test_only_the_holder_may_wait_for_the_end_of_a_cycle(setting: Setting) -> None:
+    """Session, role, lease and room are looked at before a request waits; what waits is done later."""
+    holder, other = Client(setting, "holder"), Client(setting, "other")
+    observer = Client(setting, "looker", OBSERVER)
+    holder.ask(wire.LeaseRequest)
+    setting.player.begin()
+
+    def admit(client: Client, fence: int, *, session: int = 0, room: bool = True) -> str:
+        client.sequence += 1
+        commit = wire.Commit(
+            session=session or client.session, sequence=client.sequence, fence=fence, deadline_ns=0
+        )
+        assert setting.desk.must_wait(commit)
+        reply = setting.desk.admit(client.identity, commit, setting.now_ns, room=room)
+        message = unpack(reply, wire.replies)[0] if reply else None
+        assert message is None or isinstance(message, wire.Refusal)
+        return message.reason.value if message else ""
+
+    assert admit(holder, holder.fence, session=999) == RefusalReason.STALE
+    assert admit(observer, holder.fence) == RefusalReason.READ_ONLY
+    assert admit(other, holder.fence) == RefusalReason.FENCED
+    assert admit(holder, holder.fence - 1) == RefusalReason.FENCED
+    assert admit(holder, holder.fence, room=False) == RefusalReason.INVALID
+    assert admit(holder, holder.fence) == ""
+    while setting.player.finished() is None:
+        pass
+    holder.sequence -= 1
+    assert holder.refusal(wire.Commit) == RefusalReason.INVALID  # done now: nothing was staged
+    holder.sequence -= 1
+    assert holder.refusal(wire.Commit) == RefusalReason.INVALID
+
+
 @pytest.mark.parametrize(
     ("function", "reason"),
     [

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import secrets
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeGuard
 
 import numpy as np
 
@@ -61,7 +63,7 @@ class CommandDesk:
         self.refused = 0
         """Requests that were refused."""
 
-    def must_wait(self, request: AnyRequest) -> bool:
+    def must_wait(self, request: AnyRequest) -> TypeGuard[wire.Submit | wire.Commit]:
         """Whether a request can only be answered when the cycle being played is over."""
         if not self._player.playing:
             return False
@@ -69,13 +71,51 @@ class CommandDesk:
             return request.cycle >= self._player.next_cycle
         return isinstance(request, wire.Commit)
 
+    def admit(
+        self, identity: bytes, request: wire.Submit | wire.Commit, now_ns: int, *, room: bool
+    ) -> bytes:
+        """Look at the right of a request that must wait, before it does; this renews the lease.
+
+        Args:
+            identity: of the connection.
+            request: one for which `must_wait` holds.
+            now_ns: the server's clock.
+            room: whether one more may wait.
+
+        Returns:
+            The encoded reply where it need not wait: it is refused, or was answered before. Empty
+            where it may wait.
+        """
+
+        def look(session: Session) -> bytes:
+            self._need_controller(session)
+            self._lease.use(session.number, request.fence, now_ns)
+            if not room:
+                raise Refused(
+                    RefusalReason.INVALID, "too many requests wait for the end of this cycle"
+                )
+            return b""
+
+        return self._once(identity, request, look)
+
     def answer(
         self, identity: bytes, peer: Peer, request: AnyRequest, arrays: Arrays, now_ns: int
     ) -> bytes:
         """Do what is asked, or refuse it whole; return the encoded reply."""
-        try:
-            if isinstance(request, wire.Hello):
+        if isinstance(request, wire.Hello):
+            try:
                 return self._hello(identity, peer, request, now_ns)
+            except Refused as refused:
+                return self._refuse(request.sequence, refused)
+        return self._once(
+            identity, request, lambda session: self._do(session, request, arrays, now_ns)
+        )
+
+    def _once(
+        self, identity: bytes, request: wire.Request, do: Callable[[Session], bytes]
+    ) -> bytes:
+        """Do a request unless it was done before; an empty reply leaves it to be done."""
+        try:
             session = self._session(identity, request)
             if request.sequence == session.last_sequence and session.last_reply:
                 return session.last_reply  # the same request again: the same answer, done once
@@ -85,15 +125,18 @@ class CommandDesk:
                     f"sequence {request.sequence} came after {session.last_sequence}",
                 )
         except Refused as refused:
-            self.refused += 1
-            return refusal(request.sequence, refused)
+            return self._refuse(request.sequence, refused)
         try:
-            reply = self._do(session, request, arrays, now_ns)
+            reply = do(session)
         except Refused as refused:
-            self.refused += 1
-            reply = refusal(request.sequence, refused)
-        session.last_sequence, session.last_reply = request.sequence, reply
+            reply = self._refuse(request.sequence, refused)
+        if reply:
+            session.last_sequence, session.last_reply = request.sequence, reply
         return reply
+
+    def _refuse(self, sequence: int, refused: Refused) -> bytes:
+        self.refused += 1
+        return refusal(sequence, refused)
 
     def status(self, now_ns: int, sequence: int = 0) -> wire.Status:
         """Return how the machine is."""
@@ -172,17 +215,20 @@ class CommandDesk:
                 )
             case wire.StatusRequest():
                 return pack(self.status(now_ns, request.sequence))
-        if session.role is not Role.CONTROLLER:
-            raise Refused(
-                RefusalReason.READ_ONLY,
-                f"{session.name} is {session.role.value}: only a controller's key may write",
-            )
+        self._need_controller(session)
         if isinstance(request, wire.LeaseRequest):
             return self._grant(session, request.sequence, now_ns)
         if isinstance(request, wire.Fenced):
             self._lease.use(session.number, request.fence, now_ns)
             return self._do_fenced(session, request, arrays, now_ns)
         raise Refused(RefusalReason.INVALID, f"{type(request).__name__} is not served")
+
+    def _need_controller(self, session: Session) -> None:
+        if session.role is not Role.CONTROLLER:
+            raise Refused(
+                RefusalReason.READ_ONLY,
+                f"{session.name} is {session.role.value}: only a controller's key may write",
+            )
 
     def _grant(self, session: Session, sequence: int, now_ns: int) -> bytes:
         if not self._machine.armed:

@@ -45,7 +45,8 @@ class Player:
         """Have the backend take a function for the next cycle, whole or not at all.
 
         Raises:
-            Refused: late, too early, or outside a limit.
+            Refused: late, too early, or outside a limit; or a cycle is being played, during which
+                the backend must not be touched.
         """
         if cycle < self.next_cycle:
             raise Refused(
@@ -59,6 +60,8 @@ class Player:
                 RefusalReason.INVALID,
                 f"cycle {cycle} is too far ahead; only cycle {self.next_cycle} can be written now",
             )
+        if self.playing:
+            raise Refused(RefusalReason.INVALID, "a cycle is being played; ask again after it")
         self.check(phi_hw_rad)
         receipt = self._backend.submit(phi_hw_rad, cycle, deadline_s)
         self.committed_for = cycle

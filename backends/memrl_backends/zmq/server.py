@@ -318,10 +318,14 @@ class MachineServer:
         except FrameError as error:
             self._reply(identity, refusal(0, Refused(RefusalReason.INVALID, str(error))))
             return
-        if desk.must_wait(request) and len(self._waiting) < MAX_WAITING:
-            self._waiting.append((identity, peer, request, arrays))
-        else:
+        if not desk.must_wait(request):
             self._answer(desk, identity, peer, request, arrays)
+            return
+        room = len(self._waiting) < MAX_WAITING
+        if reply := desk.admit(identity, request, time.monotonic_ns(), room=room):
+            self._reply(identity, reply)
+        else:
+            self._waiting.append((identity, peer, request, arrays))
 
     def _answer_waiting(self, desk: CommandDesk) -> None:
         for _ in range(len(self._waiting)):
