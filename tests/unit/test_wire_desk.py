@@ -15,7 +15,7 @@ from memrl_backends.zmq.keys import Peer
 from memrl_backends.zmq.lease import LeaseDesk
 from memrl_backends.zmq.player import Pacer, Player
 from memrl_ctrl.errors import RefusalReason
-from memrl_ctrl.frames import unpack
+from memrl_ctrl.frames import pack, unpack
 from memrl_ctrl.testing import FakeBackend
 
 SECOND = 10**9
@@ -314,6 +314,20 @@ def test_another_version_is_refused_with_both_sides(setting: Setting) -> None:
     reply = unpack(setting.desk.answer(b"x", CONTROLLER, hello, {}, 0), wire.replies)[0]
     assert isinstance(reply, wire.Refusal)
     assert "2 to 3, this machine 1" in reply.detail
+
+
+def test_what_the_machine_says_can_be_read(setting: Setting) -> None:
+    """However long the names of a client and of its key are, every reply and status decodes."""
+    client = Client(setting, "x" * wire.MAX_TEXT, Peer("k" * 500, wire.Role.CONTROLLER))
+    other = Client(setting, "y" * wire.MAX_TEXT)
+    assert isinstance(client.ask(wire.LeaseRequest), wire.LeaseGrant)
+    reply = client.ask(wire.StatusRequest)
+    assert isinstance(reply, wire.Status)
+    assert reply.holder.startswith("x" * 200 + " (kkk")
+    status, _ = unpack(pack(setting.desk.status(setting.now_ns)), wire.published)
+    assert isinstance(status, wire.Status)
+    assert other.refusal(wire.LeaseRequest) == RefusalReason.FENCED
+    assert other.refusal(wire.Release) == RefusalReason.FENCED
 
 
 def test_sessions_do_not_grow_without_end(setting: Setting) -> None:

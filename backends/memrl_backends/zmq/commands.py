@@ -21,6 +21,8 @@ from memrl_ctrl.frames import pack
 
 MAX_SESSIONS = 256
 """Sessions that are remembered; the one that was silent longest gives way."""
+CLIENT_NAME = 200
+"""Characters of a client's name that are kept."""
 
 
 @dataclass
@@ -162,7 +164,7 @@ class CommandDesk:
             )
         role = Role.OBSERVER if hello.observe_only else peer.role
         number = secrets.randbits(62) + 1
-        name = f"{hello.client} ({peer.name})"
+        name = wire.fitting(f"{hello.client[:CLIENT_NAME]} ({peer.name})")
         self._sessions[number] = Session(number, identity, name, role)
         self._forget_sessions(now_ns)
         described, machine = self._machine.description, self._machine
@@ -171,13 +173,13 @@ class CommandDesk:
             sequence=hello.sequence,
             version=wire.VERSION,
             session=number,
-            server=machine.server,
+            server=wire.fitting(machine.server),
             role=role,
-            key_name=peer.name,
-            machine=described.name,
-            program=described.program,
-            backend=described.backend,
-            fidelity=described.fidelity,
+            key_name=wire.fitting(peer.name),
+            machine=wire.fitting(described.name),
+            program=wire.fitting(described.program),
+            backend=wire.fitting(described.backend),
+            fidelity=wire.fitting(described.fidelity),
             points=described.points,
             n_slices=described.n_slices,
             limits=limits,
@@ -308,4 +310,6 @@ class CommandDesk:
 
 def refusal(sequence: int, refused: Refused) -> bytes:
     """Encode a refusal."""
-    return pack(wire.Refusal(sequence=sequence, reason=refused.reason, detail=refused.detail[:400]))
+    return pack(
+        wire.Refusal(sequence=sequence, reason=refused.reason, detail=wire.fitting(refused.detail))
+    )

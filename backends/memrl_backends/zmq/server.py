@@ -385,7 +385,9 @@ class MachineServer:
 
     def _say_goodbye(self, why: str) -> None:
         with contextlib.suppress(zmq.ZMQError):
-            self._publisher.send_multipart([wire.TOPIC_STATUS, pack(wire.Goodbye(why=why[:400]))])
+            self._publisher.send_multipart(
+                [wire.TOPIC_STATUS, pack(wire.Goodbye(why=wire.fitting(why)))]
+            )
 
     def close(self) -> None:
         """Close the sockets; `run` does so itself. May be called twice."""

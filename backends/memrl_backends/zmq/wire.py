@@ -30,7 +30,9 @@ FEATURES = ("submit", "transaction", "hold", "snapshot")
 """What this server can do beyond saying hello."""
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-Text = Annotated[str, msgspec.Meta(max_length=400)]
+MAX_TEXT = 400
+"""Longest text, characters; a message with a longer one is refused by whoever reads it."""
+Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
 Arrays = dict[str, NDArray[Any]]
 Step = Literal["staged", "tested", "rolled-back", "released", "held"]
 
@@ -268,6 +270,11 @@ READING_ARRAYS: dict[str, str] = {
     "quality": "<u2",
 }
 """Arrays of a reading and their element types; `profile` is [points, n_slices], the others [points]."""
+
+
+def fitting(text: str) -> str:
+    """Return a text, cut to what a message may carry; whoever encodes one does not check it."""
+    return text[:MAX_TEXT]
 
 
 def decode_request(data: bytes | memoryview) -> tuple[AnyRequest, Arrays]:
