@@ -117,6 +117,7 @@ class Guard:
         self._max_step_rad = max_step_rad
         self._far_rad = self.config.coherence_fraction * max_step_rad
         self._returning: Returning | None = None
+        self._returning_before: Returning | None = None
 
     def check_engage(self, applied_rad: FloatArray) -> None:
         """Refuse to begin on a function that does not itself keep the limits.
@@ -140,6 +141,7 @@ class Guard:
             applied_rad: what is applied now [points], rad.
             usable: points whose reading may be used [points].
         """
+        self._returning_before = self._returning
         verdicts = np.full((applied_rad.size, len(STAGES)), Verdict.PASSED, dtype=np.uint8)
         if not self._keeps_limits(applied_rad):
             verdicts[:] = Verdict.NOT_RUN
@@ -164,6 +166,10 @@ class Guard:
         verdicts[restricted.slope, SLOPE] = Verdict.ALTERED
         verdicts[held, COHERENCE:] = Verdict.NOT_RUN
         return Decision(phi_hw_rad=restricted.phi_hw_rad, proposed_rad=proposed, verdicts=verdicts)
+
+    def undo(self) -> None:
+        """Forget the last `decide`: as if its cycle had never been seen."""
+        self._returning = self._returning_before
 
     def _keeps_limits(self, applied_rad: FloatArray) -> bool:
         try:

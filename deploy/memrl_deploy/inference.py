@@ -70,6 +70,7 @@ class Inference:
         self._outputs = {m.name_in: m.name_out for m in policy.manifest.memory}
         # What was applied when the policy was last asked; NaN before the first time.
         self._applied = np.full(machine.points, np.nan)
+        self._applied_before = self._applied
         self._warm_up(machine)
         policy.reset(machine.points)
 
@@ -105,8 +106,14 @@ class Inference:
             Exactly what went in and what came out. The memory is what the points carry on.
         """
         moved = np.where(usable, applied_rad - self._applied, 0.0)
+        self._applied_before = self._applied
         self.note_applied(applied_rad, usable)
         return self.ask(seen, np.nan_to_num(moved, nan=0.0).astype(np.float32)[:, None], usable)
+
+    def undo(self, step: PolicyStep) -> None:
+        """Forget the last `step`, which returned this: as if its cycle had never been seen."""
+        self.policy.memory = dict(step.memory_in)
+        self._applied = self._applied_before
 
     def note_applied(self, applied_rad: FloatArray, usable: BoolArray) -> None:
         """Keep what is applied now at the points that are shown; the next `step` starts from it."""

@@ -249,6 +249,9 @@ class Runtime:
         try:
             recorder.cycle(record)
         except TraceError as error:
+            # What is not in the record must leave no mark on what comes after, or no replay repeats it.
+            self._inference.undo(step)
+            self._guard.undo()
             self._strike("unrecorded", str(error))
             return "not recorded, held"
         finally:

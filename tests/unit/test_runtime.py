@@ -342,7 +342,7 @@ def test_a_machine_that_vanishes_ends_the_run(tmp_path: Path) -> None:
 def test_a_cycle_that_cannot_be_recorded_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the disk full the machine is left alone, and the run goes on when there is room."""
+    """With the disk full the machine is left alone; with room again the run goes on, and replays."""
     backend = Spy()
     runtime = closed_loop(backend, tmp_path, cycles=6, view=(view := Collect()))
     real = os.writev
@@ -361,6 +361,16 @@ def test_a_cycle_that_cannot_be_recorded_is_not_written(
     assert summary.trace is not None
     with TraceReader(summary.trace) as trace:
         assert [event["kind"] for event in trace.record(2).events] == ["unrecorded", "unrecorded"]
+        before, after = trace.record(1).policy, trace.record(2).policy
+        assert before is not None
+        assert after is not None
+        np.testing.assert_array_equal(after.memory_in["calls_in"], before.memory_out["calls_out"])
+        moved = trace.record(2).reading.applied_rad - trace.record(1).reading.applied_rad
+        assert np.abs(moved).max() > 0.01
+        np.testing.assert_array_equal(after.previous_applied[:, 0], moved.astype(np.float32))
+        result = replay_trace(trace)
+        assert result.identical
+        assert result.resumed == 0
 
 
 def test_a_machine_outside_its_limits_is_not_engaged(tmp_path: Path) -> None:
