@@ -333,10 +333,11 @@ class Runtime:
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
-        if self._stop_cause:
-            raise _StopRequestedError
+        # In this order: a stop that comes in between is then seen by one of the two.
         self._waiting = True
         try:
+            if self._stop_cause:
+                raise _StopRequestedError
             yield
         finally:
             self._waiting = False

@@ -438,6 +438,31 @@ def test_stopping_between_cycles_is_clean(tmp_path: Path) -> None:
     assert (summary.cycles, summary.written, summary.reason) == (3, 3, "stopped by SIGINT")
 
 
+def test_a_stop_just_before_the_wait_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever the signal falls on the way into a wait, the run does not wait once more."""
+    backend = Spy()
+    runtime = closed_loop(backend, tmp_path, cycles=5)
+    looks = 0
+
+    def stop_cause(self: Runtime) -> str:
+        nonlocal looks
+        looks += 1
+        now = str(self.__dict__.get("cause", ""))
+        if looks == 1:  # the signal comes right after the first look, in the same thread
+            self.stop("stopped by SIGTERM")
+        return now
+
+    def keep(self: Runtime, cause: str) -> None:
+        self.__dict__["cause"] = cause
+
+    monkeypatch.setattr(Runtime, "_stop_cause", property(stop_cause, keep), raising=False)
+    summary = runtime.run()
+    assert summary.error is None
+    assert (summary.cycles, summary.reason) == (0, "stopped by SIGTERM")
+
+
 def test_pacing_gives_each_section_its_time() -> None:
     """Sections add up, and old cycles are forgotten."""
     pacing = Pacing(kept=2)
