@@ -104,6 +104,8 @@ class Runtime:
         self._waiting = False
         self._stop_cause = ""
         self._last_cycle = -1
+        self._fence = 0
+        self._refused_since = 0
         self._recorder: Recorder | None = None
         self.summary = RunSummary(mode=mode.name, machine=machine.name)
 
@@ -283,6 +285,9 @@ class Runtime:
             self._pacing.lap("write")
             reason = refused.reason.value
             self._outcome(recorder, cycle, reason=reason, detail=refused.detail)
+            self._refused_since += 1
+            if refused.reason is RefusalReason.FENCED:
+                raise _taken_over(refused.detail) from refused
             self._missed(reason, refused.detail)
             return f"refused ({reason}), held"
         except MachineError as error:
@@ -293,7 +298,22 @@ class Runtime:
         self._outcome(recorder, cycle, receipt=receipt)
         self._clear(RefusalReason.LATE.value)
         self.summary.written += 1
+        self._check_fence(receipt.fence)
         return "written"
+
+    def _check_fence(self, fence: int) -> None:
+        """End the run where another client was in control since the last function was taken.
+
+        A client that slept through its lease takes a new one, whose number is one higher, at most once
+        for every function that it sends. A larger gap is somebody else's lease.
+
+        Raises:
+            Disengaged: control was taken and given back.
+        """
+        allowed, before = 1 + self._refused_since, self._fence
+        self._fence, self._refused_since = fence, 0
+        if before and fence > before + allowed:
+            raise _taken_over(f"the fencing number went from {before} to {fence}")
 
     def _outcome(self, recorder: Recorder, cycle: int, **what: Any) -> None:
         record = OutcomeRecord(
@@ -353,6 +373,13 @@ class Runtime:
             if self._recorder is not None:
                 summary.trace_problem = self._recorder.finish(summary.reason or "internal error")
                 summary.trace = self._recorder.hdf5 or self._recorder.folder
+
+
+def _taken_over(detail: str) -> Disengaged:
+    return Disengaged(
+        f"disengaged: control was taken over ({detail}); it stays with whoever took it until someone "
+        "starts the agent again, and the machine stays at the last applied function"
+    )
 
 
 @contextmanager

@@ -280,6 +280,47 @@ def test_a_refusal_holds_and_is_counted(tmp_path: Path) -> None:
         assert not step.previous_applied.any()
 
 
+def test_who_takes_over_by_hand_keeps_control(tmp_path: Path) -> None:
+    """One refusal because another client is in control ends the run; nothing is tried again."""
+    fenced = Refused(RefusalReason.FENCED, "'shift' is in control")
+    backend = Spy(fail=lambda count: fenced if count == 2 else None)
+    summary = closed_loop(backend, tmp_path, cycles=8).run()
+    assert isinstance(summary.error, Disengaged)
+    assert "control was taken over ('shift' is in control)" in str(summary.error)
+    assert "until someone starts the agent again" in str(summary.error)
+    assert (summary.written, len(backend.submitted)) == (2, 3)
+    assert summary.trace is not None
+    with TraceReader(summary.trace) as trace:
+        outcome = trace.outcome(2)
+    assert outcome is not None
+    assert outcome.reason == "fenced"
+
+
+@pytest.mark.parametrize(
+    ("fences", "refused", "ends"),
+    [
+        ([4, 4, 5, 5, 5], (), False),  # slept through its own lease
+        ([4, 4, 6, 6, 6], (), True),  # another client was in between
+        ([4, 4, 0, 6, 6], (2,), False),  # a lease of its own for the one that came late
+    ],
+)
+def test_a_lease_in_between_ends_the_run(
+    fences: list[int], refused: tuple[int, ...], ends: bool, tmp_path: Path
+) -> None:
+    """Who took over and gave back is noticed by the fencing number; an own new lease is no reason."""
+
+    class Leased(Spy):
+        def submit(self, phi_hw_rad: np.ndarray, cycle: int, deadline_s: float) -> Receipt:
+            fence = fences[len(self.submitted)]
+            return replace(super().submit(phi_hw_rad, cycle, deadline_s), fence=fence)
+
+    late = Refused(RefusalReason.LATE, "too late")
+    backend = Leased(fail=lambda count: late if count in refused else None)
+    summary = closed_loop(backend, tmp_path, cycles=5).run()
+    assert isinstance(summary.error, Disengaged) == ends
+    assert len(backend.submitted) == (3 if ends else 5)
+
+
 @pytest.mark.parametrize(("late", "ends"), [((1, 2), False), ((1, 2, 3), True)])
 def test_three_missed_deadlines_in_a_row_end_the_run(
     late: tuple[int, ...], ends: bool, tmp_path: Path
