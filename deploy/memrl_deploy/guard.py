@@ -10,7 +10,8 @@ Stages, in this order:
 3. `action`: the policy's answer is finite; else the point holds what is applied.
 4. `coherence`: the points go round the circle together (`memrl_deploy.coherence`), and back by a turn
    where their goals are beyond the range of values (`memrl_deploy.returning`).
-5. `step`, `value`, `slope`: `memrl_ctrl.limits.PhaseLimits`.
+5. `step`, `value`, `slope`: `memrl_ctrl.limits.PhaseLimits`. What comes out is checked as the machine
+   checks it; should it fail, the whole function is refused.
 
 The points that go back are all that a guard remembers from one cycle to the next.
 """
@@ -23,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memrl_ctrl.backend import Reading
-from memrl_ctrl.errors import MismatchError, Refused
+from memrl_ctrl.errors import MismatchError, RefusalReason, Refused
 from memrl_ctrl.limits import PhaseLimits, Restricted
 from memrl_ctrl.trace.records import Verdict
 from memrl_deploy.coherence import coherent
@@ -165,18 +166,30 @@ class Guard:
         verdicts[restricted.value, VALUE] = Verdict.ALTERED
         verdicts[restricted.slope, SLOPE] = Verdict.ALTERED
         verdicts[held, COHERENCE:] = Verdict.NOT_RUN
-        return Decision(phi_hw_rad=restricted.phi_hw_rad, proposed_rad=proposed, verdicts=verdicts)
+        phi_hw_rad, broken = restricted.phi_hw_rad, self._broken(restricted.phi_hw_rad, applied_rad)
+        if broken is not None:
+            phi_hw_rad = applied_rad.copy()
+            verdicts[:, broken] = Verdict.REFUSED
+        return Decision(phi_hw_rad=phi_hw_rad, proposed_rad=proposed, verdicts=verdicts)
+
+    def _broken(self, phi_hw_rad: FloatArray, applied_rad: FloatArray) -> int | None:
+        """Return the stage whose limit a function breaks after all, None if it keeps all.
+
+        What is applied may itself be beyond a limit by what a check forgives; the function that comes
+        nearest may then be beyond it by a little more.
+        """
+        try:
+            self.limits.check(phi_hw_rad, applied_rad, self.ctime_ms)
+        except Refused as refused:
+            return {RefusalReason.STEP: STEP, RefusalReason.SLOPE: SLOPE}.get(refused.reason, VALUE)
+        return None
 
     def undo(self) -> None:
         """Forget the last `decide`: as if its cycle had never been seen."""
         self._returning = self._returning_before
 
     def _keeps_limits(self, applied_rad: FloatArray) -> bool:
-        try:
-            self.limits.check(applied_rad, applied_rad, self.ctime_ms)
-        except Refused:
-            return False
-        return True
+        return self._broken(applied_rad, applied_rad) is None
 
     def _round_the_circle(
         self, delta: FloatArray, applied: FloatArray, held: BoolArray

@@ -51,6 +51,21 @@ def test_what_passes_the_guard_passes_the_machine(
     assert decision.write == (not held.all())
 
 
+@given(situations(), st.integers(0, 2**32 - 1), st.sampled_from([5e-10, 1e-9, 1e-8]))
+def test_a_function_at_the_edge_of_what_is_forgiven_stays_within(
+    situation: tuple[Guard, np.ndarray, np.ndarray, np.ndarray], seed: int, off_rad: float
+) -> None:
+    """Also where what is applied is off by rounding, nothing leaves that the machine would refuse."""
+    guard, delta, applied, usable = situation
+    off = off_rad * np.random.default_rng(seed).uniform(-1.0, 1.0, applied.size)
+    decision = guard.decide(delta, applied + off, usable)
+    if decision.refused:
+        assert not decision.write
+        np.testing.assert_array_equal(decision.phi_hw_rad, applied + off)
+    else:
+        guard.limits.check(decision.phi_hw_rad, applied + off, guard.ctime_ms)
+
+
 @given(situations())
 def test_what_no_stage_altered_is_what_was_asked(
     situation: tuple[Guard, np.ndarray, np.ndarray, np.ndarray],
