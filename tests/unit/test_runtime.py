@@ -176,6 +176,28 @@ def test_replay_is_identical(tmp_path: Path) -> None:
     assert result.environment == {}
 
 
+def test_a_way_back_by_a_turn_is_replayed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the guard remembers on the way back a replay builds up itself, also past a lost cycle."""
+    limits = PhaseLimits(min_rad=-6.0, max_rad=1.0, step_rad=0.5)
+    backend = Spy(limits=limits, offset_rad=1.5)
+    runtime = closed_loop(backend, tmp_path, cycles=40, view=(view := Collect()))
+    real = os.writev
+
+    def full(file: int, parts: Any) -> int:
+        if len(view.cycles) == 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(file, parts)
+
+    monkeypatch.setattr(os, "writev", full)
+    summary = runtime.run()
+    assert summary.missed == {"unrecorded": 1}
+    assert summary.stages["coherence"] > 0
+    assert backend.submitted[-1].max() < -3.0
+    assert summary.trace is not None
+    with TraceReader(summary.trace) as trace:
+        assert replay_trace(trace).identical
+
+
 def test_replay_of_another_policy_says_where_it_differs(tmp_path: Path) -> None:
     """Another policy is asked in open loop, and the largest difference has a place."""
     summary = closed_loop(Spy(), tmp_path, cycles=4).run()
