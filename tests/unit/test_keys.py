@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import stat
 from pathlib import Path
 
@@ -144,3 +145,16 @@ def test_off_loopback_nothing_happens_without_keys() -> None:
             )
         with pytest.raises(UsageError, match="not on"):
             open_backend(endpoint="tcp://10.0.0.1:5750", insecure_loopback=insecure)
+
+
+@pytest.mark.parametrize("name", ["period", "idle", "patience"])
+@pytest.mark.parametrize("value_s", [math.nan, math.inf, -math.inf, -0.1, 1e300])
+def test_a_time_that_is_none_is_refused(folder: Path, name: str, value_s: float) -> None:
+    """NaN, infinity, a negative time and one beyond a day are one sentence with what is allowed."""
+    with pytest.raises(UsageError, match=rf"a {name} of .* from 0 to 86400 s"):
+        MachineServer(
+            FakeBackend(points=2),
+            endpoint="tcp://127.0.0.1:0",
+            keys=folder,
+            **{f"{name}_s": value_s},  # type: ignore[arg-type]
+        )

@@ -40,6 +40,8 @@ LEASE_FLOOR_S = 2.0
 PUBLISHED_AHEAD = 8
 """Messages that wait for a slow subscriber; later ones are not sent to it."""
 HEARTBEAT_S = 0.5
+LONGEST_S = 86_400.0
+"""Longest period or waiting time, s."""
 TICK_S = 0.1
 """Longest sleep of the loop: how soon it notices a signal."""
 MAX_WAITING = 64
@@ -103,7 +105,8 @@ class MachineServer:
         on_cycle: called after each cycle, in the thread of `run`.
 
     Raises:
-        UsageError: not on loopback and no keys; a truth log without truth; a port in use.
+        UsageError: not on loopback and no keys; a truth log without truth; a port in use; a time
+            that is not finite, negative, or longer than a day.
         FileError: a key file that is absent or wrong.
     """
 
@@ -128,8 +131,11 @@ class MachineServer:
         self._backend = backend
         self.description = described = backend.description
         self.period_s = described.period_s or DEFAULT_PERIOD_S if period_s is None else period_s
-        if self.period_s < 0 or idle_s < 0 or patience_s <= 0:
-            raise UsageError("a period or a waiting time cannot be negative")
+        _check_time("period", self.period_s)
+        _check_time("idle", idle_s)
+        _check_time("patience", patience_s)
+        if patience_s == 0:
+            raise UsageError("a patience of 0 s is none: nobody could hold the lease")
         self._cycles, self._idle_s, self._patience_s = cycles, idle_s, patience_s
         self.armed = described.writable and (asked.loopback if arm is None else arm)
         self._truth_log = truth_log
@@ -418,6 +424,13 @@ def _keys_for(
         keys = local_folder()
         make_folder(keys)
     return load_server(keys)
+
+
+def _check_time(name: str, value_s: float) -> None:
+    if not 0 <= value_s <= LONGEST_S:  # NaN neither
+        raise UsageError(
+            f"a {name} of {value_s:g} s is none: give a time from 0 to {LONGEST_S:g} s (a day)"
+        )
 
 
 def _not_bound(at: Endpoint, error: Exception) -> UsageError:
