@@ -150,11 +150,10 @@ class LstmTd3:
         batch = self.sample(replay)
         seen = self.update_critics(batch)
         self.updates += 1
-        if (
-            self.updates > self.config.actor_start_updates
-            and self.updates % self.config.policy_delay == 0
-        ):
-            seen |= self.update_actor(batch)
+        if self.updates % self.config.policy_delay == 0:
+            # The critics' targets move also while the actor still waits.
+            if self.updates > self.config.actor_start_updates:
+                seen |= self.update_actor(batch)
             self.update_targets()
         return seen
 
