@@ -228,14 +228,19 @@ class LoggingConfig:
     tensorboard: bool = True
     """Whether TensorBoard events are written."""
     checkpoint_every_steps: int = 0
-    """Environment steps between checkpoints; 0: only at the end."""
+    """Environment steps between checkpoints that are all kept; 0: none."""
+    checkpoint_every_s: float = 60.0
+    """Time between checkpoints that save a run that is killed, s; 0: none. They do not count as
+    those of `checkpoint_every_steps`: of these only the last `checkpoint_keep` are kept."""
+    checkpoint_keep: int = 3
+    """Checkpoints of `checkpoint_every_s` that are kept; 0: all."""
     checkpoint_replay: bool = False
     """Whether checkpoints hold the replay buffer, for a resumption without a gap."""
 
     def __post_init__(self) -> None:
         """Refuse negative intervals."""
-        require_between(self, 0.0, 1e6, "every_s")
-        require_between(self, 0, 10**12, "checkpoint_every_steps")
+        require_between(self, 0.0, 1e6, "every_s", "checkpoint_every_s")
+        require_between(self, 0, 10**12, "checkpoint_every_steps", "checkpoint_keep")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from memrl_ctrl import registry
 from memrl_ctrl.config import TrainingConfig, resolve
-from memrl_ctrl.errors import FileError, UsageError
+from memrl_ctrl.errors import FileError, MemrlError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from memrl_ctrl.training import Evaluation, RunResult, Snapshot
 
 INTERRUPTED = 130
-"""Exit code after Ctrl-C, by the shell's convention (128 + SIGINT)."""
+"""Exit code after Ctrl-C or SIGTERM, by the shell's convention (128 + SIGINT)."""
 WITHOUT_END = 10**12
 """Steps of a run that only its time limits."""
 
@@ -50,7 +50,7 @@ def train(
     resume: Path | None = None,
     json_: Annotated[Path | None, Parameter(name="--json")] = None,
 ) -> int:
-    """Train an agent; Ctrl-C ends it with a checkpoint that can be used.
+    """Train an agent; Ctrl-C or SIGTERM ends it with a checkpoint that can be used.
 
     Parameters
     ----------
@@ -86,8 +86,13 @@ def train(
     with _torch("training"):
         from memrl_ctrl.training import train as run
 
-        with _progress(console) as show:
-            result = run(resolved, out=out, progress=show, resume=resume)
+        try:
+            with _progress(console) as show:
+                result = run(resolved, out=out, progress=show, resume=resume)
+        except MemrlError as error:
+            for note in getattr(error, "__notes__", ()):
+                console.print(escape(note), soft_wrap=True)
+            raise
     _report(console, result, resolved)
     if json_ is not None:
         values = {**dataclasses.asdict(result), "folder": str(result.folder)}

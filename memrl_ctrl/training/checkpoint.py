@@ -15,6 +15,11 @@ VERSION = 1
 FOLDER = "checkpoints"
 
 
+def file_of(folder: Path, steps: int) -> Path:
+    """Return the file of a run's checkpoint at `steps`."""
+    return folder / FOLDER / f"step-{steps:012d}.pt"
+
+
 def save(folder: Path, steps: int, content: dict[str, Any]) -> Path:
     """Write a checkpoint so that a reader sees the whole file or none.
 
@@ -26,7 +31,7 @@ def save(folder: Path, steps: int, content: dict[str, Any]) -> Path:
     Returns:
         The file.
     """
-    path = folder / FOLDER / f"step-{steps:012d}.pt"
+    path = file_of(folder, steps)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:

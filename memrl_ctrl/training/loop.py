@@ -66,7 +66,7 @@ class RunResult:
     steps_per_s: float
     """Environment steps a second, training included."""
     interrupted: bool
-    """Whether Ctrl-C ended it."""
+    """Whether Ctrl-C or SIGTERM ended it."""
     evaluation: dict[str, Any] | None
     """The last evaluation; None where it was interrupted before any."""
 
@@ -83,7 +83,8 @@ def train(
 ) -> RunResult:
     """Train an agent and keep everything in a run folder.
 
-    Ctrl-C ends the run after the step in progress, with a checkpoint; a second one at once.
+    Ctrl-C or SIGTERM ends the run after the step in progress, with a checkpoint; a second one at
+    once. A run that fails leaves a checkpoint too; the exception's notes say where.
 
     Args:
         config: the resolved configuration (`memrl_ctrl.config.resolve`).
@@ -112,7 +113,11 @@ def train(
         if begun is not None:
             run.agent, run.steps, run.seconds_before = begun
         with _threads(config.torch_threads), _interruptible() as interrupt:
-            run.go(interrupt)
+            try:
+                run.go(interrupt)
+            except Exception as error:
+                run.rescue(error)
+                raise
         return run.finish(interrupted=interrupt.is_set())
     finally:
         stepper.close()
@@ -147,7 +152,8 @@ class _Run:
         self.ends = Ends(config.environment.num_envs)
         self.steps = self.learnt_to = 0
         self.seconds_before = self.paused_s = 0.0
-        self.began = self.logged = time.monotonic()
+        self.began = self.logged = self.saved_at = time.monotonic()
+        self.passing: list[Path] = []
         self.seen: dict[str, Tensor] = {}
         self.evaluation: dict[str, Any] | None = None
         self.saved: Path | None = None
@@ -165,7 +171,7 @@ class _Run:
         calls = max(1, self.config.agent.update_every // rows)
         collector = Collector(self.stepper, self.start, self.agent)
         self.learnt_to = self.steps
-        self.began = self.logged = time.monotonic()
+        self.began = self.logged = self.saved_at = time.monotonic()
         with ThreadPoolExecutor(1, thread_name_prefix="collect") as thread:
             while self.fraction() < 1.0 and not interrupt.is_set():
                 self.agent.refresh_behaviour()
@@ -198,6 +204,7 @@ class _Run:
         ):
             if every and before // every < self.steps // every:
                 action()
+        self._save_in_passing()
         if time.monotonic() - self.logged >= self.config.logging.every_s:
             self.logged = time.monotonic()
             self._log()
@@ -297,6 +304,29 @@ class _Run:
             replay=_tensors(self.replay.state()) if self.config.logging.checkpoint_replay else None,
         )
 
+        self.saved_at = time.monotonic()
+
+    def _save_in_passing(self) -> None:
+        """Save when it is time, and drop the oldest of what was saved so."""
+        logging = self.config.logging
+        due = 0.0 < logging.checkpoint_every_s <= time.monotonic() - self.saved_at
+        if not due or self.saved == checkpoints.file_of(self.folder, self.steps):
+            return
+        self.save()
+        if self.saved is not None:
+            self.passing.append(self.saved)
+        while logging.checkpoint_keep and len(self.passing) > logging.checkpoint_keep:
+            self.passing.pop(0).unlink(missing_ok=True)
+
+    def rescue(self, error: Exception) -> None:
+        """Save what was learnt before the error; its notes say where, or why not."""
+        try:
+            self.save()
+        except (OSError, RuntimeError) as problem:
+            error.add_note(f"No checkpoint could be written: {problem}")
+        else:
+            error.add_note(f"What was learnt before is in {self.saved}")
+
     def finish(self, *, interrupted: bool) -> RunResult:
         """Save first, then judge, then say how it went."""
         seconds = self.seconds
@@ -389,21 +419,25 @@ def _threads(count: int) -> Iterator[None]:
 
 @contextmanager
 def _interruptible() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C into an event; the second one interrupts as ever."""
+    """Turn the first Ctrl-C or SIGTERM into an event; the second one ends the process as ever."""
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event
         return
-    before = signal.getsignal(signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def put_back() -> None:
+        for number, handler in before.items():
+            with suppress(TypeError):  # None: a handler that Python did not install
+                signal.signal(number, handler)
 
     def stop(number: int, frame: FrameType | None) -> None:
         event.set()
-        with suppress(TypeError):  # None: a handler that Python did not install
-            signal.signal(signal.SIGINT, before)
+        put_back()
 
-    signal.signal(signal.SIGINT, stop)
+    for number in before:
+        signal.signal(number, stop)
     try:
         yield event
     finally:
-        with suppress(TypeError):
-            signal.signal(signal.SIGINT, before)
+        put_back()
