@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import stat
 from pathlib import Path
 
@@ -60,6 +61,44 @@ def test_secrets_that_others_may_read_are_refused(folder: Path) -> None:
     folder.chmod(0o777)
     with pytest.raises(FileError, match=r"mode 0777.*chmod 700"):
         load_client(folder, Role.CONTROLLER)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        (".", 0o720),
+        ("authorized", 0o777),
+        ("authorized", 0o770),
+        ("authorized/observer.pub", 0o646),
+        ("authorized/controller.pub", 0o664),
+    ],
+)
+def test_who_may_come_in_is_written_by_the_owner_alone(folder: Path, name: str, mode: int) -> None:
+    """Where others could let a key in, the server does not start, and names the place."""
+    path = folder / name
+    path.chmod(mode)
+    with pytest.raises(
+        FileError, match=rf"others may write here \(mode {mode:04o}\): chmod"
+    ) as raised:
+        load_server(folder)
+    assert str(path) in str(raised.value)
+
+
+def test_clients_trust_only_a_server_key_of_their_own(folder: Path) -> None:
+    """A server's public key that others may exchange is no proof of who the machine is."""
+    (folder / "server.pub").chmod(0o666)
+    with pytest.raises(FileError, match=r"mode 0666.*chmod 644"):
+        load_client(folder, Role.OBSERVER)
+
+
+def test_keys_of_another_user_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever owns the folder may change it: it must be this user or root."""
+    own = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: own + 1)
+    if own == 0:  # root's files are anybody's to read: give the folder to somebody else
+        os.chown(folder, 12345, -1)
+    with pytest.raises(FileError, match=r"belongs to another user .*: chown"):
+        load_server(folder)
 
 
 @pytest.mark.parametrize(

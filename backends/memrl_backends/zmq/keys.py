@@ -134,36 +134,51 @@ def _write(path: Path, key: KeyFile, mode: int) -> None:
 
 
 def read_key(path: Path, *, secret: bool) -> KeyFile:
-    """Read a key file.
+    """Read a key file, which nobody else may have written, nor put into its folder.
 
     Args:
         path: the file.
         secret: whether it must hold a secret, and be readable by its owner alone.
 
     Raises:
-        FileError: absent, no key, or a secret that others may read.
+        FileError: absent, no key, a secret that others may read, or a file or folder that others
+            own or may write.
     """
-    try:
-        data = path.read_bytes()
-        mode = path.stat().st_mode
-        folder_mode = path.parent.stat().st_mode
-    except OSError as error:
-        raise FileError(path, f"this key cannot be read: {error.strerror}") from error
+    _check_own(path.parent, "700")
+    mode = _check_own(path, "600" if secret else "644")
     if secret and mode & 0o077:
         raise FileError(
             path, f"others may read this secret (mode {mode & 0o777:04o}): chmod 600 {path}"
         )
-    if secret and folder_mode & 0o022:
-        raise FileError(
-            path.parent,
-            f"others may write here (mode {folder_mode & 0o777:04o}): chmod 700 {path.parent}",
-        )
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise FileError(path, f"this key cannot be read: {error.strerror}") from error
     try:
         key = msgspec.json.decode(data, type=KeyFile)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise FileError(path, f"this is no key file: {error}") from error
     _check_z85(path, key, secret=secret)
     return key
+
+
+def _check_own(path: Path, wanted: str) -> int:
+    """Return the mode of a file or folder after checking that only this user or root may write it."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise FileError(path, f"this key cannot be read: {error.strerror}") from error
+    if found.st_uid not in {0, os.geteuid()}:
+        raise FileError(
+            path, f"this belongs to another user (id {found.st_uid}): chown {os.geteuid()} {path}"
+        )
+    mode = found.st_mode
+    # In a folder that others may write they could put a key of their own that is let in.
+    if mode & 0o022:
+        raise FileError(
+            path, f"others may write here (mode {mode & 0o777:04o}): chmod {wanted} {path}"
+        )
+    return mode
 
 
 def _check_z85(path: Path, key: KeyFile, *, secret: bool) -> None:
@@ -185,6 +200,7 @@ def load_server(folder: Path) -> ServerKeys:
     """
     own = read_key(folder / "server.key", secret=True)
     authorized = {}
+    _check_own(folder / "authorized", "700")  # also where there is nothing in it
     for path in sorted((folder / "authorized").glob("*.pub")):
         key = read_key(path, secret=False)
         if key.role == "server":
