@@ -248,6 +248,30 @@ def test_only_the_holder_may_wait_for_the_end_of_a_cycle(setting: Setting) -> No
     assert holder.refusal(wire.Commit) == RefusalReason.INVALID
 
 
+def test_what_waits_can_be_overtaken(setting: Setting) -> None:
+    """A waiting commit that the same client overtakes with a rollback is refused, and plays nothing."""
+    client = Client(setting)
+    client.ask(wire.LeaseRequest)
+    client.ask(wire.Stage, FLAT, cycle=3)
+    setting.player.begin()
+    client.sequence += 1
+    commit = wire.Commit(
+        session=client.session,
+        sequence=client.sequence,
+        fence=client.fence,
+        deadline_ns=setting.now_ns + SECOND,
+    )
+    assert setting.desk.admit(client.identity, commit, setting.now_ns, room=True) == b""
+    assert client.ask(wire.Rollback) == wire.Done(sequence=client.sequence, what="rolled-back")
+    while setting.player.finished() is None:
+        pass
+    reply = setting.desk.answer(client.identity, CONTROLLER, commit, {}, setting.now_ns)
+    message = unpack(reply, wire.replies)[0]
+    assert isinstance(message, wire.Refusal)
+    assert message.reason is RefusalReason.STALE
+    assert applied(setting) == 0.0
+
+
 BROKEN = pytest.mark.parametrize(
     ("function", "reason"),
     [
@@ -358,12 +382,16 @@ def test_what_the_machine_says_can_be_read(setting: Setting) -> None:
 
 
 def test_sessions_do_not_grow_without_end(setting: Setting) -> None:
-    """The session silent longest is forgotten, but never the one in control."""
+    """A key's session silent longest is forgotten, but neither another's nor the one in control."""
     holder = Client(setting, "holder")
     holder.ask(wire.LeaseRequest)
     early = Client(setting, "early")
-    for _ in range(MAX_SESSIONS):
-        Client(setting, "more")
+    shadow = Client(setting, "shadow", OBSERVER)
+    for _ in range(2 * MAX_SESSIONS):
+        last = Client(setting, "more")
+    assert isinstance(shadow.ask(wire.SnapshotRequest), wire.ReadingMessage)
+    assert isinstance(last.ask(wire.SnapshotRequest), wire.ReadingMessage)
+    assert len(setting.desk._sessions) == MAX_SESSIONS + 1
     assert early.refusal(wire.SnapshotRequest) == RefusalReason.STALE
     assert isinstance(holder.ask(wire.Submit, FLAT, cycle=2), wire.ReceiptMessage)
 

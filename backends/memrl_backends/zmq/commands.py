@@ -19,8 +19,8 @@ from memrl_ctrl.backend import FloatArray, MachineDescription
 from memrl_ctrl.errors import RefusalReason, Refused
 from memrl_ctrl.frames import pack
 
-MAX_SESSIONS = 256
-"""Sessions that are remembered; the one that was silent longest gives way."""
+MAX_SESSIONS = 64
+"""Sessions of one key that are remembered; of these the one that was silent longest gives way."""
 CLIENT_NAME = 200
 """Characters of a client's name that are kept."""
 
@@ -32,6 +32,8 @@ class Session:
     number: int
     identity: bytes
     """Routing identity; a session is only good on the connection that made it."""
+    peer: Peer
+    """Owner of the connection's key."""
     name: str
     role: Role
     staged: tuple[int, FloatArray] | None = None
@@ -165,8 +167,8 @@ class CommandDesk:
         role = Role.OBSERVER if hello.observe_only else peer.role
         number = secrets.randbits(62) + 1
         name = wire.fitting(f"{hello.client[:CLIENT_NAME]} ({peer.name})")
-        self._sessions[number] = Session(number, identity, name, role)
-        self._forget_sessions(now_ns)
+        self._sessions[number] = Session(number, identity, peer, name, role)
+        self._forget_sessions(peer, now_ns)
         described, machine = self._machine.description, self._machine
         limits = wire.limits_on_wire(described.limits)
         welcome = wire.Welcome(
@@ -193,11 +195,13 @@ class CommandDesk:
         )
         return pack(welcome, {} if described.ctime_ms is None else {"ctime_ms": described.ctime_ms})
 
-    def _forget_sessions(self, now_ns: int) -> None:
+    def _forget_sessions(self, peer: Peer, now_ns: int) -> None:
+        """Forget a key's oldest sessions beyond its number; nobody can push out another's."""
         held = self._lease.current(now_ns)
-        while len(self._sessions) > MAX_SESSIONS:
-            oldest = next(n for n in self._sessions if held is None or n != held.session)
-            del self._sessions[oldest]
+        own = [n for n, session in self._sessions.items() if session.peer == peer]
+        beyond = len(own) - MAX_SESSIONS
+        for number in [n for n in own if held is None or n != held.session][: max(0, beyond)]:
+            del self._sessions[number]
 
     def _session(self, identity: bytes, request: wire.Request) -> Session:
         session = self._sessions.get(request.session)
