@@ -380,10 +380,10 @@ class MachineServer:
         self._publisher.send_multipart([wire.TOPIC_STATUS, pack(desk.status(time.monotonic_ns()))])
 
     def _subscribed(self) -> bool:
-        """Take in subscriptions; return whether there was a new one."""
+        """Take in subscriptions, not for ever (as `_serve`); return whether there was a new one."""
         new = False
         with contextlib.suppress(zmq.Again):
-            while True:
+            for _ in range(MAX_WAITING):
                 new |= self._publisher.recv(zmq.NOBLOCK)[:1] == b"\x01"
         return new
 
