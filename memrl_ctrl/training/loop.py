@@ -17,7 +17,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from memrl_ctrl.agents.lstm_td3 import LstmTd3
@@ -104,14 +106,18 @@ def train(
         task = dataclasses.replace(task, n_truth=_truth_size(start, config))
         stepper.task = task
         begun = None if resume is None else _resumed(Path(resume), config, task, device)
-        folder = make_run_folder(config, out)
-        logger.append(JsonLines(folder))
-        if config.logging.tensorboard:
-            logger.append(TensorBoard(folder))
-        run = _Run(config, folder, (stepper, start), device, logger)
+        if begun is not None:
+            # Other episodes than those that the first part began with.
+            start = stepper.reset(_seed_after(config.seed, begun.steps))
+        run = _Run(config, (stepper, start), device, logger)
         run.progress = progress
         if begun is not None:
-            run.agent, run.steps, run.seconds_before = begun
+            run.go_on_from(begun)
+        # Nothing is written before all of it fits together.
+        run.folder = make_run_folder(config, out)
+        logger.append(JsonLines(run.folder))
+        if config.logging.tensorboard:
+            logger.append(TensorBoard(run.folder))
         with _threads(config.torch_threads), _interruptible() as interrupt:
             try:
                 run.go(interrupt)
@@ -131,12 +137,11 @@ class _Run:
     def __init__(
         self,
         config: TrainingConfig,
-        folder: Path,
         environments: tuple[Stepper, Start],
         device: str,
         loggers: list[Logger],
     ) -> None:
-        self.config, self.folder, self.loggers = config, folder, loggers
+        self.config, self.folder, self.loggers = config, Path(), loggers
         self.stepper, self.start = environments
         self.task = self.stepper.task
         self.progress: Progress | None = None
@@ -151,12 +156,30 @@ class _Run:
         )
         self.ends = Ends(config.environment.num_envs)
         self.steps = self.learnt_to = 0
+        self.learn_from = config.agent.update_after
         self.seconds_before = self.paused_s = 0.0
         self.began = self.logged = self.saved_at = time.monotonic()
         self.passing: list[Path] = []
         self.seen: dict[str, Tensor] = {}
         self.evaluation: dict[str, Any] | None = None
         self.saved: Path | None = None
+
+    def go_on_from(self, begun: _Begun) -> None:
+        """Take over where another run stood."""
+        self.agent, self.steps, self.seconds_before = begun.agent, begun.steps, begun.seconds
+        if begun.replay is None:
+            # The buffer fills first, as at the start of a run.
+            self.learn_from = begun.steps + self.config.agent.update_after
+            return
+        try:
+            self.replay.restore(begun.replay)
+        except ValueError as error:
+            raise UsageError(
+                f"the replay buffer of the run to resume does not fit this configuration ({error}); "
+                "keep its replay.capacity, environment.num_envs and environment.options"
+            ) from error
+        # The environments begin new episodes.
+        self.replay.break_off()
 
     # --- the loop -----------------------------------------------------------------------------------
 
@@ -214,7 +237,7 @@ class _Run:
         agent = self.config.agent
         whole = agent.memory == "sequence"
         ready = self.replay.episodes > 0 if whole else self.replay.steps > 2 * self.replay.columns
-        if self.steps < agent.update_after or not ready:
+        if self.steps < self.learn_from or not ready:
             self.learnt_to = self.steps
             return
         rounds = (self.steps - self.learnt_to) // agent.update_every
@@ -375,10 +398,19 @@ def _truth_size(start: Start, config: TrainingConfig) -> int:
     return 0
 
 
-def _resumed(
-    resume: Path, config: TrainingConfig, task: TaskSpec, device: str
-) -> tuple[LstmTd3, int, float]:
-    """Return the agent, steps and seconds of a run's last checkpoint."""
+@dataclass(frozen=True, kw_only=True)
+class _Begun:
+    """Where a run to resume stood."""
+
+    agent: LstmTd3
+    steps: int
+    seconds: float
+    replay: dict[str, NDArray[Any]] | None
+    """The replay buffer's state; None where the checkpoint has none."""
+
+
+def _resumed(resume: Path, config: TrainingConfig, task: TaskSpec, device: str) -> _Begun:
+    """Return what a run's last checkpoint holds."""
     path = checkpoints.find(resume)
     content = checkpoints.load(path)
     agent, old_task, old = restore_agent(path, content, device)
@@ -388,7 +420,19 @@ def _resumed(
                 f"run {resume} has another {name} than this configuration; "
                 f"use its own: {resume / 'config.yaml'}"
             )
-    return agent, int(content["steps"]), float(content["seconds"])
+    kept = content.get("replay")
+    return _Begun(
+        agent=agent,
+        steps=int(content["steps"]),
+        seconds=float(content["seconds"]),
+        replay=None if kept is None else {name: kept[name].numpy() for name in kept},
+    )
+
+
+def _seed_after(seed: int, steps: int) -> int:
+    """Return a seed of the environments for a run that goes on after some steps."""
+    state = np.random.SeedSequence([seed, steps]).generate_state(1)
+    return int(state[0]) & (2**31 - 1)
 
 
 def _device(name: str) -> str:
