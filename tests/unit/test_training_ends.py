@@ -54,7 +54,10 @@ class Failing(recall.RecallEnv):
 
 @pytest.fixture
 def failing() -> Iterator[None]:
-    gymnasium.register(FAILING, Failing)
+    def make(**options: Any) -> Failing:
+        return Failing(**options)
+
+    gymnasium.register(FAILING, make)
     yield
     del gymnasium.registry[FAILING]
 
