@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from memrl_ctrl import registry
 from memrl_ctrl.backend import BeamBackend, Reading
-from memrl_ctrl.errors import MismatchError, UsageError
+from memrl_ctrl.errors import MismatchError, RefusalReason, Refused, UsageError
 from memrl_ctrl.metrics import asymmetry, bunching_factor
 from memrl_ctrl.observation import (
     CLIP_HIGH,
@@ -34,6 +34,10 @@ from memrl_ctrl.reward import CONVERGED_RAD, Reward, Shot
 
 FloatArray = NDArray[np.float64]
 Observation = NDArray[np.float32]
+
+
+LATE_CYCLES = 3
+"""So many cycles may begin before a function reaches the machine, until that is an error."""
 
 
 class BeamPhase:
@@ -92,7 +96,7 @@ class BeamPhase:
             wanted, before.applied_rad, self.backend.description.ctime_ms
         ).phi_hw_rad
         error_before = self._goal_error_rad()
-        self.reading = self.backend.play(allowed)
+        self.reading = self._play(allowed)
         self.applied = (self.reading.applied_rad - before.applied_rad)[self.rows]
         profile = self.reading.profile[self.rows]
         needs = not self.reward.needs_truth
@@ -109,6 +113,17 @@ class BeamPhase:
         )
         self.shot = self.shot + 1
         return rewards
+
+    def _play(self, phi_hw_rad: FloatArray) -> Reading:
+        """Play a function in the next cycle that still takes it: a machine does not wait for us."""
+        for _ in range(LATE_CYCLES):
+            try:
+                return self.backend.play(phi_hw_rad)
+            except Refused as refused:
+                if refused.reason is not RefusalReason.LATE:
+                    raise
+                self.backend.observe()
+        return self.backend.play(phi_hw_rad)
 
     def observation(self) -> Observation:
         """Return what the policy may see [rows, n_slices + 1]."""

@@ -78,8 +78,12 @@ class Inference:
         """Do everything once, so that no compilation falls into the first cycle."""
         points, spec = machine.points, self.policy.manifest
         profile = np.ones((points, machine.n_slices), dtype=np.float32)
-        beam_observation(profile, np.zeros(points), self._n_slices)
-        measure(profile)
+        phase = np.zeros(points)
+        # A reading's arrays may be read-only (they come from a frame): another type when compiled.
+        for writeable in (True, False):
+            profile.flags.writeable = phase.flags.writeable = writeable
+            beam_observation(profile, phase, self._n_slices)
+            measure(profile)
         self.policy.reset(points)
         self.policy.act(
             np.zeros((points, *spec.observation.shape), dtype=np.float32),

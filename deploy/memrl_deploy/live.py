@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -127,7 +128,7 @@ def show_summary(summary: RunSummary, console: Console) -> None:
     table = Table(title=f"{summary.mode} on {summary.machine}", show_header=False, min_width=60)
 
     def row(name: str, value: str) -> None:
-        table.add_row(name, value)
+        table.add_row(name, escape(value))
 
     row("ended", summary.reason or "?")
     row("cycles decided", str(summary.cycles))

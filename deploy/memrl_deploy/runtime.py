@@ -382,16 +382,21 @@ def _taken_over(detail: str) -> Disengaged:
     )
 
 
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that end a run."""
+
+
 @contextmanager
 def stopped_by_signals(runtime: Runtime) -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM end a run cleanly; a second one ends the process at once."""
+    """Let Ctrl-C, SIGTERM and a closed terminal end a run cleanly; a second one ends it at once."""
 
     def handle(number: int, _frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         runtime.stop(f"stopped by {signal.Signals(number).name}")
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handle) for number in ENDING}
     try:
         yield
     finally:

@@ -85,7 +85,7 @@ def publish(
         table.add_row(*(_text(row.get(column, "")) for column in columns))
     console.print(table)
     for note in notes:
-        console.print(note, highlight=False)
+        console.print(note, highlight=False, markup=False)
     result = {
         "benchmark": name,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -7,7 +7,13 @@ from gymnasium.utils.env_checker import check_env
 
 import memrl_ctrl  # noqa: F401 - registers the environments
 from memrl_ctrl.env import BeamPhaseEnv, BeamPhaseVectorEnv
-from memrl_ctrl.errors import MismatchError, UnknownNameError, UsageError
+from memrl_ctrl.errors import (
+    MismatchError,
+    RefusalReason,
+    Refused,
+    UnknownNameError,
+    UsageError,
+)
 from memrl_ctrl.testing import FakeBackend
 
 ENV = "memrl/BeamPhase-v0"
@@ -158,6 +164,7 @@ def test_filling_preset_of_the_seed_is_a_set_of_five():
         ({"max_step_deg": 0.0}, UsageError, "max_step_deg must be above 0"),
         ({"point": 3}, UsageError, "point must be 0 to 0, not 3"),
         ({"noise": -0.1}, UsageError, "noise must be at least 0"),
+        ({"seed": -1}, UsageError, "seed must be 0 or more, not -1"),
         ({"filling": "sed"}, UnknownNameError, "no filling preset 'sed'"),
         ({"intensity": (3.0, 1.0)}, UsageError, "intensity must be finite and in order"),
     ],
@@ -191,3 +198,21 @@ def test_points_of_a_cycle_cannot_end_one_by_one():
     backend = FakeBackend(points=4, n_slices=64)
     with pytest.raises(UsageError, match="begin anew one by one"):
         BeamPhaseVectorEnv(num_envs=4, backend=backend, n_slices=64, terminate_on_convergence=True)
+
+
+def test_a_late_function_is_played_in_a_later_cycle():
+    """A machine that began its next cycle meanwhile takes the function for a later one."""
+
+    class Hasty(FakeBackend):
+        refusals = 2
+
+        def submit(self, phi_hw_rad, cycle, deadline_s):
+            if self.refusals:
+                self.refusals -= 1
+                raise Refused(RefusalReason.LATE, f"cycle {cycle} has begun")
+            return super().submit(phi_hw_rad, cycle, deadline_s)
+
+    env = BeamPhaseEnv(backend=Hasty(points=2, n_slices=64), n_slices=64)
+    env.reset()
+    *_, info = env.step(np.array([0.1], dtype=np.float32))
+    assert info["applied"] == pytest.approx(0.1 * np.pi / 2)

@@ -304,6 +304,8 @@ def open_backend(
     if fidelity not in FIDELITIES:
         raise UnknownNameError("fidelity", fidelity, FIDELITIES)
     check_slices(n_slices)
+    if seed is not None and seed < 0:
+        raise UsageError(f"seed must be 0 or more, not {seed}")
     if machine is not None and program is not None:
         raise UsageError("give a program or a machine, not both: a program names its machine")
     if machine is not None and rows is None:
