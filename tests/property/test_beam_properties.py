@@ -60,7 +60,7 @@ def test_profiles_are_normalised_nowhere_negative_and_zero_somewhere(point, n_sl
 def test_the_bucket_holds_what_is_captured(point):
     """Captured emittance is at most the bucket's area, and all of it where less is captured.
 
-    To 0.5 %: both areas come from 256 points a turn; 0.29 % was seen where a bucket nearly splits.
+    To 0.5 %: both areas come from 256 points a turn. 0.29 % was seen once; its cause is not known.
     """
     result = matched_profiles(point, 64)
     if not result.converged[0]:
