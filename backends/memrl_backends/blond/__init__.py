@@ -4,6 +4,7 @@
 matching with the induced voltage converged.
 """
 
-from memrl_backends.blond.backend import SimulationBackend, open_backend
+from memrl_backends.blond.backend import SimulationBackend
+from memrl_backends.blond.options import open_backend
 
 __all__ = ["SimulationBackend", "open_backend"]

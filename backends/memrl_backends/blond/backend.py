@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memrl_backends.blond.scenario import Draw, Drawn, Scenario, as_range, filling_range, merged
+from memrl_backends.blond.scenario import Draw, Drawn, merged
 from memrl_ctrl.backend import (
     BoolArray,
     FloatArray,
@@ -24,14 +22,11 @@ from memrl_ctrl.backend import (
 )
 from memrl_ctrl.beam import Conditions, matched_profiles
 from memrl_ctrl.errors import RefusalReason, Refused, UnknownNameError, UsageError
-from memrl_ctrl.observation import check_slices
-from memrl_ctrl.program import CycleProgram, load_machine, load_program
 
 ProfileArray = NDArray[np.float32]
 Profiles = Callable[[Conditions, int], tuple[ProfileArray, BoolArray]]
 """Line densities [rows, n_slices] and whether each converged [rows]."""
 
-DEFAULT_PROGRAM = "psb-2gev"
 NO_MATCH = np.uint16(Quality.NO_MATCH)
 STALE = np.uint16(Quality.STALE)
 ABSENT = np.uint16(Quality.MISSING | Quality.NOT_FINITE)
@@ -61,7 +56,7 @@ FIDELITIES: dict[str, Callable[[Conditions, int, int], tuple[ProfileArray, BoolA
 
 
 class SimulationBackend:
-    """A simulated machine with a hidden offset; see `open_backend` for the options.
+    """A simulated machine with a hidden offset; see `options.open_backend`.
 
     With a program it is one cycle: its rows are the control points, which share one bunch and one
     offset. With `rows` it is a batch of unrelated conditions, each with an offset of its own.
@@ -251,123 +246,3 @@ class SimulationBackend:
 
     def close(self) -> None:
         """Nothing is held, nothing is to be released."""
-
-
-def open_backend(
-    *,
-    program: str | Path | CycleProgram | None = None,
-    machine: str | Path | None = None,
-    rows: int | None = None,
-    points: int | None = None,
-    fidelity: str = "matched",
-    n_slices: int = 1000,
-    seed: int | None = None,
-    intensity: float | Sequence[float] = (1e11, 1e13),
-    emittance_evs: float | Sequence[float] | None = None,
-    filling: str | float | Sequence[float] | None = None,
-    intensity_effects: bool | None = None,
-    offset_deg: float | None = None,
-    offset_jitter_deg: float = 0.0,
-    offset_drift_deg: float = 0.0,
-    noise: float | Sequence[float] = 0.02,
-    require_reference: bool = True,
-    threads: int = 1,
-) -> SimulationBackend:
-    """Open the simulation.
-
-    Args:
-        program: cycle program, by name or file; default `psb-2gev` unless `machine` is given.
-        machine: machine, by name or file: rows are drawn from its operating range, no program.
-        rows: number of unrelated conditions; None plays the program's cycle at its control points.
-        points: number of control points of the cycle, if not the program's own.
-        fidelity: `matched` or `blond`.
-        n_slices: bins of a profile over one turn.
-        seed: of everything that is drawn; None takes one from the operating system.
-        intensity: protons, a number or a range (low, high).
-        emittance_evs: eV s, a number or a range. With `filling` too, half of the rows take each.
-        filling: emittance as a fraction of the bucket area: a number, a range (two numbers), a set
-            (more), or a preset (`seed`: 0.2, 0.5, 0.75, 1, 1.25). Default 0.5 to 0.9 where neither
-            this nor `emittance_evs` is given.
-        intensity_effects: space charge and impedance; None does as the machine file says.
-        offset_deg: hidden hardware offset; None draws it from the whole circle.
-        offset_jitter_deg: standard deviation of an offset that is drawn anew in every shot.
-        offset_drift_deg: standard deviation of the offset's random walk a shot.
-        noise: standard deviation of a slice's noise as a fraction of the peak, number or range.
-        require_reference: draw unrelated conditions anew that have no reference optimum; without,
-            training has the flattest profile as its goal there.
-        threads: threads of the kernel.
-
-    Raises:
-        UsageError: options that contradict each other or are out of range.
-        ProgramError: a program or machine file that is wrong.
-    """
-    if fidelity not in FIDELITIES:
-        raise UnknownNameError("fidelity", fidelity, FIDELITIES)
-    check_slices(n_slices)
-    if seed is not None and seed < 0:
-        raise UsageError(f"seed must be 0 or more, not {seed}")
-    if machine is not None and program is not None:
-        raise UsageError("give a program or a machine, not both: a program names its machine")
-    if machine is not None and rows is None:
-        raise UsageError("a machine without a program has no control points: give rows as well")
-    if rows is not None and points is not None:
-        raise UsageError("points are a cycle's control points; with rows there are none")
-    cycle_program: CycleProgram | None = None
-    if machine is None:
-        given = program if program is not None else DEFAULT_PROGRAM
-        cycle_program = given if isinstance(given, CycleProgram) else load_program(given)
-        machine_file = cycle_program.machine
-    else:
-        machine_file = load_machine(machine)
-    if intensity_effects is not None:
-        machine_file = replace(machine_file, intensity_effects=intensity_effects)
-    if emittance_evs is None and filling is None:
-        filling = (0.5, 0.9)
-    scenario = Scenario(
-        intensity=as_range("intensity", intensity),
-        emittance_evs=None if emittance_evs is None else as_range("emittance_evs", emittance_evs),
-        filling=filling_range(filling),
-        offset_rad=None if offset_deg is None else math.radians(offset_deg),
-        offset_jitter_rad=math.radians(offset_jitter_deg),
-        offset_drift_rad=math.radians(offset_drift_deg),
-        noise=as_range("noise", noise),
-        require_reference=require_reference,
-    )
-    if rows is None and cycle_program is not None:
-        ctime = _control_points(cycle_program, points)
-        count, initial = ctime.size, cycle_program.at(ctime).phi_hw_rad
-    else:
-        ctime, count = None, int(rows or 1)
-        initial = np.zeros(count)
-    return SimulationBackend(
-        draw=Draw(
-            machine=machine_file,
-            program=cycle_program,
-            scenario=scenario,
-        ),
-        description=MachineDescription(
-            name=machine_file.name,
-            program=cycle_program.name if cycle_program else f"{machine_file.name} (any)",
-            points=count,
-            n_slices=n_slices,
-            limits=machine_file.phase_limits,
-            period_s=0.0,
-            writable=True,
-            ctime_ms=ctime,
-            backend="blond",
-            fidelity=fidelity,
-        ),
-        initial_phi_hw_rad=np.asarray(initial, dtype=np.float64),
-        seed=seed,
-        threads=threads,
-    )
-
-
-def _control_points(program: CycleProgram, points: int | None) -> FloatArray:
-    """Return the program's control points, or as many as asked for between its first and last."""
-    listed = program.control_points_ms
-    if points is None or points == listed.size:
-        return listed
-    if points < 1:
-        raise UsageError(f"points must be at least 1, not {points}")
-    return np.linspace(listed[0], listed[-1], points) if points > 1 else listed[:1]
