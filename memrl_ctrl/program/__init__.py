@@ -21,6 +21,7 @@ from memrl_ctrl.program.machine import (
     OperatingRange,
 )
 from memrl_ctrl.program.ranges import RangeCheck, check_ranges
+from memrl_ctrl.program.reference import ReferencePhases, load_reference
 from memrl_ctrl.program.storage import load_machine, load_program, save_program
 
 __all__ = [
@@ -35,11 +36,13 @@ __all__ = [
     "PiecewiseLinear",
     "ProgramPoints",
     "RangeCheck",
+    "ReferencePhases",
     "available_machines",
     "available_programs",
     "check_ranges",
     "import_controls_export",
     "load_machine",
     "load_program",
+    "load_reference",
     "save_program",
 ]

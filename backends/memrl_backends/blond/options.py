@@ -14,7 +14,13 @@ from memrl_backends.blond.scenario import Draw, Scenario, as_range, filling_rang
 from memrl_ctrl.backend import FloatArray, MachineDescription
 from memrl_ctrl.errors import UnknownNameError, UsageError
 from memrl_ctrl.observation import check_slices
-from memrl_ctrl.program import CycleProgram, load_machine, load_program
+from memrl_ctrl.program import (
+    CycleProgram,
+    ReferencePhases,
+    load_machine,
+    load_program,
+    load_reference,
+)
 
 DEFAULT_PROGRAM = "psb-2gev"
 
@@ -37,6 +43,7 @@ def open_backend(
     offset_drift_deg: float = 0.0,
     noise: float | Sequence[float] = 0.02,
     require_reference: bool = True,
+    reference: str | Path | None = None,
     threads: int = 1,
 ) -> SimulationBackend:
     """Open the simulation.
@@ -61,6 +68,8 @@ def open_backend(
         noise: standard deviation of a slice's noise as a fraction of the peak, number or range.
         require_reference: draw unrelated conditions anew that have no reference optimum; without,
             training has the flattest profile as its goal there.
+        reference: CSV file (ctime_ms,phi2_deg) whose phases replace the computed reference optimum;
+            with a program only.
         threads: threads of the kernel.
 
     Raises:
@@ -110,6 +119,7 @@ def open_backend(
             machine=machine_file,
             program=cycle_program,
             scenario=scenario,
+            reference=_reference(reference, cycle_program, ctime),
         ),
         description=MachineDescription(
             name=machine_file.name,
@@ -137,3 +147,17 @@ def _control_points(program: CycleProgram, points: int | None) -> FloatArray:
     if points < 1:
         raise UsageError(f"points must be at least 1, not {points}")
     return np.linspace(listed[0], listed[-1], points) if points > 1 else listed[:1]
+
+
+def _reference(
+    path: str | Path | None, program: CycleProgram | None, ctime_ms: FloatArray | None
+) -> ReferencePhases | None:
+    """Return the user's reference phases, which must cover every ctime that may be asked for."""
+    if path is None:
+        return None
+    if program is None:
+        raise UsageError("reference phases are a function of ctime: give a program, not a machine")
+    phases = load_reference(path)
+    first, last = program.beam_ms if ctime_ms is None else (ctime_ms[0], ctime_ms[-1])
+    phases.need(float(first), float(last))
+    return phases

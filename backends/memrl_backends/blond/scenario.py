@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from memrl_ctrl.beam import Conditions, filling_to_emittance, reference_optimum
 from memrl_ctrl.errors import BeamError, UnknownNameError, UsageError
-from memrl_ctrl.program import CycleProgram, MachineFile
+from memrl_ctrl.program import CycleProgram, MachineFile, ReferencePhases
 
 FloatArray = NDArray[np.float64]
 Range = tuple[float, float]
@@ -116,10 +116,12 @@ class Draw:
         machine: MachineFile,
         program: CycleProgram | None,
         scenario: Scenario,
+        reference: ReferencePhases | None = None,
     ) -> None:
         self.machine = machine
         self.program = program
         self.scenario = scenario
+        self.reference = reference
         self.without_reference = 0
         self.drawn = 0
 
@@ -138,7 +140,7 @@ class Draw:
             emittance = float(filling_to_emittance(at_points, filling).min())
         conditions = at_points.replace(emittance_evs=emittance, intensity=intensity)
         noise = np.full(ctime_ms.size, rng.uniform(*scenario.noise))
-        return self._with_reference(conditions, noise)
+        return self._with_reference(conditions, noise, ctime_ms)
 
     def unrelated(self, count: int, rng: np.random.Generator) -> Drawn:
         """Unrelated conditions, one a row.
@@ -164,10 +166,12 @@ class Draw:
     def _unrelated(self, count: int, rng: np.random.Generator) -> Drawn:
         scenario = self.scenario
         self.drawn += count
+        ctime_ms = None
         if self.program is None:
             base = self._range_points(count, rng)
         else:
-            base = self._program_points(rng.uniform(*self.program.beam_ms, count))
+            ctime_ms = rng.uniform(*self.program.beam_ms, count)
+            base = self._program_points(ctime_ms)
         intensity = rng.uniform(*scenario.intensity, count)
         absolute = scenario.emittance_evs
         if absolute is None or scenario.filling is None:
@@ -179,10 +183,16 @@ class Draw:
             filled = filling_to_emittance(base, self._filling(count, rng))
             emittance = np.where(choose, emittance, filled)
         conditions = base.replace(emittance_evs=emittance, intensity=intensity)
-        return self._with_reference(conditions, rng.uniform(*scenario.noise, count))
+        noise = rng.uniform(*scenario.noise, count)
+        return self._with_reference(conditions, noise, ctime_ms)
 
-    def _with_reference(self, conditions: Conditions, noise: FloatArray) -> Drawn:
-        reference = np.asarray(reference_optimum(conditions), dtype=np.float64)
+    def _with_reference(
+        self, conditions: Conditions, noise: FloatArray, ctime_ms: FloatArray | None
+    ) -> Drawn:
+        if self.reference is not None and ctime_ms is not None:
+            reference = self.reference.at_rad(ctime_ms)
+        else:
+            reference = np.asarray(reference_optimum(conditions), dtype=np.float64)
         goal = reference.copy()
         missing = np.flatnonzero(np.isnan(reference))
         if missing.size:

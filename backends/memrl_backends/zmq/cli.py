@@ -41,6 +41,7 @@ def machine(
     emittance_evs: float | None = None,
     slices: int | None = None,
     points: int | None = None,
+    reference: Path | None = None,
     truth_log: Path | None = None,
     keys: Path | None = None,
     arm: Annotated[bool | None, Parameter(negative="--no-arm")] = None,
@@ -83,6 +84,8 @@ def machine(
         Bins of a profile over one turn; 1000 unless given.
     points
         Control points in the cycle, if not the program's own.
+    reference
+        CSV file (ctime_ms,phi2_deg) of your own reference phases, for the truth log.
     truth_log
         File for what only the simulation knows, one JSON line a cycle: for scoring afterwards.
     keys
@@ -107,6 +110,7 @@ def machine(
         "emittance_evs": emittance_evs,
         "n_slices": slices,
         "points": points,
+        "reference": reference,
     }
     console = Console(highlight=False, soft_wrap=True)
     opened = open_backend(backend, **{k: v for k, v in options.items() if v is not None})
