@@ -5,6 +5,7 @@ The format is described in `docs/programs.md`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +27,26 @@ WINDOW_RANGE_MS = (0.01, 1000.0)
 """Smallest and largest window that is accepted, ms."""
 SMALLEST_SPACING_MS = 1e-3
 """Control points must be this far apart, ms."""
+
+
+def check_device(name: str, device: str) -> None:
+    """Refuse a device of no function, or one whose name cannot stand in a CSV header.
+
+    Raises:
+        ValueError: says which and what is allowed.
+    """
+    if name not in FUNCTIONS:
+        raise ValueError(f"no function {name!r} for a device; there is: {', '.join(FUNCTIONS)}")
+    if (
+        not device
+        or not device.isprintable()
+        or set(device) & set(',"')
+        or device != device.strip()
+    ):
+        raise ValueError(
+            f"device {device[:60]!r} of {name} is no name like BA3.FGVRFH1/Settings#amplitudes "
+            "(no commas, quotes, line ends or blanks around it)"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,8 +79,8 @@ class CycleProgram:
     """What a machine does in a cycle.
 
     Raises:
-        ValueError: a function that does not cover injection to extraction, or control points
-            outside or not increasing.
+        ValueError: a function that does not cover injection to extraction, control points outside
+            or not increasing, or a device of no function or of a name that no export can hold.
     """
 
     name: str
@@ -82,6 +103,9 @@ class CycleProgram:
     """What it is."""
     source: str = ""
     """Where the functions come from."""
+    devices: Mapping[str, str] = field(default_factory=dict)
+    """The device/property#field of the control system that plays each function, by its name in
+    `FUNCTIONS`, where it is known."""
     path: Path | None = field(default=None, compare=False)
     """File it was read from."""
 
@@ -94,6 +118,8 @@ class CycleProgram:
                     f"{name} covers ctime {function.start_ms:g} to {function.end_ms:g} ms; expected "
                     f"{low:g} to {high:g} ms (injection to extraction of machine {self.machine.name})"
                 )
+        for name, device in self.devices.items():
+            check_device(name, device)
         low_window, high_window = WINDOW_RANGE_MS
         if not low_window <= self.b_dot_window_ms <= high_window:
             raise ValueError(

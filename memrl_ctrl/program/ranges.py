@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from memrl_ctrl.program.cycle import CycleProgram
+from memrl_ctrl.program.cycle import CycleProgram, ProgramPoints
 
 FloatArray = NDArray[np.float64]
 
@@ -36,8 +36,8 @@ class RangeCheck:
     """Where, ms."""
     allowed: tuple[float, float]
     """What the hardware can do."""
-    hint: str = ""
-    """What breaking it means, for people."""
+    broken_words: str = ""
+    """The sentence for a broken limit, where it is not the usual one."""
 
     @property
     def ok(self) -> bool:
@@ -50,6 +50,8 @@ class RangeCheck:
         """What is wrong; empty where nothing is."""
         if self.ok:
             return ""
+        if self.broken_words:
+            return self.broken_words
         low, high = self.allowed
         unit = f" {self.unit}" if self.unit else ""
         below = not self.lowest >= low - _ROUNDING
@@ -57,7 +59,7 @@ class RangeCheck:
             (self.lowest, self.lowest_ctime_ms) if below else (self.highest, self.highest_ctime_ms)
         )
         return (
-            f"{self.quantity} is {value:.6g}{unit} at ctime {time:g} ms{self.hint}; "
+            f"{self.quantity} is {value:.6g}{unit} at ctime {time:g} ms; "
             f"the machine allows {low:g} to {high:g}{unit}"
         )
 
@@ -88,11 +90,7 @@ def check_ranges(program: CycleProgram) -> list[RangeCheck]:
     time = np.union1d(np.linspace(low, high, 1 + round((high - low) / GRID_MS)), time)
     points = program.at(time)
     checks.insert(1, _check("ramp Bdot", "T/s", time, points.b_dot_t_per_s, hardware.b_dot_t_per_s))
-    gain = program.machine.circumference_m * program.machine.bending_radius_m * points.b_dot_t_per_s
-    share = np.full_like(gain, np.inf)
-    np.divide(np.abs(gain), points.v1_v, out=share, where=points.v1_v > 0)
-    gain_check = _check("energy gain / V1", "", time, share, (0.0, 1.0))
-    checks.append(dataclasses.replace(gain_check, hint=" (V1 is too low for the Bdot)"))
+    checks.append(_gain_check(program, points))
     time = program.phi_hw_deg.breakpoints_within(low, high)
     phase_span = (math.degrees(limits.min_rad), math.degrees(limits.max_rad))
     checks.append(_check("phase phi_hw", "deg", time, program.phi_hw_deg.at(time), phase_span))
@@ -102,6 +100,22 @@ def check_ranges(program: CycleProgram) -> list[RangeCheck]:
         most = math.degrees(limits.slope_rad_per_ms)
         checks.append(_check("slope of phi_hw", "deg/ms", time[:-1], slope, (-most, most)))
     return checks
+
+
+def _gain_check(program: CycleProgram, points: ProgramPoints) -> RangeCheck:
+    """Compare V1 with the energy gain a turn, C rho Bdot: less than that accelerates nothing."""
+    machine = program.machine
+    gain = np.abs(machine.circumference_m * machine.bending_radius_m * points.b_dot_t_per_s)
+    share = np.full_like(gain, np.inf)
+    np.divide(gain, points.v1_v, out=share, where=points.v1_v > 0)
+    check = _check("energy gain / V1", "", points.ctime_ms, share, (0.0, 1.0))
+    worst = int(np.argmax(share))
+    words = (
+        f"voltage V1 is {points.v1_v[worst]:.6g} V at ctime {points.ctime_ms[worst]:g} ms, too low "
+        f"for the Bdot of {points.b_dot_t_per_s[worst]:.4g} T/s there, which needs more than "
+        f"{gain[worst]:.6g} V (C rho Bdot)"
+    )
+    return dataclasses.replace(check, broken_words=words)
 
 
 def _check(

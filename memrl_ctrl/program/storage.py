@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,13 @@ import yaml
 
 from memrl_ctrl.errors import ProgramError, UsageError
 from memrl_ctrl.program import library
-from memrl_ctrl.program.cycle import B_DOT_WINDOW_MS, FUNCTIONS, WINDOW_RANGE_MS, CycleProgram
+from memrl_ctrl.program.cycle import (
+    B_DOT_WINDOW_MS,
+    FUNCTIONS,
+    WINDOW_RANGE_MS,
+    CycleProgram,
+    check_device,
+)
 from memrl_ctrl.program.document import Item, open_document
 from memrl_ctrl.program.functions import Beyond, PiecewiseLinear
 from memrl_ctrl.program.machine import MachineFile
@@ -80,6 +87,7 @@ def read_program(path: Path) -> CycleProgram:
     listed = root.get("control_points_ms")
     window = root.get("b_dot_window_ms")
     description, source = root.get("description"), root.get("source")
+    devices = _devices(root.get("devices"))
     name = read_name(root)
     root.done()
     low, high = WINDOW_RANGE_MS
@@ -95,6 +103,7 @@ def read_program(path: Path) -> CycleProgram:
             b_dot_window_ms=window.number(least=low, most=high) if window else B_DOT_WINDOW_MS,
             description=description.text() if description else "",
             source=source.text() if source else "",
+            devices=devices,
             path=path,
         )
     except ValueError as error:
@@ -107,7 +116,7 @@ def save_program(program: CycleProgram, out: str | Path, *, force: bool = False)
     """Write a program as YAML, its functions as CSV beside it; every number reads back bit for bit.
 
     All files are written under other names first and then renamed, the YAML last: a failure leaves
-    what was there.
+    what was there. A folder that does not exist is made.
 
     Args:
         program: what to write; it must keep its machine's limits.
@@ -130,13 +139,7 @@ def save_program(program: CycleProgram, out: str | Path, *, force: bool = False)
         columns = {TIME: function.ctime_ms, name: function.value}
         texts[out.with_name(f"{out.stem}-{name}.csv")] = format_columns(columns)
     texts[out] = _document(program, out)
-    for path in reversed(texts):
-        if path.exists() and not (force and path.is_file()):
-            raise ProgramError(path, "exists; choose another name, or give --force to replace it")
-    try:
-        _write_all(texts)
-    except OSError as error:
-        raise ProgramError(out, f"cannot be written: {error.strerror}") from error
+    write_texts(texts, force=force)
     return [out, *(path for path in texts if path != out)]
 
 
@@ -146,6 +149,23 @@ def _machine(item: Item) -> MachineFile:
     except UsageError as error:
         raise item.error(str(error)) from error
     return read_machine(path)
+
+
+def _devices(item: Item | None) -> dict[str, str]:
+    if item is None:
+        return {}
+    section = item.section()
+    found = {name: section.get(name) for name in FUNCTIONS}
+    section.done()
+    devices = {}
+    for name, device in found.items():
+        if device is not None:
+            devices[name] = device.text()
+            try:
+                check_device(name, devices[name])
+            except ValueError as error:
+                raise device.error(str(error)) from error
+    return devices
 
 
 def _function(item: Item, name: str, machine: MachineFile) -> PiecewiseLinear:
@@ -191,6 +211,8 @@ def _document(program: CycleProgram, out: Path) -> str:
         hold = getattr(program, name).beyond == "hold"
         functions[name] = {"csv": csv, "beyond": "hold"} if hold else csv
     fields["functions"] = functions
+    if program.devices:
+        fields["devices"] = {n: program.devices[n] for n in FUNCTIONS if n in program.devices}
     return yaml.dump(fields, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
@@ -216,7 +238,26 @@ def _machine_reference(machine: MachineFile, out: Path) -> str:
     return relative_path if os.sep in relative_path else os.path.join(".", relative_path)
 
 
-def _write_all(texts: dict[Path, str]) -> None:
+def write_texts(texts: Mapping[Path, str], *, force: bool) -> None:
+    """Write files, all of one folder, whole or not at all; a folder that does not exist is made.
+
+    They are written under other names first and then renamed, in their order.
+
+    Raises:
+        ProgramError: a file exists and `force` is not given, or the folder cannot be written.
+    """
+    for path in reversed(texts):
+        if path.exists() and not (force and path.is_file()):
+            raise ProgramError(path, "exists; choose another name, or give --force to replace it")
+    last = list(texts)[-1]
+    try:
+        last.parent.mkdir(parents=True, exist_ok=True)
+        _write_all(texts)
+    except OSError as error:
+        raise ProgramError(last, f"cannot be written: {error.strerror}") from error
+
+
+def _write_all(texts: Mapping[Path, str]) -> None:
     temporary = {path.with_name(f".{path.name}.{os.getpid()}.tmp"): path for path in texts}
     try:
         for name, path in temporary.items():

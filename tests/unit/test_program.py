@@ -248,16 +248,22 @@ def test_a_program_beyond_the_limits_is_not_written(tmp_path: Path) -> None:
 
 
 def test_too_low_a_voltage_for_the_ramp_is_refused() -> None:
-    """A V1 below the energy gain of a turn is one sentence."""
+    """A V1 below the energy gain of a turn is one sentence: where, the Bdot there, what it needs."""
     program = load_program("psb-2gev")
     low = dataclasses.replace(program.v1_v, value=np.full(program.v1_v.value.shape, 3000.0))
     sentences = [
         c.sentence for c in check_ranges(dataclasses.replace(program, v1_v=low)) if not c.ok
     ]
     assert len(sentences) == 1
-    assert re.match(
-        r"energy gain / V1 is 1\.22\d* at ctime \d+ ms \(V1 is too low for the Bdot\)", sentences[0]
+    words = re.fullmatch(
+        r"voltage V1 is 3000 V at ctime (\d+) ms, too low for the Bdot of (\S+) T/s there, which "
+        r"needs more than (\d+\.\d+) V \(C rho Bdot\)",
+        sentences[0],
     )
+    assert words is not None
+    ctime, b_dot, needed = map(float, words.groups())
+    assert program.at([ctime]).b_dot_t_per_s[0] == pytest.approx(b_dot, rel=1e-3)
+    assert needed == pytest.approx(157.08 * 8.239 * program.at([ctime]).b_dot_t_per_s[0], rel=1e-5)
 
 
 def test_limits_hold_only_while_there_is_beam(folder: Path) -> None:
@@ -275,7 +281,29 @@ def test_save_wants_a_yaml_name(tmp_path: Path, suffix: str) -> None:
         save_program(load_program("psb-2gev"), tmp_path / suffix)
 
 
-def test_save_into_a_missing_folder_says_so(tmp_path: Path) -> None:
-    """A folder that does not exist is one sentence."""
-    with pytest.raises(ProgramError, match="cannot be written: No such file or directory"):
-        save_program(load_program("psb-2gev"), tmp_path / "no" / "mine.yaml")
+def test_save_makes_the_folder(tmp_path: Path) -> None:
+    """A folder that does not exist is made; one that cannot be is one sentence."""
+    save_program(load_program("psb-2gev"), tmp_path / "a" / "b" / "mine.yaml")
+    assert load_program(tmp_path / "a" / "b" / "mine.yaml") == load_program("psb-2gev")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ProgramError, match="cannot be written: "):
+        save_program(load_program("psb-2gev"), tmp_path / "file" / "mine.yaml")
+
+
+def test_devices_are_kept_and_checked(folder: Path) -> None:
+    """A program remembers the devices that play it; unknown functions and odd names are refused."""
+    devices = {"v1_v": "BA3.FGVRFH1/Settings#amplitudes"}
+    program = dataclasses.replace(load_program("psb-2gev"), devices=devices)
+    save_program(program, folder / "mine.yaml")
+    assert load_program(folder / "mine.yaml").devices == devices
+    for wrong in ({"v1": "X"}, {"v1_v": "a,b"}, {"v1_v": ""}, {"v1_v": " x"}, {"v1_v": "a\nb"}):
+        with pytest.raises(ValueError, match="device"):
+            dataclasses.replace(program, devices=wrong)
+    text = (folder / "mine.yaml").read_text()
+    for new, sentence in (
+        ("v1_v: 'BA3,FGVRFH1'", r"line 16: devices\.v1_v: device 'BA3,FGVRFH1' of v1_v is no name"),
+        ("v1: BA3.FGVRFH1", r"line 16: devices\.v1: is no field here; .*did you mean 'v1_v'"),
+    ):
+        (folder / "mine.yaml").write_text(text.replace(f"v1_v: {devices['v1_v']}", new))
+        with pytest.raises(ProgramError, match=sentence):
+            load_program(folder / "mine.yaml")
