@@ -11,12 +11,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 import cyclopts
-from rich.console import Console
 
 from memrl_ctrl import __version__, registry
+from memrl_ctrl.cli.values import FINITE
 from memrl_ctrl.errors import MemrlError, MissingExtraError
+from memrl_ctrl.terminal import Terminal
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, by the shell's convention (128 + SIGINT)."""
@@ -37,7 +39,12 @@ GROUPS = {
 
 
 def _root() -> cyclopts.App:
-    return cyclopts.App(name="memrl-ctrl", help=HELP, version=f"memrl-ctrl {__version__}")
+    return cyclopts.App(
+        name="memrl-ctrl",
+        help=HELP,
+        version=f"memrl-ctrl {__version__}",
+        default_parameter=FINITE,
+    )
 
 
 def _with_command(name: str) -> cyclopts.App:
@@ -67,7 +74,7 @@ def _with_all_commands() -> cyclopts.App:
     return app
 
 
-def _run(tokens: Sequence[str], errors: Console) -> object:
+def _run(tokens: Sequence[str], errors: Terminal) -> object:
     of_the_root = not tokens or tokens[0].startswith("-")
     app = _with_all_commands() if of_the_root else _with_command(tokens[0])
     return app(
@@ -82,7 +89,7 @@ def _run(tokens: Sequence[str], errors: Console) -> object:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     tokens = list(sys.argv[1:] if arguments is None else arguments)
-    errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+    errors = Terminal(stderr=True, highlight=False, soft_wrap=True, markup=False)
     try:
         result = _run(tokens, errors)
     except cyclopts.CycloptsError as error:
@@ -100,14 +107,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         errors.print("memrl-ctrl: interrupted")
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output (head, less) has gone: nothing is left to say to it, and the
-        # interpreter must not complain about it at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (BrokenPipeError, SystemExit) as end:
+        # A console that is no `Terminal` raises SystemExit when its reader has gone.
+        if not isinstance(end, BrokenPipeError) and not isinstance(
+            end.__context__, BrokenPipeError
+        ):
+            raise
+        _say_no_more()
         return 0
     return result if isinstance(result, int) and not isinstance(result, bool) else 0
 
 
+def _say_no_more() -> None:
+    """The reader of our output (head, less) has gone: the interpreter must not complain at exit."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _plain(error: cyclopts.CycloptsError) -> str:
-    """Return cyclopts' message as one line."""
+    """Return cyclopts' message as one line, in our words where an option's value is not allowed."""
+    if isinstance(error, cyclopts.ValidationError) and error.argument is not None:
+        name, value = error.argument.name, error.argument.value
+        if error.argument.tokens:
+            name, value = error.argument.tokens[0].keyword or name, error.argument.tokens[-1].value
+        return f"{name} {error.exception_message}, not {value}"
     return " ".join(str(error).split())

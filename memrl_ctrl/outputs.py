@@ -1,0 +1,180 @@
+"""Files that a command leaves behind: tried before the work, written whole or not at all after it.
+
+A command that takes the name of an output calls `check_output_file` (or `check_output_folder`) before
+it does anything that takes time, so that a typing mistake costs a second and not the result of a
+night. Afterwards it writes with `write_output`, `write_json`, or, for a library that wants a path,
+inside `output_file`. All of them make the folders that are missing, as `mkdir -p` does. On the command
+line the annotated types of `memrl_ctrl.cli.values` do the first half while the options are read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from memrl_ctrl.errors import FileError, UsageError
+
+STDOUT = "-"
+"""As the name of a JSON file: standard output."""
+
+
+def check_output_file(path: str | Path, *, replace: bool = True) -> Path:
+    """Try, before the work, whether a file can be written after it; leaves nothing behind.
+
+    Args:
+        path: the file; folders that are missing are no fault, they are made when it is written.
+        replace: whether an existing file may be replaced.
+
+    Returns:
+        The path.
+
+    Raises:
+        UsageError: the file exists and may not be replaced.
+        FileError: it is a folder, or it cannot be written there; says why.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise FileError(path, "is a folder: give the name of a file")
+        if path.exists():
+            if not replace:
+                raise UsageError(f"{path} exists: give another name, or --force to replace it")
+            if _written_in_place(path):
+                if not os.access(path, os.W_OK):
+                    raise FileError(path, "cannot be written: Permission denied")
+                return path
+        _try_folder(path.resolve().parent, path)
+    except OSError as error:
+        raise _problem(path, error) from error
+    return path
+
+
+def check_output_folder(path: str | Path) -> Path:
+    """Try, before the work, whether files can be written in a folder; leaves nothing behind.
+
+    Args:
+        path: the folder; it and its parents may be missing.
+
+    Returns:
+        The path.
+
+    Raises:
+        FileError: it is a file, or nothing can be written there; says why.
+    """
+    path = Path(path)
+    try:
+        _try_folder(path.resolve(), path)
+    except OSError as error:
+        raise _problem(path, error) from error
+    return path
+
+
+@contextmanager
+def output_file(path: str | Path) -> Iterator[Path]:
+    """Give another path to write to; at the end of the block the file takes its place.
+
+    The other path has the same suffix and lies in the same folder, which is made where it is missing.
+    A block that raises leaves what was there before.
+
+    Args:
+        path: the file; what a symbolic link points to is replaced, not the link.
+
+    Raises:
+        FileError: it cannot be written; also for an `OSError` in the block.
+    """
+    path = Path(path)
+    try:
+        if _written_in_place(path):
+            with tempfile.TemporaryDirectory() as folder:
+                partial = Path(folder) / f"partial{path.suffix}"
+                yield partial
+                with partial.open("rb") as source, path.open("wb") as sink:
+                    shutil.copyfileobj(source, sink)
+            return
+        place = path.resolve()
+        place.parent.mkdir(parents=True, exist_ok=True)
+        partial = place.with_name(f".{secrets.token_hex(8)}.partial{place.suffix}")
+        try:
+            yield partial
+            if place.exists():
+                shutil.copymode(place, partial)
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            partial.replace(place)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise _problem(path, error) from error
+
+
+def write_output(path: str | Path, content: str | bytes) -> Path:
+    """Write a file whole or not at all, and the folders it needs; text as UTF-8.
+
+    Returns:
+        The path.
+
+    Raises:
+        FileError: it cannot be written; what was there is still there.
+    """
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    with output_file(path) as partial:
+        partial.write_bytes(data)
+    return Path(path)
+
+
+def write_json(path: str | Path, values: Mapping[str, Any]) -> None:
+    """Write an object as indented JSON, like `write_output`; `-` is standard output.
+
+    Raises:
+        FileError: it cannot be written.
+    """
+    text = json.dumps(values, indent=2) + "\n"
+    if str(path) == STDOUT:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    else:
+        write_output(path, text)
+
+
+def _written_in_place(path: Path) -> bool:
+    """Whether a path is a device or a pipe, which must not be replaced by a file."""
+    return path.absolute().is_relative_to("/dev") or (path.exists() and not path.is_file())
+
+
+def _try_folder(folder: Path, output: Path) -> None:
+    """Make the folder and a file in it, and take both away again.
+
+    Raises:
+        FileError: a part of the way is a file.
+        OSError: it cannot be done.
+    """
+    missing = []
+    for place in (folder, *folder.parents):
+        if place.exists():
+            if not place.is_dir():
+                raise FileError(output, f"cannot be written: {place} is a file, not a folder")
+            break
+        missing.append(place)
+    made = []
+    try:
+        for place in reversed(missing):
+            place.mkdir(exist_ok=True)
+            made.append(place)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    finally:
+        for place in reversed(made):
+            with suppress(OSError):
+                place.rmdir()
+
+
+def _problem(path: Path, error: OSError) -> FileError:
+    return FileError(path, f"cannot be written: {error.strerror or error}")
