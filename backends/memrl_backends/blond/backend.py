@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,32 +24,40 @@ from memrl_ctrl.beam import Conditions, matched_profiles
 from memrl_ctrl.errors import RefusalReason, Refused, UnknownNameError, UsageError
 
 ProfileArray = NDArray[np.float32]
-Profiles = Callable[[Conditions, int], tuple[ProfileArray, BoolArray]]
-"""Line densities [rows, n_slices] and whether each converged [rows]."""
-
 NO_MATCH = np.uint16(Quality.NO_MATCH)
 STALE = np.uint16(Quality.STALE)
 ABSENT = np.uint16(Quality.MISSING | Quality.NOT_FINITE)
 START_OPTIONS = frozenset({"offset_deg"})
 
 
-def matched(conditions: Conditions, n_slices: int, threads: int) -> tuple[ProfileArray, BoolArray]:
+class Matched(NamedTuple):
+    """What a fidelity makes of conditions."""
+
+    profile: ProfileArray
+    """Line densities [rows, n_slices]."""
+    converged: BoolArray
+    """Whether a bucket exists and the fixed point was found [rows]."""
+    captured: FloatArray
+    """Share of emittance and intensity that the bucket holds [rows]."""
+
+
+def matched(conditions: Conditions, n_slices: int, threads: int) -> Matched:
     """Fidelity `matched`: the kernel."""
     result = matched_profiles(conditions, n_slices, threads=threads)
-    return np.asarray(result.line_density, dtype=np.float32), np.asarray(result.converged)
+    profile = np.asarray(result.line_density, dtype=np.float32)
+    return Matched(profile, result.converged, result.captured_fraction)
 
 
-def blond_matching(
-    conditions: Conditions, n_slices: int, threads: int
-) -> tuple[ProfileArray, BoolArray]:
+def blond_matching(conditions: Conditions, n_slices: int, threads: int) -> Matched:
     """Fidelity `blond`: BLonD's own matching, iterated until the induced voltage has converged."""
     from memrl_backends.blond.matching import blond_profiles
 
     result = blond_profiles(conditions, n_slices)
-    return np.asarray(result.line_density, dtype=np.float32), np.asarray(result.converged)
+    profile = np.asarray(result.line_density, dtype=np.float32)
+    return Matched(profile, result.converged, result.captured_fraction)
 
 
-FIDELITIES: dict[str, Callable[[Conditions, int, int], tuple[ProfileArray, BoolArray]]] = {
+FIDELITIES: dict[str, Callable[[Conditions, int, int], Matched]] = {
     "matched": matched,
     "blond": blond_matching,
 }
@@ -87,6 +95,8 @@ class SimulationBackend:
         self._reading: Reading | None = None
         # The last profile of each row without noise; NaN where its episode has none yet.
         self._clean = np.full((points, description.n_slices), np.nan, dtype=np.float32)
+        # Share of each row's bunch that its bucket held when it was measured last.
+        self._captured = np.ones(points)
 
     def start(
         self,
@@ -106,18 +116,25 @@ class SimulationBackend:
         rows = self._rows_to_begin(mask)
         if rows.size == 0 and self._reading is not None:
             return self._reading
-        if self.description.ctime_ms is not None:
-            self._drawn = self._draw.cycle(self.description.ctime_ms, self._rng)
-        elif self._drawn is None or rows.size == self.description.points:
-            self._drawn = self._draw.unrelated(rows.size, self._rng)
-        else:
-            self._drawn = merged(self._drawn, self._draw.unrelated(rows.size, self._rng), rows)
+        drawn = self._drawn = self._draw_rows(rows)
         self._offset[rows] = self._new_offset(rows.size, (options or {}).get("offset_deg"))
         self._setpoint[rows] = self._initial[rows]
         self._clean[rows] = np.nan
         self._pending = None
         self._cycle += 1
-        return self._measure(self._drawn, rows)
+        return self._measure(drawn, rows)
+
+    def _draw_rows(self, rows: NDArray[np.int64]) -> Drawn:
+        """Return the hidden conditions, those of `rows` drawn anew."""
+        if self.description.ctime_ms is not None:
+            return self._draw.cycle(self.description.ctime_ms, self._rng)
+        return self._put(self._drawn, self._draw.unrelated(rows.size, self._rng), rows)
+
+    def _put(self, old: Drawn | None, new: Drawn, rows: NDArray[np.int64]) -> Drawn:
+        """Return `old` with the given rows replaced by `new`'s."""
+        if old is None or rows.size == self.description.points:
+            return new
+        return merged(old, new, rows)
 
     def _rows_to_begin(self, mask: BoolArray | None) -> NDArray[np.int64]:
         """Return the rows that `start` begins anew."""
@@ -153,7 +170,7 @@ class SimulationBackend:
         if not deadline_s > 0.0:
             raise Refused(RefusalReason.LATE, f"the deadline of {deadline_s} s has passed")
         function = np.array(phi_hw_rad, dtype=np.float64)
-        self.description.limits.check(function, self._setpoint, self.description.ctime_ms)
+        self.description.limits.check(function, self.held_rad, self.description.ctime_ms)
         self._pending, self._pending_cycle = function, cycle
         return Receipt(cycle=cycle, applied_rad=function.copy(), committed_ns=time.monotonic_ns())
 
@@ -162,26 +179,39 @@ class SimulationBackend:
         if self._drawn is None:
             return self.start()
         self._cycle += 1
+        setpoint = self.held_rad
         if self._pending is not None and self._cycle >= self._pending_cycle:
-            self._setpoint, self._pending = self._pending, None
-        self._drift()
-        return self._measure(self._drawn, np.arange(self.description.points))
+            setpoint, self._pending = self._pending, None
+        self._setpoint = setpoint
+        drawn = self._drawn = self._move_on(self._drawn)
+        return self._measure(drawn, np.arange(self.description.points))
 
-    def _drift(self) -> None:
-        """Let the offset walk on by one shot; a cycle's points share it."""
+    @property
+    def held_rad(self) -> FloatArray:
+        """phi_hw [points] that plays next unless a function is submitted."""
+        return self._setpoint.copy()
+
+    def _move_on(self, drawn: Drawn) -> Drawn:
+        """Return the next cycle's conditions. The offset walks on; a cycle's points share it."""
         deviation = self._draw.scenario.offset_drift_rad
         if deviation > 0.0:
             size = 1 if self.description.ctime_ms is not None else self.description.points
             self._offset = self._offset + self._rng.normal(0.0, deviation, size)
+        return drawn
 
-    def _measure(self, drawn: Drawn, rows: NDArray[np.int64]) -> Reading:
-        """Make this cycle's reading: new in `rows`, in the others what was read last."""
-        everything = rows.size == self.description.points
+    def _offset_now(self, rows: NDArray[np.int64]) -> FloatArray:
+        """Return the offset of `rows` in the cycle that is measured, with its jitter."""
         offset = self._offset[rows]
         jitter = self._draw.scenario.offset_jitter_rad
         if jitter > 0.0:
             size = 1 if self.description.ctime_ms is not None else rows.size
             offset = offset + self._rng.normal(0.0, jitter, size)
+        return offset
+
+    def _measure(self, drawn: Drawn, rows: NDArray[np.int64]) -> Reading:
+        """Make this cycle's reading: new in `rows`, in the others what was read last."""
+        everything = rows.size == self.description.points
+        offset = self._offset_now(rows)
         phi2 = self._setpoint[rows] - offset
         conditions = drawn.conditions if everything else drawn.conditions.take(rows)
         profile, quality = self._profile(conditions.replace(phi2_rad=phi2), rows)
@@ -227,7 +257,10 @@ class SimulationBackend:
 
         Where there is no profile at all, the last one of the row stays.
         """
-        profile, converged = self._profiles(conditions, self.description.n_slices, self._threads)
+        profile, converged, captured = self._profiles(
+            conditions, self.description.n_slices, self._threads
+        )
+        self._captured[rows] = captured
         quality = np.zeros(rows.size, dtype=np.uint16)
         if not converged.all():
             quality[~converged] |= NO_MATCH
