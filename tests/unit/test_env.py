@@ -163,7 +163,7 @@ def test_filling_preset_of_the_seed_is_a_set_of_five():
         ({"n_slices": 3}, UsageError, "n_slices must be 16 to 4096, not 3"),
         ({"max_step_deg": 0.0}, UsageError, "max_step_deg must be above 0"),
         ({"point": 3}, UsageError, "point must be 0 to 0, not 3"),
-        ({"noise": -0.1}, UsageError, "noise must be at least 0"),
+        ({"noise": -0.1}, UsageError, "noise must be 0 to 10 of a profile's peak, not -0.1"),
         ({"seed": -1}, UsageError, "seed must be 0 or more, not -1"),
         ({"filling": "sed"}, UnknownNameError, "no filling preset 'sed'"),
         ({"intensity": (3.0, 1.0)}, UsageError, "intensity must be finite and in order"),

@@ -98,3 +98,25 @@ def test_environment_reports_what_was_applied_not_what_was_asked_for():
     *_, infos = env.step(asked)
     expected = [0.2, -0.2, 0.05 * math.pi / 2]
     assert infos["applied"][:, 0] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"intensity": 1e20}, r"intensity must be 0 to 1e\+15 protons, not 1e\+20"),
+        ({"intensity": (1e12, 1e20)}, r"intensity must be 0 to 1e\+15 protons, not 1e\+20"),
+        ({"intensity": -1.0}, r"intensity must be 0 to 1e\+15 protons, not -1"),
+        ({"emittance_evs": 1e6}, r"emittance_evs must be 0.0001 to 1000 eV s, not 1e\+06"),
+        ({"emittance_evs": 0.0}, r"emittance_evs must be 0.0001 to 1000 eV s, not 0"),
+        ({"noise": 50.0}, "noise must be 0 to 10 of a profile's peak, not 50"),
+        ({"filling": math.inf}, "filling must be above 0 and finite"),
+        ({"offset_deg": math.nan}, "offset_deg must be within 3600 degrees, not nan"),
+        ({"offset_deg": 1e300}, r"offset_deg must be within 3600 degrees, not 1e\+300"),
+        ({"offset_drift_deg": math.inf}, "offset_drift_rad must be at least 0 and finite"),
+        ({"points": 1_000_000}, "points must be 1 to 10000, not 1000000"),
+    ],
+)
+def test_what_no_ring_can_hold_is_one_sentence(options, said):
+    """Physically absurd values are refused by name, with what is possible, before any work."""
+    with pytest.raises(UsageError, match=said):
+        open_backend("blond", **options)

@@ -23,6 +23,8 @@ from memrl_ctrl.program import (
 )
 
 DEFAULT_PROGRAM = "psb-2gev"
+MOST_POINTS = 10_000
+"""Control points of a cycle; the Booster's function generators are set at about 30."""
 
 
 def open_backend(
@@ -144,8 +146,8 @@ def _control_points(program: CycleProgram, points: int | None) -> FloatArray:
     listed = program.control_points_ms
     if points is None or points == listed.size:
         return listed
-    if points < 1:
-        raise UsageError(f"points must be at least 1, not {points}")
+    if not 1 <= points <= MOST_POINTS:
+        raise UsageError(f"points must be 1 to {MOST_POINTS}, not {points}")
     return np.linspace(listed[0], listed[-1], points) if points > 1 else listed[:1]
 
 

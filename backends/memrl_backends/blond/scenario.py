@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +19,16 @@ Range = tuple[float, float]
 SEED_FILLING = (0.2, 0.5, 0.75, 1.0, 1.25)
 """The seed work's five filling factors."""
 FILLING_PRESETS = {"seed": SEED_FILLING}
+MOST_OFFSET_RAD = 20.0 * math.pi
+"""Largest offset, and largest drift a shot: ten turns, rad."""
+POSSIBLE = {
+    "intensity": (0.0, 1e15, "protons"),
+    "emittance_evs": (1e-4, 1e3, "eV s"),
+    "noise": (0.0, 10.0, "of a profile's peak"),
+}
+"""What a ring can hold at all: 1e15 is more than ten times the protons of the most intense ring (J-PARC
+RCS, 8.3e13), and bunches of proton rings have 0.01 to 100 eV s. Which of it a program's buckets hold is
+the kernel's answer."""
 ATTEMPTS = 20
 """How often conditions without a reference optimum are drawn anew."""
 
@@ -66,18 +76,22 @@ class Scenario:
         """Refuse a scenario that nothing can be drawn from."""
         if self.emittance_evs is None and self.filling is None:
             raise UsageError("a scenario needs emittance_evs or filling")
+        if self.offset_rad is not None and not abs(self.offset_rad) <= MOST_OFFSET_RAD:
+            raise UsageError(
+                f"offset_deg must be within {math.degrees(MOST_OFFSET_RAD):g} degrees, not "
+                f"{math.degrees(self.offset_rad):g}"
+            )
         for name in ("offset_jitter_rad", "offset_drift_rad"):
             value = getattr(self, name)
-            if not value >= 0.0:
-                raise UsageError(f"{name} must be at least 0, not {value}")
-        if not self.noise[0] >= 0.0:
-            raise UsageError(f"noise must be at least 0, not {self.noise[0]}")
-        if not self.intensity[0] >= 0.0:
-            raise UsageError(f"intensity must be at least 0 protons, not {self.intensity[0]:g}")
-        if self.emittance_evs is not None and not self.emittance_evs[0] > 0.0:
-            raise UsageError(f"emittance_evs must be above 0, not {self.emittance_evs[0]:g} eV s")
-        if self.filling is not None and not min(self.filling) > 0.0:
-            raise UsageError(f"filling must be above 0, not {min(self.filling):g}")
+            if not 0.0 <= value <= MOST_OFFSET_RAD:
+                raise UsageError(f"{name} must be at least 0 and finite, not {value:g}")
+        if self.filling is not None and not 0.0 < min(self.filling) <= max(self.filling) < math.inf:
+            raise UsageError(f"filling must be above 0 and finite, not {min(self.filling):g}")
+        for name, (low, high, unit) in POSSIBLE.items():
+            given = getattr(self, name)
+            if given is not None and not low <= given[0] <= given[1] <= high:
+                wrong = given[0] if not low <= given[0] <= high else given[1]
+                raise UsageError(f"{name} must be {low:g} to {high:g} {unit}, not {wrong:g}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +144,7 @@ class Draw:
         if self.program is None:
             raise UsageError("a cycle needs a program")
         scenario = self.scenario
-        at_points = self._program_points(ctime_ms)
+        at_points = self.program_points(ctime_ms)
         intensity = rng.uniform(*scenario.intensity)
         if scenario.emittance_evs is not None:
             emittance = rng.uniform(*scenario.emittance_evs)
@@ -140,7 +154,7 @@ class Draw:
             emittance = float(filling_to_emittance(at_points, filling).min())
         conditions = at_points.replace(emittance_evs=emittance, intensity=intensity)
         noise = np.full(ctime_ms.size, rng.uniform(*scenario.noise))
-        return self._with_reference(conditions, noise, ctime_ms)
+        return self.with_reference(conditions, noise, ctime_ms)
 
     def unrelated(self, count: int, rng: np.random.Generator) -> Drawn:
         """Unrelated conditions, one a row.
@@ -164,14 +178,30 @@ class Draw:
         )
 
     def _unrelated(self, count: int, rng: np.random.Generator) -> Drawn:
-        scenario = self.scenario
         self.drawn += count
         ctime_ms = None
         if self.program is None:
             base = self._range_points(count, rng)
         else:
             ctime_ms = rng.uniform(*self.program.beam_ms, count)
-            base = self._program_points(ctime_ms)
+            base = self.program_points(ctime_ms)
+        emittance, intensity, noise = self.bunches(
+            count, rng, lambda: filling_to_emittance(base, 1.0)
+        )
+        conditions = base.replace(emittance_evs=emittance, intensity=intensity)
+        return self.with_reference(conditions, noise, ctime_ms)
+
+    def bunches(
+        self, count: int, rng: np.random.Generator, area_evs: Callable[[], FloatArray]
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Draw emittance in eV s, intensity and noise of unrelated bunches, each [count].
+
+        Args:
+            count: number of bunches.
+            rng: what they are drawn with.
+            area_evs: returns the bucket areas [count], eV s, that a filling refers to.
+        """
+        scenario = self.scenario
         intensity = rng.uniform(*scenario.intensity, count)
         absolute = scenario.emittance_evs
         if absolute is None or scenario.filling is None:
@@ -180,19 +210,24 @@ class Draw:
             choose = rng.random(count) < 0.5
         emittance = rng.uniform(*(absolute or (1.0, 1.0)), count)
         if scenario.filling is not None:
-            filled = filling_to_emittance(base, self._filling(count, rng))
+            filled = self._filling(count, rng) * area_evs()
             emittance = np.where(choose, emittance, filled)
-        conditions = base.replace(emittance_evs=emittance, intensity=intensity)
-        noise = rng.uniform(*scenario.noise, count)
-        return self._with_reference(conditions, noise, ctime_ms)
+        return emittance, intensity, rng.uniform(*scenario.noise, count)
 
-    def _with_reference(
-        self, conditions: Conditions, noise: FloatArray, ctime_ms: FloatArray | None
+    def with_reference(
+        self,
+        conditions: Conditions,
+        noise: FloatArray,
+        ctime_ms: FloatArray | None,
+        *,
+        threads: int = 1,
     ) -> Drawn:
+        """Return conditions with their reference optimum, or the user's own, and their goal."""
         if self.reference is not None and ctime_ms is not None:
             reference = self.reference.at_rad(ctime_ms)
         else:
-            reference = np.asarray(reference_optimum(conditions), dtype=np.float64)
+            found = reference_optimum(conditions, threads=threads)
+            reference = np.asarray(found, dtype=np.float64)
         goal = reference.copy()
         missing = np.flatnonzero(np.isnan(reference))
         if missing.size:
@@ -205,7 +240,8 @@ class Draw:
             return rng.uniform(filling[0], filling[1], count)
         return rng.choice(np.array(filling), count)
 
-    def _program_points(self, ctime_ms: FloatArray) -> Conditions:
+    def program_points(self, ctime_ms: FloatArray) -> Conditions:
+        """Return the program's conditions at some ctimes [n], ms; the bunch is not chosen yet."""
         if self.program is None:
             raise UsageError("these conditions come from no program")
         at = self.program.at(ctime_ms)
