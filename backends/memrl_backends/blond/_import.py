@@ -37,22 +37,25 @@ def blond() -> SimpleNamespace:
     """
     try:
         with contained():
-            from blond.beam.beam import Beam, Proton
+            from blond.beam.beam import Beam, Particle, Proton
             from blond.beam.distributions import matched_from_distribution_function
             from blond.beam.profile import CutOptions, Profile
             from blond.impedances.impedance import InducedVoltageFreq, TotalInducedVoltage
             from blond.impedances.impedance_sources import InputTable
             from blond.input_parameters.rf_parameters import RFStation
             from blond.input_parameters.ring import Ring
+            from blond.llrf.beam_feedback import BeamFeedback
             from blond.trackers.tracker import FullRingAndRF, RingAndRFTracker
     except ImportError as error:
         raise MissingExtraError("BLonD's matching and tracking", "BLonD", "blond") from error
     return SimpleNamespace(
         Beam=Beam,
+        BeamFeedback=BeamFeedback,
         CutOptions=CutOptions,
         FullRingAndRF=FullRingAndRF,
         InducedVoltageFreq=InducedVoltageFreq,
         InputTable=InputTable,
+        Particle=Particle,
         Profile=Profile,
         Proton=Proton,
         RFStation=RFStation,

@@ -1,0 +1,462 @@
+"""Turn-by-turn tracking of macroparticles with BLonD, through a stretch of a cycle.
+
+    stretch = Stretch.of_program(program, 300.0, 310.0, phi2)     # or Stretch.constant(conditions)
+    tracker = Tracker.matched(stretch, emittance_evs=1.0, intensity=9e12, count=100_000, rng=rng)
+    tracker.advance(5_000)
+    density = tracker.profile(1000, average_turns=10)
+
+One set of BLonD objects (`Ring`, `RFStation`, `Beam`, `Profile`, `InducedVoltageFreq`,
+`RingAndRFTracker` with interpolation, `BeamFeedback` of the PSB) is `REFRESH` turns long. Every
+`REFRESH` turns its per-turn arrays are written anew in place, the frame of slices is moved to one
+period between the tops of the RF potential, particles that have left it are counted as lost, and
+the impedance is evaluated at the new multiples of f_rev. In between, the frame's length is off by at
+most `REFRESH` times df/f a turn: 2e-4 in the PSB.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from memrl_backends.blond._import import blond, contained
+from memrl_backends.blond.stretch import Stretch, Turns
+from memrl_ctrl.beam import Machine, matched_profiles, sample_particles
+from memrl_ctrl.errors import UsageError
+
+FloatArray = NDArray[np.float64]
+
+REFRESH = 256
+"""Turns between two refreshes of frame, impedance and losses."""
+WAKE_SLICES = 256
+"""Slices of the frame in which the voltage is calculated and interpolated."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseLoop:
+    """The PSB's phase and radial loop, as BLonD's `BeamFeedback` for `machine="PSB"` has it.
+
+    The phase loop is AC coupled (BLonD's high pass of about 5 ms): it damps oscillations of the
+    bunch in phase and leaves the mean phase alone. It starts settled at the phase it finds first.
+    """
+
+    gain_per_s: float = 1.0 / 25.0e-6
+    """Gain, rad/s of RF frequency per rad; 1/(25 us) is that of BLonD's test of this loop."""
+    period_s: float = 10.0e-6
+    """Time between two corrections, s; 10 us in BLonD."""
+    radial_gain: tuple[float, float] = (0.0, 0.0)
+    """Gains of the radial loop, proportional and integral, rad/s per relative radius; 0 is off."""
+
+
+class Tracker:
+    """Macroparticles of one bunch, tracked turn by turn through a stretch.
+
+    Args:
+        stretch: what the machine does in each turn.
+        dt_s: arrival times [count], s, from phase 0 of the lower harmonic (`sample_particles`).
+        de_ev: energies relative to the synchronous particle [count], eV.
+        intensity: protons in the ring that these particles stand for.
+        wake_slices: slices of the frame for the induced voltage and the kick, even, at least 32.
+        intensity_effects: false leaves impedance and space charge out.
+        phase_loop: the phase loop, or None for none.
+        threads: threads of BLonD's compiled loops.
+
+    Raises:
+        MissingExtraError: BLonD is not installed.
+        UsageError: arrays that do not fit, or values out of range.
+    """
+
+    def __init__(
+        self,
+        stretch: Stretch,
+        dt_s: FloatArray,
+        de_ev: FloatArray,
+        intensity: float,
+        *,
+        wake_slices: int = WAKE_SLICES,
+        intensity_effects: bool = True,
+        phase_loop: PhaseLoop | None = None,
+        threads: int = 1,
+    ) -> None:
+        if dt_s.shape != de_ev.shape or dt_s.ndim != 1 or not dt_s.size:
+            raise UsageError(f"particles are {dt_s.shape} times and {de_ev.shape} energies")
+        if wake_slices < 32 or wake_slices % 2:
+            raise UsageError(f"wake_slices is {wake_slices}; it must be even and at least 32")
+        most = int(getattr(numba.config, "NUMBA_NUM_THREADS"))  # noqa: B009 - numba sets it late
+        if not 1 <= threads <= most:
+            raise UsageError(f"threads is {threads}; allowed is 1 to {most}")
+        self.stretch = stretch
+        self.turn = 0
+        """Turns done."""
+        self.initial_intensity = float(intensity)
+        self._count = dt_s.size
+        self._threads = threads
+        self._harmonic = stretch.machine.harmonics[0]
+        effects = intensity_effects and intensity > 0.0
+        with contained():
+            self._parts = _Parts(
+                stretch,
+                dt_s,
+                de_ev,
+                intensity,
+                wake_slices=wake_slices,
+                effects=effects,
+                loop=phase_loop,
+            )
+        self._begin = 0
+        self._refresh()
+
+    @classmethod
+    def matched(
+        cls,
+        stretch: Stretch,
+        *,
+        emittance_evs: float,
+        intensity: float,
+        count: int,
+        rng: np.random.Generator,
+        intensity_effects: bool = True,
+        **options: Any,
+    ) -> Tracker:
+        """A bunch matched by the kernel to the stretch's first turn.
+
+        Where the bucket does not hold the emittance, the particles fill it to its edge and stand for
+        the captured share of the intensity.
+
+        Args:
+            stretch: what the machine does in each turn.
+            emittance_evs: area of the bunch, eV s.
+            intensity: protons in the ring before capture.
+            count: macroparticles.
+            rng: source of randomness.
+            intensity_effects: false leaves impedance and space charge out.
+            **options: further arguments of `Tracker`.
+
+        Raises:
+            BeamError: no matched bunch exists at the first turn.
+        """
+        first = stretch.conditions(0, emittance_evs=emittance_evs, intensity=intensity)
+        dt, de = sample_particles(first, count, rng, intensity_effects=intensity_effects)
+        kernel = matched_profiles(first, 16, intensity_effects=intensity_effects)
+        captured = float(kernel.captured_fraction[0])
+        return cls(
+            stretch, dt, de, captured * intensity, intensity_effects=intensity_effects, **options
+        )
+
+    @property
+    def surviving_fraction(self) -> float:
+        """Share of the particles that has not left the frame, as of the last count."""
+        return float(self._parts.survivors / self._count)
+
+    @property
+    def intensity(self) -> float:
+        """Protons in the ring, lost ones not counted."""
+        return self.initial_intensity * self.surviving_fraction
+
+    @property
+    def ctime_ms(self) -> float:
+        """ctime of the present turn, ms; that of the stretch's start where it is constant."""
+        return float(np.interp(self.turn, self.stretch.turn, self.stretch.ctime_ms))
+
+    @property
+    def rf_phase_offset_rad(self) -> float:
+        """What the phase loop has added to the phase of the lower harmonic so far, rad."""
+        return float(self._parts.rf.dphi_rf[0])
+
+    def particles(self) -> tuple[FloatArray, FloatArray]:
+        """Copies of dt [s] and dE [eV] of the particles in the frame, each [survivors].
+
+        dt counts from phase 0 of the lower harmonic as the phase loop has moved it.
+        """
+        dt, de = self._inside()
+        omega, phase = self._parts.wave()
+        return dt + phase / omega, de.copy()
+
+    def advance(self, turns: int) -> None:
+        """Track some turns.
+
+        Raises:
+            UsageError: fewer than 0 turns, or more than the stretch has left.
+        """
+        if turns < 0:
+            raise UsageError(f"turns is {turns}; it must be at least 0")
+        self._track(turns, None)
+        self._parts.count_losses()
+
+    def _track(self, turns: int, each: Callable[[], None] | None) -> None:
+        length, parts = self.stretch.length, self._parts
+        if length is not None and self.turn + turns > length:
+            raise UsageError(
+                f"{turns} more turns were asked for; the stretch has {length - self.turn} left"
+            )
+        slice_, track = parts.profile.track, parts.tracker.track
+        induce = parts.induced_voltage_sum
+        before = numba.get_num_threads()
+        numba.set_num_threads(self._threads)
+        try:
+            with contained():
+                for _ in range(turns):
+                    if self.turn - self._begin == REFRESH:
+                        self._begin = self.turn
+                        self._refresh()
+                    if parts.survivors:
+                        slice_()
+                        if induce is not None:
+                            induce()
+                        track()
+                        if each is not None:
+                            each()
+                    self.turn += 1
+        finally:
+            numba.set_num_threads(before)
+
+    def profile(self, n_slices: int, average_turns: int = 1) -> FloatArray:
+        """Line density [n_slices], 1/rad, against RF phase 0 to 2 pi; its integral is 1.
+
+        With `average_turns` above 1 the particles are tracked on through as many turns less one, and
+        the profiles averaged. NaN where nothing survives.
+
+        Raises:
+            UsageError: fewer than 8 slices or 1 turn, or more turns than the stretch has left.
+        """
+        if n_slices < 8 or average_turns < 1:
+            raise UsageError(
+                f"a profile of {n_slices} slices over {average_turns} turns; at least 8 and 1"
+            )
+        counts = np.zeros(n_slices)
+
+        def add() -> None:
+            omega, phase = self._parts.wave()
+            place = np.floor((omega * self._inside()[0] + phase) * (n_slices / (2.0 * np.pi)))
+            counts[:] += np.bincount(place.astype(np.int64) % n_slices, minlength=n_slices)
+
+        add()
+        self._track(average_turns - 1, add)
+        if not self._parts.survivors:
+            return np.full(n_slices, np.nan)
+        return np.asarray(counts * (n_slices / (2.0 * np.pi * counts.sum())))
+
+    def _inside(self) -> tuple[FloatArray, FloatArray]:
+        """dt and dE of the particles in the frame."""
+        beam, profile = self._parts.beam, self._parts.profile
+        inside = (beam.dt >= profile.cut_left) & (beam.dt <= profile.cut_right)
+        return beam.dt[inside], beam.dE[inside]
+
+    def _refresh(self) -> None:
+        """Write the next turns, the frame, the losses and the impedance into BLonD's objects."""
+        self._parts.refresh(self.stretch.turns(self.turn, REFRESH + 1))
+
+
+class _Parts:
+    """BLonD's objects, `REFRESH` turns long, and how they are filled."""
+
+    def __init__(
+        self,
+        stretch: Stretch,
+        dt_s: FloatArray,
+        de_ev: FloatArray,
+        intensity: float,
+        *,
+        wake_slices: int,
+        effects: bool,
+        loop: PhaseLoop | None,
+    ) -> None:
+        b = blond()
+        self.machine = stretch.machine
+        h = self.machine.harmonics[0]
+        turns = stretch.turns(0, REFRESH + 1)
+        circumference = self.machine.circumference_m
+        self.ring = b.Ring(
+            circumference,
+            turns.gamma_transition[None, :] ** -2.0,
+            turns.momentum_ev,
+            b.Particle(self.machine.mass_ev, 1.0),
+            REFRESH,
+        )
+        self.rf = b.RFStation(
+            self.ring,
+            [h, 2 * h],
+            [turns.v1_v, turns.v2_v],
+            [np.full(REFRESH + 1, np.pi), np.pi + turns.phi2_rad],
+            n_rf=2,
+        )
+        # One bucket of h alike: its share of the intensity, in a frame one period long.
+        self.beam = b.Beam(self.ring, dt_s.size, intensity / h)
+        self.beam.dt[:], self.beam.dE[:] = dt_s, de_ev
+        self.survivors = int(dt_s.size)
+        cut = b.CutOptions(cut_left=0.0, cut_right=self.ring.t_rev[0] / h, n_slices=wake_slices)
+        self.profile = b.Profile(self.beam, cut)
+        total, self.induced_voltage_sum = None, None
+        self.wake: Any = None
+        if effects:
+            source = _RingImpedance(self.machine)
+            self.source = source
+            self.wake = b.InducedVoltageFreq(
+                self.beam, self.profile, [source], use_regular_fft=False
+            )
+            total = b.TotalInducedVoltage(self.beam, self.profile, [self.wake])
+            self.induced_voltage_sum = total.induced_voltage_sum
+        self.feedback = None if loop is None else _feedback(self, loop)
+        self.tracker = b.RingAndRFTracker(
+            self.rf,
+            self.beam,
+            beam_feedback=self.feedback,
+            interpolation=True,
+            profile=self.profile,
+            total_induced_voltage=total,
+        )
+        self.first = True
+
+    def wave(self) -> tuple[float, float]:
+        """The lower harmonic in the present turn: RF phase = omega dt + phase; rad/s and rad."""
+        turn = self.rf.counter[0]
+        return float(self.rf.omega_rf[0, turn]), float(self.rf.dphi_rf[0])
+
+    def refresh(self, turns: Turns) -> None:
+        """Go on with the next turns [REFRESH + 1], of which the first is the present one."""
+        self._write(turns)
+        self._move_frame(turns)
+        self.count_losses()
+        if self.wake is not None:
+            ring = self.ring
+            self.source.set_energy(
+                float(ring.f_rev[0]), float(ring.beta[0, 0]), float(ring.gamma[0, 0])
+            )
+            self.wake.process()
+        if self.feedback is not None:
+            self.feedback.begin(first=self.first)
+        self.first = False
+
+    def _write(self, turns: Turns) -> None:
+        ring, rf = self.ring, self.rf
+        energy = np.hypot(turns.momentum_ev, self.machine.mass_ev)
+        ring.momentum[0], ring.energy[0] = turns.momentum_ev, energy
+        ring.beta[0] = turns.momentum_ev / energy
+        ring.gamma[0] = energy / self.machine.mass_ev
+        ring.alpha_0[0] = turns.gamma_transition**-2.0
+        ring.eta_0[0] = ring.alpha_0[0] - ring.gamma[0] ** -2.0
+        ring.t_rev[:] = self.machine.circumference_m / (ring.beta[0] * 299_792_458.0)
+        ring.f_rev[:] = 1.0 / ring.t_rev
+        # The acceleration kick is a copy of its own in the tracker.
+        rf.delta_E[:] = turns.energy_gain_ev[:-1]
+        self.tracker.acceleration_kick[:] = -turns.energy_gain_ev[:-1]
+        rf.voltage[0], rf.voltage[1] = turns.v1_v, turns.v2_v
+        rf.phi_s[:] = np.pi + np.arcsin(np.clip(turns.energy_gain_ev / turns.v1_v, -1.0, 1.0))
+        # What the loop did to the present turn is kept, and added to all that follow as it goes.
+        frequency, phase = rf.omega_rf[:, -1].copy(), rf.phi_rf[:, -1].copy()
+        rf.omega_rf_d[:] = rf.harmonic * (2.0 * np.pi * ring.f_rev)
+        rf.omega_rf[:] = rf.omega_rf_d
+        rf.phi_rf[0], rf.phi_rf[1] = np.pi, np.pi + turns.phi2_rad
+        if not self.first:
+            rf.omega_rf[:, 0], rf.phi_rf[:, 0] = frequency, phase
+        rf.counter[0] = 0
+
+    def _move_frame(self, turns: Turns) -> None:
+        """Put the frame's ends on the barrier of the RF potential that lost particles cross."""
+        omega, offset = self.wave()
+        dt = self.beam.dt
+        middle = float(np.mean(dt)) if self.first else self._mean_dt()
+        mean = omega * middle + offset
+        gain, v1, v2 = turns.energy_gain_ev[0], turns.v1_v[0], turns.v2_v[0]
+        reach = 1.5 * np.pi if gain >= 0.0 else -1.5 * np.pi
+        phase = mean + np.linspace(0.0, reach, 193)
+        potential = (
+            v1 * np.cos(phase) + 0.5 * v2 * np.cos(2.0 * phase + turns.phi2_rad[0]) - gain * phase
+        )
+        top = float(phase[np.argmax(potential)])
+        left = top - 2.0 * np.pi if gain >= 0.0 else top
+        frame = self.profile
+        length = 2.0 * np.pi / omega
+        frame.cut_left = (left - offset) / omega
+        frame.cut_right = frame.cut_left + length
+        frame.bin_size = length / frame.n_slices
+        frame.edges[:] = frame.cut_left + frame.bin_size * np.arange(frame.n_slices + 1)
+        frame.bin_centers[:] = frame.edges[:-1] + 0.5 * frame.bin_size
+
+    def _mean_dt(self) -> float:
+        counts = self.profile.n_macroparticles
+        total = counts.sum()
+        if not total:
+            return 0.5 * (self.profile.cut_left + self.profile.cut_right)
+        return float(np.asarray(counts @ self.profile.bin_centers) / total)
+
+    def count_losses(self) -> None:
+        """Take the particles out that have left the frame."""
+        beam, frame = self.beam, self.profile
+        inside = (beam.dt >= frame.cut_left) & (beam.dt <= frame.cut_right)
+        self.survivors = int(np.count_nonzero(inside))
+        if 0 < self.survivors < inside.size:
+            beam.id[~inside] = 0
+            beam.eliminate_lost_particles()
+
+
+class _RingImpedance:
+    """An impedance source for BLonD: the ring's impedance and space charge, at one energy."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.impedance: NDArray[np.complex128] = np.zeros(0, dtype=np.complex128)
+        self._revolution_hz = self._beta = self._gamma = 1.0
+
+    def set_energy(self, revolution_hz: float, beta: float, gamma: float) -> None:
+        """State the beam's energy before the next `imped_calc`."""
+        self._revolution_hz, self._beta, self._gamma = revolution_hz, beta, gamma
+
+    def imped_calc(self, frequency_hz: FloatArray) -> None:
+        """Evaluate `impedance` [n], ohm; as BLonD calls it, at multiples of the bunch frequency."""
+        impedance = np.zeros(frequency_hz.size, dtype=np.complex128)
+        above = frequency_hz[1:]
+        impedance[1:] = self.machine.impedance_ohm(above, self._revolution_hz)
+        per_order = self.machine.space_charge_z_over_n_ohm(self._beta, self._gamma)
+        impedance[1:] += per_order * (above / self._revolution_hz)
+        self.impedance = impedance
+
+
+def _feedback(parts: _Parts, loop: PhaseLoop) -> Any:
+    """BLonD's `BeamFeedback` of the PSB, without its per-turn waste, for repeated short stretches."""
+
+    class Feedback(blond().BeamFeedback):  # type: ignore[misc]
+        """BLonD's loop; the beam's phase by two sums, and its times of action as they come."""
+
+        def precalculate_time(self, ring: Any) -> None:
+            self.since = 0.0  # time since the last correction, s
+            self.turns_since = 1  # the first turn is averaged too
+            self.on_time = np.zeros(1)
+
+        def beam_phase(self) -> None:
+            turn = self.rf_station.counter[0]
+            phase = (
+                self.rf_station.omega_rf[0, turn] * self.profile.bin_centers
+                + self.rf_station.phi_rf[0, turn]
+            )
+            counts = self.profile.n_macroparticles
+            sine, cosine = counts @ np.sin(phase), counts @ np.cos(phase)
+            self.phi_beam = (math.atan(sine / cosine) if cosine else 0.0) + math.pi
+
+        def begin(self, *, first: bool) -> None:
+            """Lay out the corrections of the turns that are in the arrays now."""
+            end = self.since + np.cumsum(self.ring.t_rev[:-1])
+            act = np.flatnonzero(np.diff(np.floor(end / loop.period_s), prepend=0.0) > 0)
+            # BLonD takes the time since the last correction from the list's last element.
+            self.on_time = np.append(act, -self.turns_since)
+            self.PL_counter = 0
+            self.since = float(end[-1] % loop.period_s)
+            self.turns_since = int(len(end) - act[-1]) if act.size else self.turns_since + len(end)
+            if first:
+                self.profile.track()
+                self.beam_phase()
+                self.phase_difference()
+                self.dphi_av_prev = self.dphi
+
+    configuration = {
+        "machine": "PSB",
+        "PL_gain": loop.gain_per_s,
+        "RL_gain": list(loop.radial_gain),
+        "period": loop.period_s,
+    }
+    return Feedback(parts.ring, parts.rf, parts.profile, configuration)
