@@ -4,9 +4,9 @@ Meng, Gorbet, Kulic, IROS 2021 (arXiv 2102.12344), algorithm 1, read from top to
 exploration noise and remember; then, for a batch of decisions with their histories, the clipped double
 Q target with target policy smoothing; every `policy_delay`-th time the actor and the targets.
 
-Additions, all off by default: whole episodes instead of windows, critics that see the truth, an action
-map that is fine near zero, an averaged actor, a penalty against saturation, a delayed start of the
-actor and decaying learning rates.
+Additions, all off by default: whole episodes or parts of them instead of windows, prioritised replay,
+critics that see the truth, an action map that is fine near zero, an averaged actor, a penalty against
+saturation, a delayed start of the actor and decaying learning rates.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from memrl_ctrl.agents.batch import Batch
 from memrl_ctrl.agents.exportable import PolicyModule, policy_module
 from memrl_ctrl.agents.networks import Actor, Critic, map_action, squash
 from memrl_ctrl.agents.recurrent import MemoryState, Normaliser
-from memrl_ctrl.agents.replay import Batch, Replay
+from memrl_ctrl.agents.replay import Replay
 from memrl_ctrl.agents.task import TaskSpec
 from memrl_ctrl.config import LstmTd3Config
 
@@ -65,8 +66,9 @@ class LstmTd3:
         )
         # A list, not a generator: it is walked again when the critics are frozen.
         self.critic_parameters = list(self.critics.parameters())
-        self.actor_optimiser = adam(self.actor.parameters(), config.actor_lr, config)
-        self.critic_optimiser = adam(self.critic_parameters, config.critic_lr, config)
+        rates = (config.actor_lr, config.actor_lstm_lr), (config.critic_lr, config.critic_lstm_lr)
+        self.actor_optimiser = adam(self.actor, *rates[0], config)
+        self.critic_optimiser = adam(self.critics, *rates[1], config)
         self.rng = np.random.default_rng(np.random.SeedSequence([seed, 1]))
         self.noise = torch.Generator(device=self.device).manual_seed(seed + 1)
         self.exploration = torch.Generator(device=self.device).manual_seed(seed + 2)
@@ -125,30 +127,38 @@ class LstmTd3:
 
     # --- learning -----------------------------------------------------------------------------------
 
-    def sample(self, replay: Replay) -> Batch:
+    def sample(self, replay: Replay, *, beta: float = 0.0) -> Batch:
         """Draw a batch with the kind of history that the configuration names."""
-        if self.config.memory == "sequence":
-            batch = replay.sample_sequences(self.config.batch_size, self.rng)
+        config, size = self.config, self.config.batch_size
+        if config.memory == "window":
+            batch = replay.sample_windows(size, config.history_length, self.rng, beta=beta)
+        elif config.sequence_length == 0:
+            batch = replay.sample_sequences(size, self.rng, beta=beta)
         else:
-            batch = replay.sample_windows(
-                self.config.batch_size, self.config.history_length, self.rng
+            batch = replay.sample_parts(
+                size, config.sequence_length, config.burn_in, self.rng, beta=beta
             )
         with torch.no_grad():
             return batch.scaled(self.normaliser)
 
-    def update(self, replay: Replay, *, progress: float = 0.0) -> dict[str, Tensor]:
+    def update(
+        self, replay: Replay, *, progress: float = 0.0, beta: float = 0.0
+    ) -> dict[str, Tensor]:
         """Learn from one batch.
 
         Args:
             replay: where to draw from.
             progress: share of the run that is done, for the learning rates' schedule.
+            beta: exponent of the importance weights, where the replay has priorities.
 
         Returns:
             What is worth logging, as scalars that are still on the device.
         """
         self._schedule(progress)
-        batch = self.sample(replay)
-        seen = self.update_critics(batch)
+        batch = self.sample(replay, beta=beta)
+        seen, error = self.update_critics(batch)
+        if batch.drawn is not None:
+            replay.update_priorities(batch.drawn, error.cpu().numpy().astype(np.float64))
         self.updates += 1
         if self.updates % self.config.policy_delay == 0:
             # The critics' targets move also while the actor still waits.
@@ -175,19 +185,26 @@ class LstmTd3:
         value = torch.stack(values).amin(dim=0)
         return batch.reward + self.config.gamma * (1.0 - batch.terminated) * value
 
-    def update_critics(self, batch: Batch) -> dict[str, Tensor]:
-        """One step of the critics towards the target."""
+    def update_critics(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """One step of the critics towards the target.
+
+        Returns:
+            What is worth logging, and the error of each item of the batch [batch] for its priority.
+        """
         target = self.target(batch)
-        values = [critic(batch, batch.action) for critic in self.critics]
-        errors = [mean(torch.square(value - target), batch.valid) for value in values]
-        loss = torch.stack(errors).sum()
+        values = torch.stack([critic(batch, batch.action) for critic in self.critics])
+        difference = values - target
+        squares = torch.square(difference) * batch.weight
+        loss = torch.stack([mean(square, batch.valid) for square in squares]).sum()
         self._descend(self.critic_optimiser, loss, self.critic_parameters)
-        return {
+        error = difference.detach().abs().mean(dim=0)
+        seen = {
             "critic_loss": loss.detach(),
             "q": mean(values[0].detach(), batch.valid),
             "target": mean(target, batch.valid),
-            "td_error": mean((values[0].detach() - target).abs(), batch.valid),
+            "td_error": mean(error, batch.valid),
         }
+        return seen, priority_error(error, batch.valid)
 
     def update_actor(self, batch: Batch) -> dict[str, Tensor]:
         """One step of the actor up the first critic, which stays as it is."""
@@ -270,19 +287,28 @@ class LstmTd3:
             return
         share = 0.5 * (1.0 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
         share = self.config.lr_final + (1.0 - self.config.lr_final) * share
-        rates = (self.config.actor_lr, self.config.critic_lr)
-        for optimiser, rate in zip(
-            (self.actor_optimiser, self.critic_optimiser), rates, strict=True
-        ):
+        for optimiser in (self.actor_optimiser, self.critic_optimiser):
             for group in optimiser.param_groups:
-                group["lr"] = rate * share
+                group["lr"] = group["initial_lr"] * share
 
 
-def adam(parameters: Iterable[nn.Parameter], lr: float, config: LstmTd3Config) -> torch.optim.Adam:
-    """Return Adam in the implementation that the configuration names."""
+def adam(network: nn.Module, lr: float, lstm_lr: float, config: LstmTd3Config) -> torch.optim.Adam:
+    """Return Adam in the implementation that the configuration names.
+
+    Args:
+        network: what it moves.
+        lr: learning rate.
+        lstm_lr: learning rate of the network's LSTM; 0: the same.
+        config: settings.
+    """
+    recurrent = [p for name, p in network.named_parameters() if ".lstm." in name]
+    others = [p for name, p in network.named_parameters() if ".lstm." not in name]
+    groups = [{"params": others, "lr": lr, "initial_lr": lr}]
+    if recurrent:
+        rate = lstm_lr or lr
+        groups.append({"params": recurrent, "lr": rate, "initial_lr": rate})
     return torch.optim.Adam(
-        parameters,
-        lr=lr,
+        groups,
         fused=config.optimiser == "fused",
         foreach=config.optimiser == "foreach",
     )
@@ -291,6 +317,19 @@ def adam(parameters: Iterable[nn.Parameter], lr: float, config: LstmTd3Config) -
 def mean(values: Tensor, valid: Tensor) -> Tensor:
     """Mean over what is valid."""
     return (values * valid).sum() / valid.sum()
+
+
+def priority_error(error: Tensor, valid: Tensor) -> Tensor:
+    """Error of each item of a batch [batch], from the errors of its decisions [batch] or [time, batch].
+
+    Of a sequence nine tenths of the largest and one tenth of the mean (Kapturowski et al., Recurrent
+    experience replay in distributed reinforcement learning, ICLR 2019).
+    """
+    if error.ndim == 1:
+        return error
+    present = error * valid
+    average = present.sum(dim=0) / valid.sum(dim=0).clamp(min=1.0)
+    return 0.9 * present.amax(dim=0) + 0.1 * average
 
 
 def frozen_copy(module: nn.Module) -> Any:

@@ -8,17 +8,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from memrl_ctrl.agents.batch import Batch
 from memrl_ctrl.agents.recurrent import Memory, NoMemory, SequenceMemory, WindowMemory, mlp
-from memrl_ctrl.agents.replay import Batch
 from memrl_ctrl.agents.task import TaskSpec
 from memrl_ctrl.config import LayersConfig, LstmTd3Config
 
 
-def build_memory(task: TaskSpec, config: LstmTd3Config, layers: LayersConfig) -> Memory:
-    """Return the kind of memory that the configuration names."""
+def build_memory(
+    task: TaskSpec, config: LstmTd3Config, layers: LayersConfig, *, acts: bool = False
+) -> Memory:
+    """Return the kind of memory that the configuration names; `acts` for the policy's."""
     sizes = (task.n_observation, task.n_action, layers)
     if config.memory == "sequence":
-        return SequenceMemory(*sizes, actions=config.history_actions)
+        return SequenceMemory(*sizes, actions=config.history_actions, acts=acts)
     if config.history_length == 0:
         return NoMemory(task.n_observation)
     return WindowMemory(*sizes, actions=config.history_actions)
@@ -40,7 +42,7 @@ class Actor(nn.Module):
     def __init__(self, task: TaskSpec, config: LstmTd3Config) -> None:
         super().__init__()
         layers = config.actor
-        self.memory = build_memory(task, config, layers)
+        self.memory = build_memory(task, config, layers, acts=True)
         self.current = mlp(self.memory.n_features, layers.current)
         n_joined = self.memory.n_memory + [self.memory.n_features, *layers.current][-1]
         self.integration = mlp(n_joined, layers.combination)

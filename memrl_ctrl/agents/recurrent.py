@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from memrl_ctrl.agents.replay import Batch
+from memrl_ctrl.agents.batch import Batch
 from memrl_ctrl.config import LayersConfig
 
 MemoryState = tuple[Tensor, ...]
@@ -178,14 +178,21 @@ class WindowMemory(nn.Module):
 class SequenceMemory(nn.Module):
     """An LSTM over the whole episode, the present observation included.
 
-    Its input is the encoded observation and the action that was applied before it.
+    Its input is the encoded observation and the action that was applied before it. Over a part of an
+    episode the policy's own (`acts`) begins with what it was when it acted; others with zero.
     """
 
     def __init__(
-        self, n_observation: int, n_action: int, layers: LayersConfig, *, actions: bool
+        self,
+        n_observation: int,
+        n_action: int,
+        layers: LayersConfig,
+        *,
+        actions: bool,
+        acts: bool = False,
     ) -> None:
         super().__init__()
-        self.actions = actions
+        self.actions, self.acts = actions, acts
         self.encoder = mlp(n_observation, layers.pre_lstm)
         n_encoded = [n_observation, *layers.pre_lstm][-1]
         self.lstm = StackedLstm(n_encoded + (n_action if actions else 0), layers.lstm)
@@ -216,9 +223,12 @@ class SequenceMemory(nn.Module):
         """See `Memory`."""
         if batch.sequence is None:
             raise ValueError("the batch holds no sequences")
-        rows = batch.sequence.observation, batch.sequence.previous
+        rows, state = (batch.sequence.observation, batch.sequence.previous), None
+        if self.acts and batch.sequence.state is not None:
+            widths = [size for size in self.lstm.sizes for _ in ("h", "c")]
+            state = torch.split(batch.sequence.state, widths, dim=-1)
         if after:
-            memory, features, _ = self(*rows)
+            memory, features, _ = self(*rows, state)
             return memory[1:], features[1:]
-        memory, features, _ = self(rows[0][:-1], rows[1][:-1])
+        memory, features, _ = self(rows[0][:-1], rows[1][:-1], state)
         return memory, features

@@ -1,20 +1,27 @@
-"""Replay of experience, for windows of history and for whole episodes.
+"""Replay of experience, for windows of history, for whole episodes and for parts of them.
 
 Every environment has a column of its own, a ring of rows. A row is an observation and what followed
 it; an episode of T steps takes T + 1 rows, the last one (its *tail*) holding the final observation and
 no action. So each observation is stored once, the next observation of a row is always the row behind
 it, and neither a history nor a next observation can reach into another episode.
+
+With priorities, what can be drawn is known at every moment: a row is admitted when the row behind it is
+written, and removed when the ring overwrites it or a part of its history; a whole episode is admitted
+when it ends, and removed when the ring overwrites its start.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from memrl_ctrl.agents.batch import Batch, Sequence, Window
+from memrl_ctrl.agents.priorities import Drawn, Priorities
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,73 +31,19 @@ Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Window:
-    """Histories, left-aligned; the first `count` steps of each are valid."""
+class PrioritySettings:
+    """How a replay draws by priority; see `memrl_ctrl.agents.priorities.Priorities`."""
 
-    observation: Tensor
-    """[length, batch, n_observation]."""
-    action: Tensor
-    """Unit actions that were applied after them [length, batch, n_action]."""
-    count: Tensor
-    """Valid steps [batch], int64."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sequence:
-    """Whole episodes, the final observation included; behind the end of a shorter one it repeats."""
-
-    observation: Tensor
-    """[time + 1, batch, n_observation]."""
-    previous: Tensor
-    """Unit actions applied before them [time + 1, batch, n_action]."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """Decisions to learn from: [batch] of them (windows) or [time, batch] (sequences)."""
-
-    observation: Tensor
-    """[..., n_observation]."""
-    action: Tensor
-    """Squashed actions that the policy took, before the action map [..., n_action]."""
-    reward: Tensor
-    """[...]."""
-    terminated: Tensor
-    """1 where the task ended, so that nothing follows; 0 for a time limit [...]."""
-    valid: Tensor
-    """1 for a decision, 0 behind the end of a shorter episode [...]."""
-    truth: Tensor
-    """Privileged features [..., n_truth]."""
-    next_observation: Tensor
-    """[..., n_observation]."""
-    next_truth: Tensor
-    """[..., n_truth]."""
-    window: Window | None = None
-    """History before each decision."""
-    next_window: Window | None = None
-    """History before the next decision."""
-    sequence: Sequence | None = None
-    """The episodes that the decisions are from."""
-
-    def scaled(self, scale: Callable[[Tensor], Tensor]) -> Batch:
-        """Return the batch with every observation passed through `scale`."""
-        if self.sequence is not None:
-            rows = scale(self.sequence.observation)
-            sequence = replace(self.sequence, observation=rows)
-            return replace(
-                self, sequence=sequence, observation=rows[:-1], next_observation=rows[1:]
-            )
-        windows = [
-            None if w is None else replace(w, observation=scale(w.observation))
-            for w in (self.window, self.next_window)
-        ]
-        return replace(
-            self,
-            observation=scale(self.observation),
-            next_observation=scale(self.next_observation),
-            window=windows[0],
-            next_window=windows[1],
-        )
+    of: Literal["rows", "episodes"]
+    """What has a priority: a row (windows and parts of episodes) or a whole episode."""
+    alpha: float = 0.6
+    """Exponent of the priorities."""
+    epsilon: float = 1e-6
+    """Added to each error."""
+    separate: bool = False
+    """Whether each environment's rows are a buffer of their own; equally many are drawn of each."""
+    history: int = 0
+    """Rows before a row that must still be there for it to be drawn, as far as its episode has them."""
 
 
 class Replay:
@@ -102,6 +55,8 @@ class Replay:
         n_observation: length of the observation.
         n_action: length of the action.
         n_truth: length of the privileged features; 0 for none.
+        n_state: length of the policy's memory, kept for each row at half precision; 0 for none.
+        priorities: how to draw by priority; None draws uniformly.
         device: where batches go.
     """
 
@@ -113,6 +68,8 @@ class Replay:
         n_observation: int,
         n_action: int,
         n_truth: int = 0,
+        n_state: int = 0,
+        priorities: PrioritySettings | None = None,
         device: str = "cpu",
     ) -> None:
         rows = -(-capacity // columns)
@@ -123,6 +80,7 @@ class Replay:
         self.previous = np.zeros((*shape, n_action), dtype=np.float32)
         self.action = np.zeros((*shape, n_action), dtype=np.float32)
         self.truth = np.zeros((*shape, n_truth), dtype=np.float32)
+        self.policy_state = np.zeros((*shape, n_state), dtype=np.float16)
         self.reward = np.zeros(shape, dtype=np.float32)
         self.terminated = np.zeros(shape, dtype=np.bool_)
         self.tail = np.zeros(shape, dtype=np.bool_)
@@ -132,6 +90,21 @@ class Replay:
         self._age_now = np.zeros(columns, dtype=np.int32)
         self._tails = np.zeros((columns * rows // 2 + columns, 2), dtype=np.int64)
         self._first_tail = self._next_tail = 0
+        # Where the list of tails has the episode that starts at a row; -1 for none.
+        listed = priorities is not None and priorities.of == "episodes"
+        self._listed = np.full((columns, rows if listed else 0), -1, dtype=np.int32)
+        self._settings = priorities
+        self.priorities: Priorities | None = None
+        if priorities is not None:
+            self.priorities = Priorities(
+                columns=1 if listed else columns,
+                rows=len(self._tails) if listed else rows,
+                alpha=priorities.alpha,
+                epsilon=priorities.epsilon,
+                separate=priorities.separate,
+            )
+
+    # --- storing ------------------------------------------------------------------------------------
 
     def add(
         self,
@@ -143,6 +116,7 @@ class Replay:
         reward: Array,
         terminated: Array,
         truth: Array | None = None,
+        state: Array | None = None,
     ) -> None:
         """Store one step of the environments in `mask`.
 
@@ -154,6 +128,7 @@ class Replay:
             reward: what it earned [columns].
             terminated: whether the task ended with it; not for time limits [columns].
             truth: privileged features of the observation [columns, n_truth].
+            state: the policy's memory when it saw the observation [columns, n_state].
         """
         column, row = self._open_row(mask)
         self._see((column, row), mask, observation=observation, previous=previous, truth=truth)
@@ -161,6 +136,8 @@ class Replay:
         self.reward[column, row] = reward[mask]
         self.terminated[column, row] = terminated[mask]
         self.tail[column, row] = False
+        if state is not None:
+            self.policy_state[column, row] = state[mask]
         self._age_now[mask] += 1
 
     def close(
@@ -175,8 +152,15 @@ class Replay:
         self.tail[column, row] = True
         self._age_now[mask] = 0
         at = (self._next_tail + np.arange(column.size)) % len(self._tails)
-        self._tails[at] = np.stack((column, self.written[column] - 1), axis=1)
+        last = self.written[column] - 1
+        self._tails[at] = np.stack((column, last), axis=1)
         self._next_tail += column.size
+        if self.priorities is not None and self._of_episodes:
+            whole = self._whole(column, last)
+            place = at[whole]
+            self.priorities.admit(np.zeros_like(place), place)
+            start = (last - self.age[column, row])[whole] % self.rows
+            self._listed[column[whole], start] = place
         self._forget_tails(4 * column.size + 16)
 
     def break_off(self) -> None:
@@ -198,8 +182,18 @@ class Replay:
         """Whole episodes in the buffer, some of which may have lost their start."""
         return self._next_tail - self._first_tail
 
-    def sample_windows(self, size: int, length: int, rng: np.random.Generator) -> Batch:
-        """Draw decisions uniformly, each with the history that acting had.
+    @property
+    def nbytes(self) -> int:
+        """Memory that a full buffer takes, bytes."""
+        tree = 0 if self.priorities is None else self.priorities.tree.nodes.nbytes
+        return tree + sum(int(getattr(self, name).nbytes) for name in (*_ROWS, *_WHOLE))
+
+    # --- sampling -----------------------------------------------------------------------------------
+
+    def sample_windows(
+        self, size: int, length: int, rng: np.random.Generator, *, beta: float = 0.0
+    ) -> Batch:
+        """Draw decisions, each with the history that acting had.
 
         A decision whose history the ring has overwritten in part is not drawn.
 
@@ -207,13 +201,18 @@ class Replay:
             size: decisions.
             length: longest history, steps.
             rng: source of the draw.
+            beta: exponent of the importance weights, with priorities.
+
+        Raises:
+            ValueError: there is nothing to draw.
         """
-        column, row = self._draw(size, rng, lambda r: self._draw_rows(r, length))
+        column, row, weighting = self._draw_decisions(size, length, rng, beta)
         at, behind = row % self.rows, (row + 1) % self.rows
         count = np.minimum(self.age[column, at], length).astype(np.int64)
         after = np.minimum(count + 1, length)
         return Batch(
             **self._decisions(column, at, behind),
+            **weighting,
             observation=self._tensor(self.observation[column, at]),
             next_observation=self._tensor(self.observation[column, behind]),
             valid=torch.ones(size, device=self.device),
@@ -221,50 +220,161 @@ class Replay:
             next_window=self._window(column, row + 1 - after, after, length),
         )
 
-    def sample_sequences(self, size: int, rng: np.random.Generator) -> Batch:
-        """Draw whole episodes uniformly, each from its start.
+    def sample_sequences(self, size: int, rng: np.random.Generator, *, beta: float = 0.0) -> Batch:
+        """Draw whole episodes, each from its start.
 
         Args:
             size: episodes.
             rng: source of the draw.
+            beta: exponent of the importance weights, with priorities.
+
+        Raises:
+            ValueError: there is nothing to draw.
         """
-        column, last = self._draw(size, rng, self._draw_tails)
+        drawn = None
+        if self.priorities is None:
+            column, last = self._draw(size, rng, self._draw_tails)
+        else:
+            drawn = self.priorities.draw(size, rng)
+            column, last = self._tails[drawn.row].T
         steps = self.age[column, last % self.rows].astype(np.int64)
         offset = np.arange(int(steps.max()) + 1)[:, None]
         at = (last - steps + np.minimum(offset, steps)) % self.rows
-        observation = self._tensor(self.observation[column, at])
-        previous = self._tensor(self.previous[column, at])
-        return Batch(
-            **self._decisions(column, at[:-1], at[1:]),
-            observation=observation[:-1],
-            next_observation=observation[1:],
-            valid=self._tensor((offset[:-1] < steps).astype(np.float32)),
-            sequence=Sequence(observation=observation, previous=previous),
+        valid = offset[:-1] < steps
+        return self._sequence(column, at, valid, self._weighting(drawn, size, beta))
+
+    def sample_parts(
+        self,
+        size: int,
+        length: int,
+        burn_in: int,
+        rng: np.random.Generator,
+        *,
+        beta: float = 0.0,
+    ) -> Batch:
+        """Draw parts of episodes, each beginning up to `burn_in` steps before a step that is drawn.
+
+        The burn-in only brings the memory up to date: its decisions are not valid. A part that begins
+        with its episode needs none, and all of its decisions are valid.
+
+        Args:
+            size: parts.
+            length: decisions of a part behind the burn-in; fewer where the episode ends.
+            burn_in: steps of the burn-in.
+            rng: source of the draw.
+            beta: exponent of the importance weights, with priorities.
+
+        Raises:
+            ValueError: there is nothing to draw.
+        """
+        column, row, weighting = self._draw_decisions(size, burn_in, rng, beta)
+        age = self.age[column, row % self.rows].astype(np.int64)
+        start = row - np.minimum(age, burn_in)
+        offset = np.arange(burn_in + length + 1)[:, None]
+        # Within an episode the age grows by one a row; the first row where it does not ends the part.
+        here = start + offset
+        age_at_start = self.age[column, start % self.rows]
+        there = (here < self.written[column]) & (
+            self.age[column, here % self.rows] == age_at_start + offset
         )
+        there = np.logical_and.accumulate(there, axis=0)
+        count = there.sum(axis=0)
+        at = (start + np.minimum(offset, count - 1)) % self.rows
+        burn = np.where(age >= burn_in, burn_in, 0)
+        valid = there[1:] & (offset[:-1] >= burn)
+        state = self.policy_state[column, start % self.rows].astype(np.float32)
+        return self._sequence(column, at, valid, weighting, state)
+
+    def update_priorities(self, drawn: Drawn, error: Array) -> None:
+        """Take the errors [size] of what was drawn."""
+        if self.priorities is not None:
+            self.priorities.update(drawn.column, drawn.row, error)
 
     def state(self) -> dict[str, Any]:
-        """Return everything, as arrays, for a checkpoint."""
-        return {
-            **{name: np.asarray(getattr(self, name)) for name in _STORED},
-            "tail_range": np.asarray([self._first_tail, self._next_tail]),
-        }
+        """Return everything, as arrays, for a checkpoint; rows that were never written are left out."""
+        filled = int(min(self.written.max(), self.rows))
+        state = {name: np.asarray(getattr(self, name)[:, :filled]) for name in _ROWS}
+        state |= {name: np.asarray(getattr(self, name)) for name in _WHOLE}
+        state["tail_range"] = np.asarray([self._first_tail, self._next_tail])
+        if self.priorities is not None:
+            state |= {f"priority_{k}": v for k, v in self.priorities.state().items()}
+        return state
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take back what `state` returned; shapes must agree."""
-        for name in _STORED:
+        """Take back what `state` returned.
+
+        Raises:
+            ValueError: shapes do not agree, or one has priorities and the other has not.
+        """
+        if (self.priorities is None) == any(name.startswith("priority_") for name in state):
+            raise ValueError("one has priorities and the other has none")
+        filled = int(min(state["written"].max(), self.rows))
+        for name in (*_ROWS, *_WHOLE):
             array = getattr(self, name)
-            if state[name].shape != array.shape:
-                raise ValueError(
-                    f"replay's {name} has shape {state[name].shape}, not {array.shape}"
-                )
-            array[...] = state[name]
+            part = array[:, :filled] if name in _ROWS else array
+            if state[name].shape != part.shape:
+                raise ValueError(f"replay's {name} has shape {state[name].shape}, not {part.shape}")
+            part[...] = state[name]
         self._first_tail, self._next_tail = (int(n) for n in state["tail_range"])
+        if self.priorities is not None:
+            names = ("leaves", "largest")
+            self.priorities.restore({name: state[f"priority_{name}"] for name in names})
+
+    # --- rows and their priorities ------------------------------------------------------------------
+
+    @property
+    def _of_episodes(self) -> bool:
+        return self._settings is not None and self._settings.of == "episodes"
 
     def _open_row(self, mask: Array) -> tuple[Ints, Ints]:
+        """Take the next row of columns; what it overwrites cannot be drawn any more."""
         column = np.flatnonzero(mask)
-        row = self.written[column] % self.rows
+        number = self.written[column]
+        row = number % self.rows
+        if self.priorities is not None and self._of_episodes:
+            self._retire_episodes(column, number)
         self.written[column] += 1
+        if self.priorities is not None and not self._of_episodes:
+            self.priorities.remove(column, row)
+            self._retire_histories(column)
+            self._admit_rows(column, number - 1)
         return column, row
+
+    def _admit_rows(self, column: Ints, number: Ints) -> None:
+        """Let the rows before those just opened be drawn: what follows them is known now."""
+        if self.priorities is None or self._settings is None:
+            return
+        known = number >= np.maximum(self.written[column] - self.rows, 0)
+        column, number = column[known], number[known]
+        at = number % self.rows
+        oldest = np.maximum(self.written[column] - self.rows, 0)
+        whole = number - oldest >= np.minimum(self.age[column, at], self._settings.history)
+        good = whole & ~self.tail[column, at]
+        self.priorities.admit(column[good], at[good])
+
+    def _retire_histories(self, column: Ints) -> None:
+        """Remove the rows whose history reaches behind the oldest row."""
+        if self.priorities is None or self._settings is None or not self._settings.history:
+            return
+        column = column[self.written[column] > self.rows]
+        if not column.size:
+            return
+        oldest = self.written[column] - self.rows
+        ahead = np.arange(min(self._settings.history, self.rows))[:, None]
+        at = (oldest + ahead) % self.rows
+        lost = ahead < np.minimum(self.age[column, at], self._settings.history)
+        place, which = np.nonzero(lost)
+        self.priorities.remove(column[which], at[place, which])
+
+    def _retire_episodes(self, column: Ints, number: Ints) -> None:
+        """Remove the whole episodes whose first rows are about to be overwritten."""
+        if self.priorities is None:
+            return
+        at = number % self.rows
+        found = self._listed[column, at].astype(np.int64)
+        place = found[found >= 0]
+        self._listed[column, at] = -1
+        self.priorities.remove(np.zeros_like(place), place)
 
     def _see(
         self,
@@ -282,6 +392,8 @@ class Replay:
         if truth is not None:
             self.truth[column, row] = truth[mask]
 
+    # --- from rows to batches -----------------------------------------------------------------------
+
     def _decisions(self, column: Ints, at: Ints, behind: Ints) -> dict[str, Any]:
         return {
             "action": self._tensor(self.action[column, at]),
@@ -290,6 +402,26 @@ class Replay:
             "truth": self._tensor(self.truth[column, at]),
             "next_truth": self._tensor(self.truth[column, behind]),
         }
+
+    def _sequence(
+        self,
+        column: Ints,
+        at: Ints,
+        valid: Array,
+        weighting: dict[str, Any],
+        state: Array | None = None,
+    ) -> Batch:
+        observation = self._tensor(self.observation[column, at])
+        previous = self._tensor(self.previous[column, at])
+        before = None if state is None else self._tensor(state)
+        return Batch(
+            **self._decisions(column, at[:-1], at[1:]),
+            **weighting,
+            observation=observation[:-1],
+            next_observation=observation[1:],
+            valid=self._tensor(valid.astype(np.float32)),
+            sequence=Sequence(observation=observation, previous=previous, state=before),
+        )
 
     def _window(self, column: Ints, first: Ints, count: Ints, length: int) -> Window | None:
         if length == 0:
@@ -301,6 +433,28 @@ class Replay:
             action=self._tensor(self.previous[column, (at + 1) % self.rows]),
             count=self._tensor(count),
         )
+
+    def _weighting(self, drawn: Drawn | None, size: int, beta: float) -> dict[str, Any]:
+        if drawn is None or self.priorities is None:
+            return {"weight": torch.ones(size, device=self.device)}
+        weight = self.priorities.weights(drawn.probability, beta).astype(np.float32)
+        return {"weight": self._tensor(weight), "drawn": drawn}
+
+    # --- drawing ------------------------------------------------------------------------------------
+
+    def _draw_decisions(
+        self, size: int, history: int, rng: np.random.Generator, beta: float
+    ) -> tuple[Ints, Ints, dict[str, Any]]:
+        """Draw rows whose history is there, uniformly or by priority."""
+        if self.priorities is None:
+            column, row = self._draw(size, rng, lambda r: self._draw_rows(r, history))
+            return column, row, self._weighting(None, size, beta)
+        if self._settings is not None and history > self._settings.history:
+            raise ValueError("the priorities were made for a shorter history")
+        drawn = self.priorities.draw(size, rng)
+        newest = self.written[drawn.column] - 1
+        row = newest - (newest - drawn.row) % self.rows
+        return drawn.column, row, self._weighting(drawn, size, beta)
 
     def _draw(
         self,
@@ -359,16 +513,17 @@ class Replay:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
 
-_STORED = (
+_ROWS = (
     "observation",
     "previous",
     "action",
     "truth",
+    "policy_state",
     "reward",
     "terminated",
     "tail",
     "age",
-    "written",
-    "_age_now",
-    "_tails",
 )
+"""Arrays [columns, rows, ...]."""
+_WHOLE = ("written", "_age_now", "_tails", "_listed")
+"""Arrays that are kept as a whole."""

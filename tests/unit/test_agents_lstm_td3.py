@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import nn
 
+from memrl_ctrl.agents.batch import Batch
 from memrl_ctrl.agents.lstm_td3 import LstmTd3
 from memrl_ctrl.agents.recurrent import Normaliser
-from memrl_ctrl.agents.replay import Batch, Replay
+from memrl_ctrl.agents.replay import Replay
 from memrl_ctrl.agents.task import TaskSpec
 from memrl_ctrl.config import LayersConfig, LstmTd3Config
 

@@ -1,25 +1,16 @@
-"""Training configuration: frozen dataclasses, read from YAML, changed by `--set key.sub=value`.
+"""What a training configuration holds: frozen dataclasses, each field with its meaning and unit.
 
-Unknown keys are refused with a suggestion, wrong types are named with their path, and combinations
-that cannot work are refused at construction. The whole resolved configuration is written into the
-run folder and the policy file. This module needs no torch.
+Combinations that cannot work are refused at construction.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from importlib.resources import files
-from pathlib import Path
 from typing import Any, Literal
 
-import msgspec
-import yaml
-
-from memrl_ctrl.errors import FileError, UnknownNameError, UsageError
+from memrl_ctrl.errors import UsageError
 
 Sizes = tuple[int, ...]
 
@@ -90,9 +81,14 @@ class LstmTd3Config:
 
     memory: Literal["window", "sequence"] = "window"
     """`window`: the last `history_length` steps from a zero state, as in the paper; `sequence`: the
-    whole episode from its start, with a loss at every step."""
+    whole episode from its start, or parts of it, with a loss at every step."""
     history_length: int = 5
     """Steps in the window; 0 is TD3 without memory. Unused by `sequence`."""
+    sequence_length: int = 0
+    """`sequence`: decisions of a part of an episode that is learnt from; 0: whole episodes."""
+    burn_in: int = 0
+    """`sequence` with parts: steps before a part that bring the memory up to date without a loss. The
+    actor's begins with what it was when it acted, the critics' with zero."""
     history_actions: bool = True
     """Whether the memory sees past actions beside past observations."""
     actor: LayersConfig = LayersConfig()
@@ -121,6 +117,10 @@ class LstmTd3Config:
     """Learning rate of the actor."""
     critic_lr: float = 1e-3
     """Learning rate of the critics."""
+    actor_lstm_lr: float = 0.0
+    """Learning rate of the actor's LSTM; 0: as `actor_lr`."""
+    critic_lstm_lr: float = 0.0
+    """Learning rate of the critics' LSTM; 0: as `critic_lr`."""
     lr_schedule: Literal["constant", "cosine"] = "constant"
     """Learning rates over the run: constant, or a half cosine down to `lr_final` of their start."""
     lr_final: float = 0.0
@@ -167,6 +167,17 @@ class LstmTd3Config:
         require_between(self, 0.0, 1e6, "exploration_noise", "target_noise", "noise_clip")
         require_between(self, 0.0, 1e6, "pre_tanh_penalty", "pre_tanh_limit", "gradient_clip")
         require_between(self, 1e-9, 10.0, "actor_lr", "critic_lr")
+        require_between(self, 0.0, 10.0, "actor_lstm_lr", "critic_lstm_lr")
+        require_between(self, 0, 10_000, "sequence_length", "burn_in")
+        parts = self.memory == "sequence" and self.sequence_length > 0
+        require(
+            self.memory == "sequence" or self.sequence_length == self.burn_in == 0,
+            "sequence_length and burn_in are for memory: sequence; a window has history_length",
+        )
+        require(
+            parts or self.burn_in == 0,
+            "burn_in is for parts of episodes: give sequence_length too, or burn_in: 0",
+        )
         recurrent = self.memory == "sequence" or self.history_length > 0
         require(
             not recurrent or bool(self.actor.lstm),
@@ -193,10 +204,37 @@ class ReplayConfig:
 
     capacity: int = 1_000_000
     """Environment steps kept, over all environments."""
+    prioritised: bool = False
+    """Whether what is learnt from is drawn by priority (Schaul et al. 2016, arXiv 1511.05952): its
+    absolute TD error; for sequences nine tenths of the largest and one tenth of the mean of its steps
+    (Kapturowski et al. 2019)."""
+    alpha: float = 0.6
+    """Exponent of the priorities, above 0."""
+    beta: float = 0.4
+    """Exponent of the importance weights at the start of the run; it grows to 1 at the end."""
+    epsilon: float = 1e-6
+    """Added to each TD error, so that nothing is never drawn again; above 0."""
+    layout: Literal["unified", "separate"] = "unified"
+    """With priorities: one buffer for all environments, or one for each, of which equally many
+    decisions are drawn."""
 
     def __post_init__(self) -> None:
-        """Refuse a buffer that holds nothing."""
+        """Refuse a buffer that holds nothing, and priorities that are none."""
         require_between(self, 1, 10**10, "capacity")
+        require_between(self, 0.0, 1.0, "alpha", "beta")
+        require_between(self, 0.0, 1e6, "epsilon")
+        require(
+            not self.prioritised or self.alpha > 0.0,
+            "replay.alpha is 0, which draws uniformly; set replay.prioritised: false, or alpha above 0",
+        )
+        require(
+            not self.prioritised or self.epsilon > 0.0,
+            "replay.epsilon is 0, so that what has no error is never drawn again; give a small number",
+        )
+        require(
+            self.prioritised or self.layout == "unified",
+            "replay.layout: separate is for priorities; set replay.prioritised: true too",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,168 +340,19 @@ class TrainingConfig:
             f"agent.history_length {self.agent.history_length} does not fit the "
             f"{self.replay.capacity // count} steps that replay.capacity leaves an environment",
         )
+        part = self.agent.sequence_length + self.agent.burn_in
+        require(
+            not self.agent.sequence_length or part + 2 <= self.replay.capacity // count,
+            f"agent.sequence_length and burn_in are {part} steps together; they do not fit the "
+            f"{self.replay.capacity // count} steps that replay.capacity leaves an environment",
+        )
+        require(
+            self.replay.layout == "unified" or not self.learns_whole_episodes,
+            "replay.layout: separate is for windows and parts of episodes; give "
+            "agent.sequence_length, or replay.layout: unified",
+        )
 
-
-AGENT_CONFIGS: dict[str, type] = {"lstm-td3": LstmTd3Config}
-"""Settings of each algorithm; `agent` is read as the one that `algorithm` names."""
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's scalars: 1e-3 is a number, `off` and `yes` are words."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, rule) for tag, rule in rules if not tag.endswith((":bool", ":float"))]
-    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$", re.IGNORECASE), list("tTfF")
-)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\d+\.\d*(?:[eE][-+]?\d+)?|\.?\d+[eE][-+]?\d+|\.\d+|\.inf|\.nan)$"),
-    list("-+.0123456789"),
-)
-
-
-def _parse(text: str) -> Any:
-    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
-
-
-def shipped() -> list[str]:
-    """Names of the shipped configurations."""
-    folder = files("memrl_ctrl") / "training" / "configs"
-    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name[-5:] == ".yaml")
-
-
-def resolve(name_or_file: str | Path, overrides: Iterable[str] = ()) -> TrainingConfig:
-    """Read a configuration by its shipped name or from a file, and change single keys.
-
-    Args:
-        name_or_file: a name of `shipped()`, or a YAML file (it has a suffix or a folder).
-        overrides: `key.sub=value`, the value as in YAML.
-
-    Raises:
-        UnknownNameError: no such configuration, or no such key.
-        FileError: the file cannot be read.
-        ConfigError: a value of the wrong type, or a combination that cannot work.
-    """
-    values = _read(name_or_file)
-    for text in overrides:
-        _override(values, text)
-    return from_dict(values)
-
-
-def from_dict(values: Mapping[str, Any]) -> TrainingConfig:
-    """Make a configuration from nested plain values.
-
-    Raises:
-        UnknownNameError: a key that does not exist; names it with its path and the nearest one.
-        ConfigError: a value of the wrong type, or a combination that cannot work.
-    """
-    algorithm = values.get("algorithm", "lstm-td3")
-    if not isinstance(algorithm, str) or algorithm not in AGENT_CONFIGS:
-        raise UnknownNameError("algorithm", str(algorithm), AGENT_CONFIGS)
-    _check_keys(values, TrainingConfig, ())
-    return _convert(values, TrainingConfig)
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """Return a configuration as nested plain values, every default filled in."""
-    values = msgspec.to_builtins(dataclasses.asdict(config))
-    return {str(key): value for key, value in values.items()}
-
-
-def dump(config: Any) -> str:
-    """Return a configuration as YAML, every default filled in; `resolve` reads it back equal."""
-    text = yaml.safe_dump(to_dict(config), sort_keys=False, default_flow_style=None, width=100)
-    return str(text)
-
-
-def _read(name_or_file: str | Path) -> dict[str, Any]:
-    path = Path(name_or_file)
-    is_file = isinstance(name_or_file, Path) or path.suffix in {".yaml", ".yml"} or path.parent.name
-    try:
-        if is_file:
-            text = path.read_text(encoding="utf-8")
-        else:
-            name = str(name_or_file)
-            if name not in shipped():
-                raise UnknownNameError("configuration", name, shipped())
-            text = (files("memrl_ctrl") / "training" / "configs" / f"{name}.yaml").read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
-        raise FileError(path, f"cannot be read as a configuration: {reason}") from error
-    try:
-        values = _parse(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or "cannot be parsed"
-        line = None if mark is None else mark.line + 1
-        raise FileError(path, f"is no YAML: {problem}", line=line) from error
-    if not isinstance(values, dict):
-        raise FileError(path, f"holds {_words(values)}; expected keys with values, like `seed: 0`")
-    return values
-
-
-def _override(values: dict[str, Any], text: str) -> None:
-    """Set one `key.sub=value` in nested plain values."""
-    key, equals, value = text.partition("=")
-    parts = key.strip().split(".")
-    if not equals or not all(parts):
-        raise ConfigError(f"--set {text!r} is not of the form key.sub=value")
-    target = values
-    for depth, part in enumerate(parts[:-1]):
-        target = target.setdefault(part, {})
-        if not isinstance(target, dict):
-            raise ConfigError(
-                f"--set {text!r}: {'.'.join(parts[: depth + 1])} is a value, not a group of keys"
-            )
-    try:
-        target[parts[-1]] = _parse(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {text!r}: the value is no YAML") from error
-
-
-def _check_keys(values: Mapping[str, Any], kind: type, path: tuple[str, ...]) -> None:
-    """Refuse keys and choices that the dataclass does not have, at every depth."""
-    known = {item.name: item.type for item in _fields(kind)}
-    for key, value in values.items():
-        here = ".".join((*path, str(key)))
-        if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"; did you mean {'.'.join((*path, close[0]))!r}?" if close else ";"
-            where = ".".join(path) or "a configuration"
-            raise ConfigError(f"no key {here!r}{hint} {where} has: {', '.join(known)}")
-        expected = known[key]
-        if isinstance(expected, msgspec.inspect.LiteralType) and value not in expected.values:
-            choices = ", ".join(str(choice) for choice in expected.values)
-            raise ConfigError(f"{here} cannot be {value!r}; it is one of: {choices}")
-        if isinstance(expected, msgspec.inspect.DataclassType):
-            if not isinstance(value, Mapping):
-                raise ConfigError(f"{here} is {_words(value)}; expected a group of keys")
-            _check_keys(value, expected.cls, (*path, str(key)))
-
-
-def _fields(kind: type) -> tuple[msgspec.inspect.Field, ...]:
-    info = msgspec.inspect.type_info(kind)
-    return info.fields if isinstance(info, msgspec.inspect.DataclassType) else ()
-
-
-def _convert(values: Mapping[str, Any], kind: type[TrainingConfig]) -> TrainingConfig:
-    """Make the dataclass; what is wrong is named with its path."""
-    try:
-        return msgspec.convert(values, kind)
-    except msgspec.ValidationError as error:
-        found = re.fullmatch(r"(.*?)(?: - at `\$\.?([^`]*)`)?", str(error), re.DOTALL)
-        sentence, path = (found.group(1), found.group(2)) if found else (str(error), None)
-        if sentence.startswith("Expected"):
-            sentence = sentence.replace("`", "").replace("Expected", "expected")
-        raise ConfigError(f"{path}: {sentence}" if path else sentence) from error
-
-
-def _words(value: Any) -> str:
-    """Say what a YAML value is."""
-    if value is None:
-        return "nothing"
-    return {str: "text", list: "a list", bool: "a truth value"}.get(type(value), f"{value!r}")
+    @property
+    def learns_whole_episodes(self) -> bool:
+        """Whether a batch is of whole episodes."""
+        return self.agent.memory == "sequence" and self.agent.sequence_length == 0

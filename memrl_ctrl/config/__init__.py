@@ -1,0 +1,35 @@
+"""Training configuration: frozen dataclasses, read from YAML, changed by `--set key.sub=value`.
+
+Unknown keys are refused with a suggestion, wrong types are named with their path, and combinations
+that cannot work are refused at construction. The whole resolved configuration is written into the
+run folder and the policy file. This package needs no torch.
+"""
+
+from memrl_ctrl.config.reading import AGENT_CONFIGS, dump, from_dict, resolve, shipped, to_dict
+from memrl_ctrl.config.schema import (
+    ConfigError,
+    EnvironmentConfig,
+    EvaluationConfig,
+    LayersConfig,
+    LoggingConfig,
+    LstmTd3Config,
+    ReplayConfig,
+    TrainingConfig,
+)
+
+__all__ = [
+    "AGENT_CONFIGS",
+    "ConfigError",
+    "EnvironmentConfig",
+    "EvaluationConfig",
+    "LayersConfig",
+    "LoggingConfig",
+    "LstmTd3Config",
+    "ReplayConfig",
+    "TrainingConfig",
+    "dump",
+    "from_dict",
+    "resolve",
+    "shipped",
+    "to_dict",
+]

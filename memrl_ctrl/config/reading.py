@@ -1,0 +1,181 @@
+"""Reading a training configuration: from YAML, with single keys changed by `--set key.sub=value`."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from memrl_ctrl.config.schema import ConfigError, LstmTd3Config, TrainingConfig
+from memrl_ctrl.errors import FileError, UnknownNameError
+
+AGENT_CONFIGS: dict[str, type] = {"lstm-td3": LstmTd3Config}
+"""Settings of each algorithm; `agent` is read as the one that `algorithm` names."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's scalars: 1e-3 is a number, `off` and `yes` are words."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, rule) for tag, rule in rules if not tag.endswith((":bool", ":float"))]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$", re.IGNORECASE), list("tTfF")
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\d+\.\d*(?:[eE][-+]?\d+)?|\.?\d+[eE][-+]?\d+|\.\d+|\.inf|\.nan)$"),
+    list("-+.0123456789"),
+)
+
+
+def _parse(text: str) -> Any:
+    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+
+
+def shipped() -> list[str]:
+    """Names of the shipped configurations."""
+    folder = files("memrl_ctrl") / "training" / "configs"
+    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name[-5:] == ".yaml")
+
+
+def resolve(name_or_file: str | Path, overrides: Iterable[str] = ()) -> TrainingConfig:
+    """Read a configuration by its shipped name or from a file, and change single keys.
+
+    Args:
+        name_or_file: a name of `shipped()`, or a YAML file (it has a suffix or a folder).
+        overrides: `key.sub=value`, the value as in YAML.
+
+    Raises:
+        UnknownNameError: no such configuration, or no such key.
+        FileError: the file cannot be read.
+        ConfigError: a value of the wrong type, or a combination that cannot work.
+    """
+    values = _read(name_or_file)
+    for text in overrides:
+        _override(values, text)
+    return from_dict(values)
+
+
+def from_dict(values: Mapping[str, Any]) -> TrainingConfig:
+    """Make a configuration from nested plain values.
+
+    Raises:
+        UnknownNameError: a key that does not exist; names it with its path and the nearest one.
+        ConfigError: a value of the wrong type, or a combination that cannot work.
+    """
+    algorithm = values.get("algorithm", "lstm-td3")
+    if not isinstance(algorithm, str) or algorithm not in AGENT_CONFIGS:
+        raise UnknownNameError("algorithm", str(algorithm), AGENT_CONFIGS)
+    _check_keys(values, TrainingConfig, ())
+    return _convert(values, TrainingConfig)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return a configuration as nested plain values, every default filled in."""
+    values = msgspec.to_builtins(dataclasses.asdict(config))
+    return {str(key): value for key, value in values.items()}
+
+
+def dump(config: Any) -> str:
+    """Return a configuration as YAML, every default filled in; `resolve` reads it back equal."""
+    text = yaml.safe_dump(to_dict(config), sort_keys=False, default_flow_style=None, width=100)
+    return str(text)
+
+
+def _read(name_or_file: str | Path) -> dict[str, Any]:
+    path = Path(name_or_file)
+    is_file = isinstance(name_or_file, Path) or path.suffix in {".yaml", ".yml"} or path.parent.name
+    try:
+        if is_file:
+            text = path.read_text(encoding="utf-8")
+        else:
+            name = str(name_or_file)
+            if name not in shipped():
+                raise UnknownNameError("configuration", name, shipped())
+            text = (files("memrl_ctrl") / "training" / "configs" / f"{name}.yaml").read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise FileError(path, f"cannot be read as a configuration: {reason}") from error
+    try:
+        values = _parse(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or "cannot be parsed"
+        line = None if mark is None else mark.line + 1
+        raise FileError(path, f"is no YAML: {problem}", line=line) from error
+    if not isinstance(values, dict):
+        raise FileError(path, f"holds {_words(values)}; expected keys with values, like `seed: 0`")
+    return values
+
+
+def _override(values: dict[str, Any], text: str) -> None:
+    """Set one `key.sub=value` in nested plain values."""
+    key, equals, value = text.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise ConfigError(f"--set {text!r} is not of the form key.sub=value")
+    target = values
+    for depth, part in enumerate(parts[:-1]):
+        target = target.setdefault(part, {})
+        if not isinstance(target, dict):
+            raise ConfigError(
+                f"--set {text!r}: {'.'.join(parts[: depth + 1])} is a value, not a group of keys"
+            )
+    try:
+        target[parts[-1]] = _parse(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {text!r}: the value is no YAML") from error
+
+
+def _check_keys(values: Mapping[str, Any], kind: type, path: tuple[str, ...]) -> None:
+    """Refuse keys and choices that the dataclass does not have, at every depth."""
+    known = {item.name: item.type for item in _fields(kind)}
+    for key, value in values.items():
+        here = ".".join((*path, str(key)))
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"; did you mean {'.'.join((*path, close[0]))!r}?" if close else ";"
+            where = ".".join(path) or "a configuration"
+            raise ConfigError(f"no key {here!r}{hint} {where} has: {', '.join(known)}")
+        expected = known[key]
+        if isinstance(expected, msgspec.inspect.LiteralType) and value not in expected.values:
+            choices = ", ".join(str(choice) for choice in expected.values)
+            raise ConfigError(f"{here} cannot be {value!r}; it is one of: {choices}")
+        if isinstance(expected, msgspec.inspect.DataclassType):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{here} is {_words(value)}; expected a group of keys")
+            _check_keys(value, expected.cls, (*path, str(key)))
+
+
+def _fields(kind: type) -> tuple[msgspec.inspect.Field, ...]:
+    info = msgspec.inspect.type_info(kind)
+    return info.fields if isinstance(info, msgspec.inspect.DataclassType) else ()
+
+
+def _convert(values: Mapping[str, Any], kind: type[TrainingConfig]) -> TrainingConfig:
+    """Make the dataclass; what is wrong is named with its path."""
+    try:
+        return msgspec.convert(values, kind)
+    except msgspec.ValidationError as error:
+        found = re.fullmatch(r"(.*?)(?: - at `\$\.?([^`]*)`)?", str(error), re.DOTALL)
+        sentence, path = (found.group(1), found.group(2)) if found else (str(error), None)
+        if sentence.startswith("Expected"):
+            sentence = sentence.replace("`", "").replace("Expected", "expected")
+        raise ConfigError(f"{path}: {sentence}" if path else sentence) from error
+
+
+def _words(value: Any) -> str:
+    """Say what a YAML value is."""
+    if value is None:
+        return "nothing"
+    return {str: "text", list: "a list", bool: "a truth value"}.get(type(value), f"{value!r}")
