@@ -21,6 +21,7 @@ from memrl_ctrl.errors import ReadingTimeout, RefusalReason, Refused
 from memrl_ctrl.limits import PhaseLimits
 
 __all__ = [
+    "AlongCycle",
     "BeamBackend",
     "BeamSource",
     "BoolArray",
@@ -33,6 +34,7 @@ __all__ = [
     "RefusalReason",
     "Refused",
     "Truth",
+    "circular",
 ]
 
 FloatArray = NDArray[np.float64]
@@ -100,7 +102,8 @@ class MachineDescription:
                 raise ValueError("ctime_ms must increase")
 
 
-def _circular(difference: FloatArray) -> FloatArray:
+def circular(difference: FloatArray) -> FloatArray:
+    """Return angles in (-pi, pi], rad."""
     return np.asarray(np.pi - np.mod(np.pi - difference, 2.0 * np.pi), dtype=np.float64)
 
 
@@ -125,13 +128,13 @@ class Truth:
     @property
     def phase_error_rad(self) -> FloatArray:
         """Circular difference between phi_2 and the reference optimum, in (-pi, pi] [points]."""
-        return _circular(self.phi2_rad - self.reference_rad)
+        return circular(self.phi2_rad - self.reference_rad)
 
     @property
     def goal_error_rad(self) -> FloatArray:
         """Circular difference between phi_2 and the goal of training, in (-pi, pi] [points]."""
         goal = self.reference_rad if self.goal_rad is None else self.goal_rad
-        return _circular(self.phi2_rad - goal)
+        return circular(self.phi2_rad - goal)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,4 +246,35 @@ class BeamBackend(BeamSource, Protocol):
 
     def play(self, phi_hw_rad: FloatArray) -> Reading:
         """`submit` for the next cycle, then `observe` that cycle."""
+        ...
+
+
+@runtime_checkable
+class AlongCycle(BeamBackend, Protocol):
+    """A backend with control inside the cycle: each row is a bunch at a control point of its own.
+
+    Every play takes all rows to their next control points, and a bunch's emittance, intensity and
+    offset along. What is set at one point is measured there, before the next is set. phi_hw is a
+    function of the cycle plus what it was corrected by so far: without a submission the correction
+    holds, and phi_hw moves on with the function.
+    """
+
+    @property
+    def held_rad(self) -> FloatArray:
+        """phi_hw [points] that plays at the next control points unless another is submitted, rad."""
+        ...
+
+    @property
+    def held_goal_error_rad(self) -> FloatArray | None:
+        """`Truth.goal_error_rad` that `held_rad` will have there [points]; None without a truth."""
+        ...
+
+    @property
+    def points_left(self) -> NDArray[np.int64]:
+        """Control points that each row's cycle still has ahead [points]."""
+        ...
+
+    @property
+    def row_ctime_ms(self) -> FloatArray:
+        """ctime at which each row was measured last [points], ms."""
         ...

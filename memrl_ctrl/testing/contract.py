@@ -12,6 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from memrl_ctrl.backend import (
+    AlongCycle,
     BeamBackend,
     BeamSource,
     FloatArray,
@@ -47,6 +48,14 @@ def refusal_of(backend: BeamBackend, phi_hw_rad: FloatArray, cycle: int, deadlin
     except Refused as refused:
         return refused.reason.value
     return ""
+
+
+def held(backend: BeamBackend, reading: Reading) -> FloatArray:
+    """Return phi_hw [points] that plays after `reading` if nothing is submitted.
+
+    It is what is applied, except where the rows move along a cycle: there the backend says it.
+    """
+    return backend.held_rad if isinstance(backend, AlongCycle) else reading.applied_rad
 
 
 class BackendContract:
@@ -172,8 +181,9 @@ class BackendContract:
             reading = backend.start()
             if backend.description.writable:
                 reading = backend.play(self.moved(backend, reading))
-                held = backend.observe()
-                require(np.array_equal(held.applied_rad, reading.applied_rad), "it holds")
+                holds = held(backend, reading)
+                after = backend.observe()
+                require(np.array_equal(after.applied_rad, holds), "it holds")
 
     def test_what_breaks_a_limit_is_refused_whole(self) -> None:
         """Value, step, slope, shape and NaN have typed refusals, and nothing of them is applied."""
@@ -181,12 +191,14 @@ class BackendContract:
             if not backend.description.writable:
                 return
             reading = backend.start()
-            for reason, phi_hw_rad in self.unlawful(backend, reading):
+            for index in range(len(self.unlawful(backend, reading))):
+                holds = held(backend, reading)
+                reason, phi_hw_rad = self.unlawful(backend, reading)[index]
                 got = refusal_of(backend, phi_hw_rad, reading.cycle + 1, DEADLINE_S)
                 require(got == reason, f"{reason} is refused as such, not as {got or 'taken'!r}")
                 after = backend.observe()
                 require(
-                    np.array_equal(after.applied_rad, reading.applied_rad),
+                    np.array_equal(after.applied_rad, holds),
                     f"nothing is applied of what was refused ({reason})",
                 )
                 reading = after
@@ -197,7 +209,7 @@ class BackendContract:
             if not backend.description.writable:
                 return
             reading = backend.start()
-            wanted = self.moved(backend, reading)
+            wanted, holds = self.moved(backend, reading), held(backend, reading)
             for cycle, deadline_s in (
                 (reading.cycle, DEADLINE_S),
                 (reading.cycle - 1, DEADLINE_S),
@@ -210,7 +222,7 @@ class BackendContract:
                     f"cycle {cycle} at {reading.cycle} with {deadline_s} s left is late, not {got!r}",
                 )
             after = backend.observe()
-            require(np.array_equal(after.applied_rad, reading.applied_rad), "late is not applied")
+            require(np.array_equal(after.applied_rad, holds), "late is not applied")
 
     def test_a_later_cycle_is_refused_or_waited_for(self) -> None:
         """A function for the cycle after the next never plays before it."""
@@ -220,12 +232,14 @@ class BackendContract:
             reading = backend.start()
             wanted = self.moved(backend, reading)
             taken = not refusal_of(backend, wanted, reading.cycle + 2, DEADLINE_S)
+            holds = held(backend, reading)
             after = backend.observe()
             while after.cycle < reading.cycle + 2:
-                same = np.array_equal(after.applied_rad, reading.applied_rad)
+                same = np.array_equal(after.applied_rad, holds)
                 require(same, "it does not play early")
+                holds = held(backend, after)
                 after = backend.observe()
-            expected = wanted if taken else reading.applied_rad
+            expected = wanted if taken else holds
             require(np.array_equal(after.applied_rad, expected), "it plays as promised")
 
     def test_read_only_refuses_to_write(self) -> None:
@@ -331,7 +345,7 @@ class BackendContract:
     def moved(self, backend: BeamBackend, reading: Reading) -> FloatArray:
         """Return a lawful function that differs from what is applied: all points by one amount."""
         limits = backend.description.limits
-        applied = reading.applied_rad
+        applied = held(backend, reading)
         amount = min(0.3 * limits.step_rad, 0.25)
         if applied.max() + amount > limits.max_rad:
             amount = -amount
@@ -339,8 +353,13 @@ class BackendContract:
 
     def unlawful(
         self, backend: BeamBackend, reading: Reading
+    ) -> list[tuple[RefusalReason, FloatArray]]:
+        """Return functions that must be refused, with the reason."""
+        return list(self._unlawful(backend, reading))
+
+    def _unlawful(
+        self, backend: BeamBackend, reading: Reading
     ) -> Iterator[tuple[RefusalReason, FloatArray]]:
-        """Yield functions that must be refused, with the reason."""
         limits, ctime_ms = backend.description.limits, backend.description.ctime_ms
         lawful = self.moved(backend, reading)
         yield RefusalReason.UNKNOWN_POINT, np.append(lawful, lawful[-1])
@@ -355,8 +374,9 @@ class BackendContract:
         broken = lawful.copy()
         broken[-1] = limits.max_rad + 0.1
         yield RefusalReason.LIMIT, broken
-        up = reading.applied_rad + 1.1 * limits.step_rad
-        down = reading.applied_rad - 1.1 * limits.step_rad
+        holds = held(backend, reading)
+        up = holds + 1.1 * limits.step_rad
+        down = holds - 1.1 * limits.step_rad
         if (up <= limits.max_rad).all() or (down >= limits.min_rad).all():
             yield RefusalReason.STEP, up if (up <= limits.max_rad).all() else down
         if ctime_ms is not None and ctime_ms.size > 1:

@@ -32,6 +32,22 @@ class TestDriftingOffset(BackendContract):
         return open_backend(n_slices=64, seed=1, offset_jitter_deg=2.0, offset_drift_deg=1.0)
 
 
+class TestAlongTheCycle(BackendContract):
+    """Bunches on their way along a cycle, each at a control point of its own."""
+
+    def make_backend(self) -> BeamBackend:
+        return open_backend(
+            program="psb-2gev",
+            points=4,
+            along_cycle=True,
+            rows=6,
+            n_slices=64,
+            seed=1,
+            offset_jitter_deg=2.0,
+            offset_drift_deg=1.0,
+        )
+
+
 @pytest.mark.slow
 class TestBlondMatching(BackendContract):
     """BLonD's own matching."""

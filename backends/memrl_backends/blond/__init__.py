@@ -4,7 +4,8 @@
 matching with the induced voltage converged.
 """
 
+from memrl_backends.blond.along import AlongCycleBackend
 from memrl_backends.blond.backend import SimulationBackend
 from memrl_backends.blond.options import open_backend
 
-__all__ = ["SimulationBackend", "open_backend"]
+__all__ = ["AlongCycleBackend", "SimulationBackend", "open_backend"]

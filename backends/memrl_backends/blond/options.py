@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from memrl_backends.blond.along import open_along
 from memrl_backends.blond.backend import FIDELITIES, SimulationBackend
 from memrl_backends.blond.scenario import Draw, Scenario, as_range, filling_range
 from memrl_ctrl.backend import FloatArray, MachineDescription
@@ -26,13 +27,17 @@ DEFAULT_PROGRAM = "psb-2gev"
 MOST_POINTS = 10_000
 """Control points of a cycle; the Booster's function generators are set at about 30."""
 
+Programs = str | Path | CycleProgram | Sequence[str | Path | CycleProgram]
+"""A program's name, file or object, or several."""
+
 
 def open_backend(
     *,
-    program: str | Path | CycleProgram | None = None,
+    program: Programs | None = None,
     machine: str | Path | None = None,
     rows: int | None = None,
     points: int | None = None,
+    along_cycle: bool = False,
     fidelity: str = "matched",
     n_slices: int = 1000,
     seed: int | None = None,
@@ -52,9 +57,12 @@ def open_backend(
 
     Args:
         program: cycle program, by name or file; default `psb-2gev` unless `machine` is given.
+            Several of one machine with `along_cycle`: each cycle is one of them, at random.
         machine: machine, by name or file: rows are drawn from its operating range, no program.
         rows: number of unrelated conditions; None plays the program's cycle at its control points.
         points: number of control points of the cycle, if not the program's own.
+        along_cycle: rows are bunches on their way along the program's cycle (one without `rows`);
+            every play takes each to its next control point. See `AlongCycleBackend`.
         fidelity: `matched` or `blond`.
         n_slices: bins of a profile over one turn.
         seed: of everything that is drawn; None takes one from the operating system.
@@ -87,15 +95,12 @@ def open_backend(
         raise UsageError("give a program or a machine, not both: a program names its machine")
     if machine is not None and rows is None:
         raise UsageError("a machine without a program has no control points: give rows as well")
-    if rows is not None and points is not None:
+    _check_along(along_cycle, machine=machine, program=program, reference=reference)
+    programs = _programs(program) if machine is None else []
+    if rows is not None and points is not None and not along_cycle:
         raise UsageError("points are a cycle's control points; with rows there are none")
-    cycle_program: CycleProgram | None = None
-    if machine is None:
-        given = program if program is not None else DEFAULT_PROGRAM
-        cycle_program = given if isinstance(given, CycleProgram) else load_program(given)
-        machine_file = cycle_program.machine
-    else:
-        machine_file = load_machine(machine)
+    cycle_program = programs[0] if programs else None
+    machine_file = load_machine(machine) if machine is not None else programs[0].machine
     if intensity_effects is not None:
         machine_file = replace(machine_file, intensity_effects=intensity_effects)
     if emittance_evs is None and filling is None:
@@ -110,6 +115,19 @@ def open_backend(
         noise=as_range("noise", noise),
         require_reference=require_reference,
     )
+    if along_cycle:
+        return open_along(
+            machine=machine_file,
+            programs=programs,
+            ctime_ms=[_control_points(each, points) for each in programs],
+            scenario=scenario,
+            reference=_reference(reference, cycle_program, None),
+            rows=int(rows or 1),
+            n_slices=n_slices,
+            fidelity=fidelity,
+            seed=seed,
+            threads=threads,
+        )
     if rows is None and cycle_program is not None:
         ctime = _control_points(cycle_program, points)
         count, initial = ctime.size, cycle_program.at(ctime).phi_hw_rad
@@ -139,6 +157,35 @@ def open_backend(
         seed=seed,
         threads=threads,
     )
+
+
+def _check_along(along_cycle: bool, *, machine: object, program: object, reference: object) -> None:
+    """Refuse what only makes sense along the cycle elsewhere, and the other way round."""
+    several = isinstance(program, Sequence) and not isinstance(program, str) and len(program) > 1
+    if along_cycle and machine is not None:
+        raise UsageError("along_cycle needs a program: a machine's operating range has no cycle")
+    if several and not along_cycle:
+        raise UsageError("several programs can be given with along_cycle only")
+    if several and reference is not None:
+        raise UsageError("reference phases belong to one program: give one program")
+
+
+def _programs(
+    given: Programs | None,
+) -> list[CycleProgram]:
+    """Return the programs that an option names, which must be of one machine."""
+    if given is None or isinstance(given, str | Path | CycleProgram):
+        given = [DEFAULT_PROGRAM if given is None else given]
+    if not given:
+        raise UsageError("program is an empty list: name at least one")
+    programs = [each if isinstance(each, CycleProgram) else load_program(each) for each in given]
+    for other in programs[1:]:
+        if other.machine.name != programs[0].machine.name:
+            raise UsageError(
+                f"programs of one batch are played by one machine; {programs[0].name!r} is of "
+                f"{programs[0].machine.name!r}, {other.name!r} of {other.machine.name!r}"
+            )
+    return programs
 
 
 def _control_points(program: CycleProgram, points: int | None) -> FloatArray:
