@@ -108,22 +108,26 @@ class BlondMachine:
             return b.Profile(self.beam, cut)
 
     def induced_voltage(self, profile: Any) -> Any:
-        """A `TotalInducedVoltage`: impedance and space charge, sampled at multiples of f_rev."""
+        """A `TotalInducedVoltage`: impedance and space charge, sampled at multiples of f_rev.
+
+        Harmonics above an eighth of the slices are left out (`docs/physics.md`, Tracking noise).
+        """
         b = blond()
         revolution = self.conditions.revolution_frequency_hz[0]
-        order = np.arange(1, 4097)
+        order = np.arange(1, profile.n_slices // 8 + 1)
         ring = self.conditions.machine
         impedance = ring.impedance_ohm(order * revolution, revolution)
         space_charge = ring.space_charge_z_over_n_ohm(
             self.conditions.beta[0], self.conditions.gamma[0]
         )
         impedance = impedance + space_charge * order
-        frequency = np.concatenate([[0.0], order * revolution])
+        # The row of zeros half a harmonic further ends the table: BLonD's is 0 beyond its last row.
+        frequency = np.concatenate([[0.0], order, [order[-1] + 0.5]]) * revolution
         with contained():
             table = b.InputTable(
                 frequency,
-                np.concatenate([[0.0], impedance.real]),
-                np.concatenate([[0.0], impedance.imag]),
+                np.concatenate([[0.0], impedance.real, [0.0]]),
+                np.concatenate([[0.0], impedance.imag, [0.0]]),
             )
             wake = b.InducedVoltageFreq(
                 self.beam, profile, [table], frequency_resolution=revolution, use_regular_fft=False
