@@ -33,8 +33,11 @@ FloatArray = NDArray[np.float64]
 
 REFRESH = 256
 """Turns between two refreshes of frame, impedance and losses."""
-WAKE_SLICES = 256
+WAKE_SLICES = 512
 """Slices of the frame in which the voltage is calculated and interpolated."""
+WAKE_BAND = 8
+"""Harmonics of the induced voltage end at the slices divided by this. Up to half the slices (Nyquist),
+tracked space charge heats a bunch by aliasing: `docs/physics.md`, Tracking noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -380,10 +383,9 @@ class _Parts:
 
     def _mean_dt(self) -> float:
         counts = self.profile.n_macroparticles
-        total = counts.sum()
-        if not total:
+        if not counts.any():
             return 0.5 * (self.profile.cut_left + self.profile.cut_right)
-        return float(np.asarray(counts @ self.profile.bin_centers) / total)
+        return float(np.average(self.profile.bin_centers, weights=counts))
 
     def count_losses(self) -> None:
         """Take the particles out that have left the frame."""
@@ -414,6 +416,7 @@ class _RingImpedance:
         impedance[1:] = self.machine.impedance_ohm(above, self._revolution_hz)
         per_order = self.machine.space_charge_z_over_n_ohm(self._beta, self._gamma)
         impedance[1:] += per_order * (above / self._revolution_hz)
+        impedance[1 + 2 * (frequency_hz.size - 1) // WAKE_BAND :] = 0.0
         self.impedance = impedance
 
 
