@@ -6,7 +6,15 @@ macroparticles of the same distribution. The physics is explained in `docs/physi
 """
 
 from memrl_ctrl.beam.conditions import Conditions
-from memrl_ctrl.beam.machine import ConstantZn, Impedance, ImpedanceTable, Machine, Resonator
+from memrl_ctrl.beam.machine import (
+    ConstantZn,
+    Impedance,
+    ImpedanceTable,
+    Machine,
+    ResistiveWall,
+    Resonator,
+)
+from memrl_ctrl.beam.minimum_phase import minimum_phase_rad, phase_distance_deg
 from memrl_ctrl.beam.optimum import CRITERIA, Criterion, reference_optimum
 from memrl_ctrl.beam.profiles import (
     MatchedProfiles,
@@ -25,10 +33,13 @@ __all__ = [
     "ImpedanceTable",
     "Machine",
     "MatchedProfiles",
+    "ResistiveWall",
     "Resonator",
     "bucket_area_evs",
     "filling_to_emittance",
     "matched_profiles",
+    "minimum_phase_rad",
+    "phase_distance_deg",
     "reference_optimum",
     "sample_particles",
 ]

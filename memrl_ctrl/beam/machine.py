@@ -20,6 +20,7 @@ ComplexArray: TypeAlias = npt.NDArray[np.complexfloating[Any, Any]]
 SPEED_OF_LIGHT_M_PER_S = 299_792_458.0
 ELEMENTARY_CHARGE_C = 1.602176634e-19
 VACUUM_IMPEDANCE_OHM = 376.730313668
+VACUUM_PERMEABILITY_H_PER_M = VACUUM_IMPEDANCE_OHM / SPEED_OF_LIGHT_M_PER_S
 PROTON_MASS_EV = 938.27208816e6
 
 
@@ -110,10 +111,12 @@ class ImpedanceTable:
 
 @dataclass(frozen=True)
 class ConstantZn:
-    """An impedance proportional to the harmonic number: steps, resistive wall, Z(n) = n (Z/n).
+    """An impedance proportional to the harmonic number, Z(n) = n (Z/n): steps, bellows, small cavities.
 
-    The imaginary part acts as the line density's derivative, like space charge of the other sign,
-    and is treated as exactly; the real part acts through the harmonics of the wake.
+    Below their resonances steps are an inductance, Z/n = j omega_0 L. For a resistive wall, whose
+    Z/n falls with the root of the frequency, it is an estimate at one frequency: `ResistiveWall` has
+    the whole of it. The imaginary part acts as the line density's derivative, like space charge of
+    the other sign, and is treated as exactly; the real part acts through the harmonics of the wake.
     """
 
     z_over_n_ohm: complex
@@ -130,7 +133,57 @@ class ConstantZn:
             raise BeamError(f"Z/n: count is {self.count}; it must be above 0")
 
 
-Impedance: TypeAlias = Resonator | ImpedanceTable | ConstantZn
+@dataclass(frozen=True)
+class ResistiveWall:
+    """The resistive wall of a round pipe, Z(f) = (1 + j) length resistivity / (2 pi radius depth).
+
+    The skin depth is depth = sqrt(resistivity / (pi f mu0 permeability)), so that Z grows with the
+    root of f and Z/n falls with it: with length = C this is Z/n = (1 + j) beta Z0 depth / (2 radius).
+    Source: A. W. Chao, Physics of Collective Beam Instabilities (Wiley, 1993), chapter 2.
+
+    Left out: walls thinner than the skin depth (below some 100 kHz in a ring), the ends of the
+    frequency range (below c / (radius Z0 sigma), near and above the pipe's cutoff), and pipes that
+    are not round.
+    """
+
+    length_m: float
+    """Length of one item along the orbit, m, above 0."""
+    radius_m: float
+    """Inner radius of the pipe, m, above 0."""
+    resistivity_ohm_m: float
+    """Resistivity of the wall, ohm m, above 0 (stainless steel: 7.4e-7)."""
+    relative_permeability: float = 1.0
+    """Of the wall, above 0."""
+    count: float = 1.0
+    """How many such items the ring has."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "length_m",
+            "radius_m",
+            "resistivity_ohm_m",
+            "relative_permeability",
+            "count",
+        ):
+            value = getattr(self, name)
+            if not value > 0.0 or not np.isfinite(value):
+                raise BeamError(f"resistive wall: {name} is {value}; it must be above 0 and finite")
+
+    def skin_depth_m(self, frequency_hz: Array) -> Array:
+        """Skin depth, m, at positive frequencies of any shape."""
+        permeability = self.relative_permeability * VACUUM_PERMEABILITY_H_PER_M
+        result: Array = np.sqrt(self.resistivity_ohm_m / (np.pi * frequency_hz * permeability))
+        return result
+
+    def impedance_ohm(self, frequency_hz: Array) -> ComplexArray:
+        """Impedance of all items, ohm, at positive frequencies of any shape."""
+        surface = self.resistivity_ohm_m / self.skin_depth_m(frequency_hz)
+        around = 2.0 * np.pi * self.radius_m
+        result: ComplexArray = (1.0 + 1.0j) * (self.count * self.length_m / around * surface)
+        return result
+
+
+Impedance: TypeAlias = Resonator | ImpedanceTable | ConstantZn | ResistiveWall
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -150,7 +203,7 @@ class Machine:
     space_charge_g: float = 0.0
     """Geometry factor g of Z/n = -j Z0 g / (2 beta gamma^2); 0 leaves space charge out."""
     impedance: tuple[Impedance, ...] = ()
-    """Resonators, tables and constant Z/n of the ring."""
+    """Resonators, tables, resistive walls and constant Z/n of the ring."""
     harmonics: tuple[int, int] = (1, 2)
     """Harmonic numbers of the two RF systems, the second twice the first; alike in all buckets."""
     mass_ev: float = PROTON_MASS_EV
@@ -180,10 +233,10 @@ class Machine:
             )
         object.__setattr__(self, "impedance", tuple(self.impedance))
         for item in self.impedance:
-            if not isinstance(item, Resonator | ImpedanceTable | ConstantZn):
+            if not isinstance(item, Impedance):
                 raise BeamError(
-                    f"machine: an impedance is a Resonator, ImpedanceTable or ConstantZn, "
-                    f"not {type(item).__name__}"
+                    f"machine: an impedance is a Resonator, ImpedanceTable, ResistiveWall or "
+                    f"ConstantZn, not {type(item).__name__}"
                 )
 
     def impedance_ohm(self, frequency_hz: Any, revolution_frequency_hz: Any) -> ComplexArray:
@@ -199,10 +252,10 @@ class Machine:
         return result + self.constant_z_over_n_ohm() * (frequency / revolution)
 
     def resonant_impedance_ohm(self, frequency_hz: Array) -> ComplexArray:
-        """Impedance of the resonators and tables alone, ohm, at positive frequencies."""
+        """Impedance of all but the items given as Z/n, ohm, at positive frequencies."""
         result = np.zeros(np.shape(frequency_hz), dtype=np.complex128)
         for item in self.impedance:
-            if isinstance(item, Resonator):
+            if isinstance(item, Resonator | ResistiveWall):
                 result += item.impedance_ohm(frequency_hz)
             elif isinstance(item, ImpedanceTable):
                 result += item.table_at(frequency_hz)

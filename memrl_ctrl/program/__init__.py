@@ -18,8 +18,10 @@ from memrl_ctrl.program.machine import (
     HardwareRange,
     ImpedanceItem,
     MachineFile,
+    MachineWarning,
     OperatingRange,
 )
+from memrl_ctrl.program.machine_writer import save_machine
 from memrl_ctrl.program.ranges import RangeCheck, check_ranges
 from memrl_ctrl.program.reference import ReferencePhases, load_reference
 from memrl_ctrl.program.storage import load_machine, load_program, save_program
@@ -32,6 +34,7 @@ __all__ = [
     "ImpedanceItem",
     "ImportedProgram",
     "MachineFile",
+    "MachineWarning",
     "OperatingRange",
     "PiecewiseLinear",
     "ProgramPoints",
@@ -44,5 +47,6 @@ __all__ = [
     "load_machine",
     "load_program",
     "load_reference",
+    "save_machine",
     "save_program",
 ]

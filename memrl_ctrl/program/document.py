@@ -99,6 +99,13 @@ def open_document(path: Path, expected: str) -> Section:
     return Section(path, "", node)
 
 
+def relative(item: Item) -> Path:
+    """Return the file that a document names, relative to the document's folder."""
+    if not item.text().strip():
+        raise item.error("expected the name of a file")
+    return item.path.parent / item.text()
+
+
 class Item:
     """One value of a document, with its place.
 

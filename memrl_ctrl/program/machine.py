@@ -25,6 +25,10 @@ FloatArray = NDArray[np.float64]
 Span = tuple[float, float]
 
 
+class MachineWarning(UserWarning):
+    """A machine file that can be used, with something in it that looks wrong."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class HardwareRange:
     """What power converters and RF systems can do; a program must keep it while there is beam."""
@@ -69,10 +73,10 @@ class Assumption:
 
 @dataclass(frozen=True, kw_only=True)
 class ImpedanceItem:
-    """One impedance as the machine file has it: a resonator, a table or a constant Z/n."""
+    """One impedance as the machine file has it: resonator, table, constant Z/n or resistive wall."""
 
     kind: str
-    """`resonator`, `table` or `z_over_n`."""
+    """`resonator`, `table`, `z_over_n` or `resistive_wall`."""
     label: str
     """What it is, for people."""
     count: float
@@ -89,10 +93,18 @@ class ImpedanceItem:
     """Table: impedance of one item, ohm."""
     z_over_n_ohm: complex = 0j
     """Constant Z/n of one item, ohm."""
+    length_m: float = math.nan
+    """Resistive wall: length of one item, m."""
+    radius_m: float = math.nan
+    """Resistive wall: inner radius of the pipe, m."""
+    resistivity_ohm_m: float = math.nan
+    """Resistive wall: resistivity, ohm m."""
+    relative_permeability: float = 1.0
+    """Resistive wall: relative permeability."""
 
     def beam(self) -> Impedance:
         """Return it for the beam model."""
-        from memrl_ctrl.beam import ConstantZn, ImpedanceTable, Resonator
+        from memrl_ctrl.beam import ConstantZn, ImpedanceTable, ResistiveWall, Resonator
 
         if self.kind == "resonator":
             return Resonator(
@@ -105,6 +117,14 @@ class ImpedanceItem:
             return ImpedanceTable(
                 frequency_hz=np.array(self.table_hz),
                 impedance_ohm=np.array(self.table_ohm),
+                count=self.count,
+            )
+        if self.kind == "resistive_wall":
+            return ResistiveWall(
+                length_m=self.length_m,
+                radius_m=self.radius_m,
+                resistivity_ohm_m=self.resistivity_ohm_m,
+                relative_permeability=self.relative_permeability,
                 count=self.count,
             )
         return ConstantZn(z_over_n_ohm=self.z_over_n_ohm, count=self.count)
@@ -154,6 +174,8 @@ class MachineFile:
     """The fields that are assumptions."""
     path: Path | None = field(default=None, compare=False)
     """File it was read from."""
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    """What a person should look at, one sentence each: impedance tables that look wrong."""
 
     @cached_property
     def ring(self) -> Machine:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from memrl_ctrl.errors import ProgramError
+from memrl_ctrl.beam.machine import SPEED_OF_LIGHT_M_PER_S
 from memrl_ctrl.limits import PhaseLimits
-from memrl_ctrl.program.document import Item, Section, open_document
+from memrl_ctrl.program.document import Item, Section, open_document, relative
 from memrl_ctrl.program.functions import PiecewiseLinear
+from memrl_ctrl.program.impedance_reader import read_impedance
 from memrl_ctrl.program.machine import (
     Assumption,
     HardwareRange,
     ImpedanceItem,
     MachineFile,
+    MachineWarning,
     OperatingRange,
 )
 from memrl_ctrl.program.table import TIME, read_columns
@@ -45,6 +50,7 @@ def read_machine(path: Path) -> MachineFile:
     last = points.need("last_before_extraction_ms").number(least=0)
     if not first + last < extraction - injection:
         raise points.error("first and last point leave no time between injection and extraction")
+    impedance = [read_impedance(item) for item in ring.need("impedance").items()]
     machine = MachineFile(
         name=read_name(root),
         description=root.need("description").text() if "description" in root else "",
@@ -53,7 +59,7 @@ def read_machine(path: Path) -> MachineFile:
         gamma_transition=_gamma_transition(ring.need("gamma_transition")),
         harmonics=_harmonics(ring.need("harmonics")),
         space_charge_g=ring.need("space_charge_g").number(least=0),
-        impedance=tuple(_impedance(item) for item in ring.need("impedance").items()),
+        impedance=tuple(item for item, _ in impedance),
         intensity_effects=ring.need("intensity_effects").choice("on", "off") == "on",
         injection_ctime_ms=injection,
         extraction_ctime_ms=extraction,
@@ -66,10 +72,35 @@ def read_machine(path: Path) -> MachineFile:
         operating_range=_operating_range(root.need("operating_range").section()),
         assumptions=_assumptions(root),
         path=path,
+        notes=_notes(impedance, ring.need("circumference_m").number()),
     )
     for section in (root, ring, cycle, points):
         section.done()
+    for note in machine.notes:
+        _warn_once(note)
     return machine
+
+
+def _notes(
+    impedance: Sequence[tuple[ImpedanceItem, str]], circumference_m: float
+) -> tuple[str, ...]:
+    """Return what a person should look at in impedances and the notes of their reading."""
+    notes = [note for _, note in impedance if note]
+    fastest_hz = SPEED_OF_LIGHT_M_PER_S / circumference_m
+    for item, _ in impedance:
+        if item.kind != "table":
+            continue
+        if item.table_hz[0] > fastest_hz or item.table_hz[-1] < 0.5 * fastest_hz:
+            notes.append(
+                f"impedance {item.label!r} reaches from {item.table_hz[0]:g} to {item.table_hz[-1]:g} "
+                f"Hz, not around the revolution frequency (below {fastest_hz:g} Hz); is its unit right?"
+            )
+    return tuple(notes)
+
+
+@cache
+def _warn_once(note: str) -> None:
+    warnings.warn(note, MachineWarning, stacklevel=2)
 
 
 def check_kind(root: Section, kind: str) -> None:
@@ -90,13 +121,6 @@ def read_name(root: Section) -> str:
             f"{item.text()[:80]!r} is no name; expected up to 64 letters, digits, '.', '_' or '-'"
         )
     return item.text()
-
-
-def relative(item: Item) -> Path:
-    """Return the file that a document names, relative to the document's folder."""
-    if not item.text().strip():
-        raise item.error("expected the name of a file")
-    return item.path.parent / item.text()
 
 
 def _gamma_transition(item: Item) -> PiecewiseLinear:
@@ -128,48 +152,6 @@ def _harmonics(item: Item) -> tuple[int, int]:
     if len(values) != 2 or values[1] != 2 * values[0]:
         raise item.error(f"{values} is not supported; the second must be twice the first")
     return values[0], values[1]
-
-
-def _impedance(item: Item) -> ImpedanceItem:
-    section = item.section()
-    kinds = ("resonator", "table", "z_over_n")
-    found = [kind for kind in kinds if section.get(kind) is not None]
-    section.done()
-    if len(found) != 1:
-        raise item.error(f"expected one of {', '.join(kinds)}")
-    part = section.need(found[0]).section()
-    label = part.need("label").text()
-    count = part.need("count").number(above=0)
-    if found[0] == "resonator":
-        result = ImpedanceItem(
-            kind="resonator",
-            label=label,
-            count=count,
-            r_shunt_ohm=part.need("r_shunt_ohm").number(least=0),
-            frequency_hz=part.need("frequency_hz").number(above=0),
-            q=part.need("q").number(above=0),
-        )
-    elif found[0] == "table":
-        names = ("frequency_hz", "real_ohm", "imag_ohm")
-        path = relative(part.need("csv"))
-        columns = read_columns(path, names, names, increasing="frequency_hz")
-        if columns["frequency_hz"][0] < 0:
-            raise ProgramError(path, "frequency_hz begins below 0; expected positive frequencies")
-        result = ImpedanceItem(
-            kind="table",
-            label=label,
-            count=count,
-            table_hz=tuple(columns["frequency_hz"].tolist()),
-            table_ohm=tuple((columns["real_ohm"] + 1j * columns["imag_ohm"]).tolist()),
-        )
-    else:
-        real = part.need("real_ohm").number(least=0)
-        imag = part.need("imag_ohm").number()
-        result = ImpedanceItem(
-            kind="z_over_n", label=label, count=count, z_over_n_ohm=complex(real, imag)
-        )
-    part.done()
-    return result
 
 
 def _hardware(section: Section) -> HardwareRange:

@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from memrl_ctrl.errors import ProgramError, UsageError
-from memrl_ctrl.program import library
+from memrl_ctrl.program import library, yaml_text
 from memrl_ctrl.program.cycle import (
     B_DOT_WINDOW_MS,
     FUNCTIONS,
@@ -18,7 +16,7 @@ from memrl_ctrl.program.cycle import (
     CycleProgram,
     check_device,
 )
-from memrl_ctrl.program.document import Item, open_document
+from memrl_ctrl.program.document import Item, open_document, relative
 from memrl_ctrl.program.functions import Beyond, PiecewiseLinear
 from memrl_ctrl.program.machine import MachineFile
 from memrl_ctrl.program.machine_reader import (
@@ -27,7 +25,6 @@ from memrl_ctrl.program.machine_reader import (
     check_kind,
     read_machine,
     read_name,
-    relative,
 )
 from memrl_ctrl.program.ranges import check_ranges
 from memrl_ctrl.program.table import TIME, format_columns, read_columns
@@ -213,18 +210,7 @@ def _document(program: CycleProgram, out: Path) -> str:
     fields["functions"] = functions
     if program.devices:
         fields["devices"] = {n: program.devices[n] for n in FUNCTIONS if n in program.devices}
-    return yaml.dump(fields, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Writes text with control characters and odd line ends escaped: unquoted it would change."""
-
-    def represent_str(self, data: str) -> yaml.ScalarNode:
-        style = None if data.isprintable() else '"'
-        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
-
-
-_Dumper.add_representer(str, _Dumper.represent_str)
+    return yaml_text.dump(fields)
 
 
 def _machine_reference(machine: MachineFile, out: Path) -> str:
@@ -246,7 +232,7 @@ def write_texts(texts: Mapping[Path, str], *, force: bool) -> None:
     Raises:
         ProgramError: a file exists and `force` is not given, or the folder cannot be written.
     """
-    for path in reversed(texts):
+    for path in reversed(list(texts)):
         if path.exists() and not (force and path.is_file()):
             raise ProgramError(path, "exists; choose another name, or give --force to replace it")
     last = list(texts)[-1]

@@ -165,7 +165,11 @@ def test_wrong_program_yaml(folder: Path, old: str, new: str, sentence: str) -> 
         ("ctime_ms: [275.0, 805.0]", "ctime_ms: [805, 275]", r"a function's times must increase"),
         ("[4.27, 4.05]", "[4.27, 0.5]", r"gamma_transition: must be above 1 everywhere"),
         ("q: 0.044", "q: 0", r"impedance\[0\].resonator.q: 0 is not allowed; it must be above 0"),
-        ("- resonator:", "- resonance:", r"resonance: is no field here; allowed: resonator, table"),
+        (
+            "- resonator:",
+            "- resonance:",
+            r"resonance: is no field here; allowed: resistive_wall, resonator, t",
+        ),
         ("field: hardware", "field: hardwear", r"no field 'hardwear' in this file to be assumed"),
         (
             "first_after_injection_ms: 10.0",
