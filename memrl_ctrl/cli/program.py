@@ -22,6 +22,10 @@ from memrl_ctrl.program import (
     load_program,
     save_program,
 )
+from memrl_ctrl.program.units import parse_units
+
+Repeated = Parameter(negative="", show_default=False)
+"""An option that may be given several times."""
 
 app = App(name="program", help="List, check, draw and import cycle programs and their machines.")
 
@@ -52,9 +56,12 @@ def import_(
     out: Path,
     name: str | None = None,
     machine: str = "psb",
-    version: str | None = None,
+    version: Annotated[tuple[str, ...], Repeated] = (),
     ring: int | None = None,
+    field: Path | None = None,
+    from_: Annotated[str | None, Parameter(name="--from")] = None,
     phase_deg: float | None = None,
+    unit: Annotated[tuple[str, ...], Repeated] = (),
     force: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Import a controls-system export: field, voltages and phase as CSV (the field also as .npy).
@@ -66,18 +73,26 @@ def import_(
     directory
         Folder with the exported files.
     out
-        YAML file to write.
+        YAML file to write; its folder is made where it does not exist.
     name
         Name of the program; by default that of the file.
     machine
         Machine that plays it: a name or a file.
     version
-        Date of an older version of a function, as in its header (30-11-2024, with the time where
-        needed); by default the current ones.
+        Date of an older version, as in its header (30-11-2024, with the time where needed), for the
+        functions that have it; may be repeated. By default the current ones.
     ring
         Ring whose devices are taken, where the export holds several.
+    field
+        File with the field (.csv of an export, or .npy of shape (2, n)), where it is not in the folder.
+    from_
+        Program (name or file), or folder of another export, from which the functions are taken that
+        this one lacks.
     phase_deg
         Constant phi_hw in degrees, where the export has no phase function.
+    unit
+        Unit of a function that is not the control system's (ms, gauss, volt, degrees): v1=kV,
+        phi_hw=rad, b_field=T, ctime=s. Also settles a doubt: v2=V. May be repeated.
     force
         Replace files that exist.
     """
@@ -88,6 +103,9 @@ def import_(
         version=version,
         ring=ring,
         phase_deg=phase_deg,
+        field_file=field,
+        missing_from=from_,
+        units=parse_units(unit),
     )
     files = save_program(imported.program, out, force=force)
     console = Console(highlight=False, soft_wrap=True)

@@ -104,7 +104,7 @@ def test_import_refuses_and_replaces(tmp_path: Path, capsys: pytest.CaptureFixtu
         (folder / f"{name}.csv").write_text(f"{device},{device}\nX,Y\n{rows}\n")
     command = ["program", "import", str(folder), "--out", str(tmp_path / "mine.yaml")]
     assert main(command) == 3
-    assert "give --phase-deg" in capsys.readouterr().err
+    assert "or --phase-deg X" in capsys.readouterr().err
     assert not (tmp_path / "mine.yaml").exists()
     assert main([*command, "--phase-deg", "-80"]) == 0
     assert "constant -80 degrees" in capsys.readouterr().out

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from memrl_ctrl.errors import ProgramError, UsageError
-from memrl_ctrl.program import import_controls_export, load_program, save_program
+from memrl_ctrl.program import FUNCTIONS, import_controls_export, load_program, save_program
+from memrl_ctrl.program.controls_files import role_of
+from memrl_ctrl.program.units import parse_units
 
 FIELD = "0,0\n270,2320.5\n805,8627.123\n815,8627.123\n1200,0"
 V1 = "0,0\n260,4000\n300,9000\n810,9000\n1200,0"
@@ -159,8 +161,9 @@ def test_the_field_as_npy(export: Path) -> None:
         (np.array([[0.0, 0.0], [1.0, 2.0]]), "does not increase at column 1"),
         (np.array([[0.0, 1.0], [1.0, np.nan]]), "column 1 is not finite"),
         (np.array([["a", "b"], ["c", "d"]]), "holds 2 <U1"),
-        (np.array([[0.0, 900.0], [0.2, 0.9]]), "largest field is 0.9; expected gauss"),
-        (np.array([[{}, None], [None, None]]), r"is no \.npy file of numbers"),
+        (np.array([[0.0, 1.0], [1.0, 1e300]]), "column 1 is not finite, or too large"),
+        (np.zeros((3, 2)), r"has shape \(3, 2\); expected .* \(save its transpose\)"),
+        (np.array([[{}, None], [None, None]]), r"holds Python objects: pickles are not read"),
     ],
 )
 def test_wrong_npy(export: Path, array: np.ndarray, sentence: str) -> None:
@@ -174,7 +177,9 @@ def test_wrong_npy(export: Path, array: np.ndarray, sentence: str) -> None:
 def test_a_missing_phase_function(export: Path) -> None:
     """Without a phase function the import says so, or takes a constant when told."""
     (export / "V2P.csv").unlink()
-    with pytest.raises(ProgramError, match=r"holds no h=2 phase .*FGPRFH2.*or give --phase-deg"):
+    with pytest.raises(
+        ProgramError, match=r"holds no h=2 phase .*FGPRFH2.*give --from .*, or --phase-deg X"
+    ):
         import_controls_export(export)
     program = import_controls_export(export, phase_deg=-30.0).program
     assert np.degrees(program.at().phi_hw_rad) == pytest.approx(np.full(30, -30.0))
@@ -182,13 +187,232 @@ def test_a_missing_phase_function(export: Path) -> None:
         import_controls_export(export, phase_deg=float("nan"))
 
 
-def test_a_missing_voltage(export: Path) -> None:
-    """A missing function is named together with what was recognised."""
+def test_missing_functions_are_all_named(export: Path) -> None:
+    """What is missing is named at once, with what was recognised and every way to give it."""
     (export / "V2A.csv").unlink()
+    (export / "B.csv").unlink()
     with pytest.raises(
-        ProgramError, match=r"holds no h=2 voltage .*recognised: B.csv \(PSBBEAM/B#v"
+        ProgramError,
+        match=r"holds no magnetic field \(a device like PSBBEAM/B#value\) and no h=2 voltage \(.*"
+        r"recognised: V1A.csv \(BA3.*give --field FILE .*, or --from with a program or the folder",
     ):
         import_controls_export(export)
+
+
+def test_missing_functions_from_a_program(export: Path) -> None:
+    """A program gives the functions that an export lacks, and only those."""
+    for name in ("B", "V2P"):
+        (export / f"{name}.csv").unlink()
+    other = load_program("psb-2gev")
+    imported = import_controls_export(export, missing_from="psb-2gev")
+    assert imported.program.b_field_t == other.b_field_t
+    assert imported.program.phi_hw_deg == other.phi_hw_deg
+    assert imported.program.v1_v.value[2] == 9000.0
+    assert any("b_field: taken from program psb-2gev" in note for note in imported.notes)
+    assert "phi_hw: of program psb-2gev" in imported.program.source
+    constant = import_controls_export(export, missing_from="psb-2gev", phase_deg=-30.0).program
+    assert constant.phi_hw_deg.value.tolist() == [-30.0, -30.0]
+
+
+def test_missing_functions_from_another_export(export: Path, tmp_path: Path) -> None:
+    """Another export gives what one lacks; nothing of it replaces what is there."""
+    other = tmp_path / "other"
+    other.mkdir()
+    write(other / "B.csv", [(DEVICES["B"], FIELD)])
+    write(other / "V1A.csv", [(DEVICES["V1A"], V1.replace("9000", "7000"))])
+    (export / "B.csv").unlink()
+    program = import_controls_export(export, missing_from=other).program
+    assert program.b_field_t.value[2] == 0.8627123
+    assert program.v1_v.value[2] == 9000.0
+    for wrong, sentence in (
+        (tmp_path / "other" / "B.csv", "B.csv: expected a program .* is given with --field"),
+        (tmp_path / "x.pkl", r"x.pkl: expected a program"),
+        (tmp_path / "no.yaml", "no.yaml: cannot be read"),
+    ):
+        with pytest.raises(ProgramError, match=sentence):
+            import_controls_export(export, missing_from=wrong)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "npy"])
+def test_the_field_from_a_file_of_its_own(export: Path, tmp_path: Path, suffix: str) -> None:
+    """A field file given for it comes before the export's own, whatever its name."""
+    file = tmp_path / f"yesterday.{suffix}"
+    rows = FIELD.replace("8627.123", "8000")
+    if suffix == "csv":
+        write(file, [(DEVICES["B"], rows)])
+    else:
+        np.save(file, np.array([row.split(",") for row in rows.splitlines()], dtype=float).T)
+    for _ in range(2):
+        assert import_controls_export(export, field_file=file).program.b_field_t.value[2] == 0.8
+        (export / "B.csv").unlink(missing_ok=True)
+    with pytest.raises(ProgramError, match=r"V1A.csv: holds no magnetic field; expected a first l"):
+        import_controls_export(export, field_file=export / "V1A.csv")
+    with pytest.raises(ProgramError, match=r"B.pkl: pickles are not read.*save it as"):
+        import_controls_export(export, field_file=tmp_path / "B.pkl")
+
+
+def test_several_versions_at_once(export: Path) -> None:
+    """Functions saved at different times are each taken in the version of one of the dates."""
+    for name, rows, date in (("V1A", V1, "29-11-2024"), ("V2A", V2, "30-11-2024")):
+        dated = (f"{DEVICES[name]} ({date} 10:00:00)", rows.replace("000", "100"))
+        write(export / f"{name}.csv", [(DEVICES[name], rows), dated])
+    program = import_controls_export(export, version=["29-11-2024", "30-11-2024"]).program
+    assert (program.v1_v.value[2], program.v2_v.value[2]) == (9100.0, 6100.0)
+    assert import_controls_export(export, version="29-11-2024").program.v2_v.value[2] == 6000.0
+    with pytest.raises(UsageError, match="no function has a version '01-12-2024'"):
+        import_controls_export(export, version=["29-11-2024", "01-12-2024"])
+
+
+def scaled(rows: str, factor: float) -> str:
+    """Return rows with their values multiplied."""
+    pairs = [row.split(",") for row in rows.splitlines()]
+    return "\n".join(f"{time},{float(value) * factor!r}" for time, value in pairs)
+
+
+@pytest.mark.parametrize(
+    ("file", "factor", "unit", "sentence"),
+    [
+        (("V1A", V1), 1e-3, "v1=kV", r"V1A.csv, line 5: the largest value of BA3.FGVRFH1.* is 9 at "
+         r"ctime 300 ms; expected volt \(about 6000 to 11000 on machine psb\); these look like "
+         r"kilovolt: correct the file, or give --unit v1=kV \(--unit v1=V if it is right\)"),
+        (("V2A", V2), 1e-3, "v2=kV", r"V2A.csv, line 5: .* is 6 at .* expected volt .*kilovolt"),
+        (("B", FIELD), 1e-4, "b_field=T", r"B.csv, line 5: .*is 0.862712 at .*expected gauss .*tesla"),
+    ],
+)  # fmt: skip
+def test_another_unit_is_told_from_the_magnitude(
+    export: Path, file: tuple[str, str], factor: float, unit: str, sentence: str
+) -> None:
+    """Voltages in kV and a field in tesla are named with file and line, and taken when told."""
+    expected = import_controls_export(export).program
+    name, rows = file
+    write(export / f"{name}.csv", [(DEVICES[name], scaled(rows, factor))])
+    with pytest.raises(ProgramError, match=sentence):
+        import_controls_export(export)
+    program = import_controls_export(export, units=parse_units([unit])).program
+    for function in FUNCTIONS:
+        assert getattr(program, function).value == pytest.approx(getattr(expected, function).value)
+
+
+def test_a_doubted_unit_that_is_right(export: Path) -> None:
+    """A second harmonic of a few volts, or none, is taken when told that they are volts."""
+    write(export / "V2A.csv", [(DEVICES["V2A"], scaled(V2, 1e-3))])
+    program = import_controls_export(export, units=parse_units(["v2=V"])).program
+    assert program.v2_v.value[2] == 6.0
+    write(export / "V2A.csv", [(DEVICES["V2A"], "0,0\n1200,0")])
+    assert import_controls_export(export).program.v2_v.value.tolist() == [0.0, 0.0]
+
+
+def test_times_in_seconds(export: Path) -> None:
+    """Times in seconds are named with file and line; all of an export are converted when told."""
+    expected = import_controls_export(export).program
+    for name, rows in (("B", FIELD), ("V1A", V1), ("V2A", V2), ("V2P", PHASE)):
+        pairs = [row.split(",") for row in rows.splitlines()]
+        seconds = "\n".join(f"{float(time) / 1e3!r},{value}" for time, value in pairs)
+        write(export / f"{name}.csv", [(DEVICES[name], seconds)])
+    with pytest.raises(
+        ProgramError,
+        match=r"B.csv, line 7: ctime of .* goes from 0 to 1.2; expected milliseconds, .*seconds",
+    ):
+        import_controls_export(export)
+    program = import_controls_export(export, units=parse_units(["ctime=s"])).program
+    assert [getattr(program, name) for name in FUNCTIONS] == [
+        getattr(expected, name) for name in FUNCTIONS
+    ]
+
+
+@pytest.mark.parametrize(("time_factor", "factor"), [(1.0, 1.0), (1e-3, 1.0), (1e-3, 1e-4)])
+def test_a_field_array_is_taken_as_what_it_looks_like(
+    export: Path, time_factor: float, factor: float
+) -> None:
+    """A .npy names no units: seconds and tesla are recognised, taken, and said."""
+    (export / "B.csv").unlink()
+    rows = np.array([row.split(",") for row in FIELD.splitlines()], dtype=np.float64)
+    np.save(export / "B.npy", (rows / [round(1 / time_factor), round(1 / factor)]).T)
+    imported = import_controls_export(export)
+    assert imported.program.b_field_t.value[2] == 0.8627123
+    assert imported.program.b_field_t.ctime_ms.tolist() == [0.0, 270.0, 805.0, 815.0, 1200.0]
+    assert any("look like seconds" in note for note in imported.notes) == (time_factor != 1.0)
+    assert any("look like tesla" in note for note in imported.notes) == (factor != 1.0)
+
+
+def test_a_phase_within_a_turn_of_radians_is_remarked_on(export: Path) -> None:
+    """Small phases may be degrees: they are taken, with the way to say otherwise."""
+    write(export / "V2P.csv", [(DEVICES["V2P"], "0,-1.5\n805,-1.25")])
+    imported = import_controls_export(export)
+    assert imported.program.phi_hw_deg.value.tolist() == [-1.5, -1.25]
+    note = next(note for note in imported.notes if "radians" in note)
+    assert note == (
+        "phi_hw: no value is beyond -1.25 at ctime 805 ms (line 4); it is taken as degrees; if these "
+        "are radians, give --unit phi_hw=rad"
+    )
+    turned = import_controls_export(export, units=parse_units(["phi_hw=rad"]))
+    assert turned.program.phi_hw_deg.value == pytest.approx(np.degrees([-1.5, -1.25]))
+    assert not any("if these" in note for note in turned.notes)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("v1", "unit 'v1' is not understood; expected for example v1=kV"),
+        ("v3=kV", "no function 'v3'; there is: b_field, v1, v2, phi_hw"),
+        ("v1=MV", "v1 has no unit 'MV'; allowed: V, kV"),
+        ("ctime=h", "ctime has no unit 'h'; allowed: ms, s"),
+    ],
+)
+def test_wrong_units(text: str, sentence: str) -> None:
+    """A unit that is none is one sentence."""
+    with pytest.raises(UsageError, match=sentence):
+        parse_units([text])
+
+
+def test_a_unit_twice() -> None:
+    """Two units for one function are refused."""
+    with pytest.raises(UsageError, match="unit of v1_v is given twice"):
+        parse_units(["v1=kV", "v1_v=V"])
+
+
+def test_a_gap_in_the_columns(export: Path) -> None:
+    """Empty cells before further breakpoints are named with both lines."""
+    rows = ["D,D,E,E", "X,Y,X,Y", "0,1,0,1", ",,1,2", "2,3,2,3"]
+    (export / "V1A.csv").write_text("\n".join(rows).replace("D", DEVICES["V1A"]))
+    with pytest.raises(
+        ProgramError, match=r"V1A.csv, line 4: BA3.* has empty cells, but goes on in line 5; fill"
+    ):
+        import_controls_export(export)
+
+
+def test_a_gap_in_the_samples(export: Path) -> None:
+    """A stretch without samples in a field that is sampled densely is remarked on."""
+    time = np.r_[0.0, np.arange(270.0, 400.0), np.arange(440.0, 811.0), 1200.0]
+    field = np.interp(time, [0.0, 270.0, 807.0, 1200.0], [0.0, 2320.0, 8627.0, 0.0])
+    np.save(export / "field.npy", np.stack([time, field]))
+    notes = import_controls_export(export, field_file=export / "field.npy").notes
+    assert [note for note in notes if "no samples" in note] == [
+        "b_field: no samples between ctime 399 and 440 ms in field.npy, where there is beam; a "
+        "straight line is taken"
+    ]
+
+
+def test_pickles_are_left_out(export: Path, tmp_path: Path) -> None:
+    """A pickle in the folder is named as left out; a folder of nothing else is refused."""
+    (export / "phases.pkl").write_bytes(b"\x80\x04N.")
+    notes = import_controls_export(export).notes
+    assert "phases.pkl: left out, pickles are not read: they can run any code" in notes
+    (tmp_path / "p.pickle").write_bytes(b"\x80\x04N.")
+    with pytest.raises(ProgramError, match=r"holds no .csv or .npy file \(p.pickle: pickles are"):
+        import_controls_export(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "role"),
+    [("TOF_V1A", "v1_v"), ("V2A_x_modified", "v2_v"), ("V2P_seg", "phi_hw_deg"), ("B", "b_field_t"),
+     ("Bfield", "b_field_t"), ("B V1A", ""), ("BV1A", ""), ("x", "")],
+)  # fmt: skip
+def test_a_word_of_the_files_name_says_what_it_is(name: str, role: str) -> None:
+    """Where no device says it, a word of the file's name does; two that differ say nothing."""
+    assert role_of("", name) == role
+    assert role_of("MY.DEVICE", name) == role
+    assert role_of("BA3.FGPRFH1/Settings#amplitudes", name) == ""
 
 
 def test_a_phase_that_ends_early_is_held(export: Path) -> None:
@@ -229,7 +453,9 @@ def test_a_function_twice(export: Path) -> None:
         ("D,D\nX,Y\n0,1\n0,2\n", r"line 4: X of D goes from 0 to 0; it must increase"),
         ("D,D\nX,Y\n0,1\n1,inf\n", r"line 4: column Y of D holds 'inf'"),
         ("D,D\nX,Y\n0,1\n", r"line 1: D has 1 breakpoints; expected at least 2"),
-        ("D;D\nX;Y\n0;1\n", r"line 1: has 1 columns"),
+        ("D;D\nX;Y\n0;1\n", r"line 1: has 1 columns.*; save it with commas between the cells"),
+        ("D,D\nX,Y\n0,1\n1,8 kV\n", r"line 4: column Y of D holds '8 kV'; expected a number"),
+        ("D,D\nX,Y\n5,1\n1,2\n", r"line 4: X of D goes from 5 to 1; it must increase"),
         ("\x00\x01\x02", r"line 1: holds binary data"),
     ],
 )
@@ -238,6 +464,17 @@ def test_wrong_export_files(export: Path, text: str, sentence: str) -> None:
     (export / "V1A.csv").write_text(text)
     with pytest.raises(ProgramError, match=sentence):
         import_controls_export(export)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_wrong_encodings(export: Path, encoding: str) -> None:
+    """Text that is not UTF-8 is named as such; a spreadsheet's byte order mark is no fault."""
+    text = (export / "V1A.csv").read_text()
+    (export / "V1A.csv").write_text("Gerät," + text, encoding=encoding)
+    with pytest.raises(ProgramError, match=r"V1A.csv, line 1: is not UTF-8 text"):
+        import_controls_export(export)
+    (export / "V1A.csv").write_text(text.replace("\n", "\r\n"), encoding="utf-8-sig")
+    assert import_controls_export(export).program.v1_v.value[2] == 9000.0
 
 
 def test_wrong_folders(tmp_path: Path) -> None:
