@@ -35,6 +35,9 @@ REFRESH = 256
 """Turns between two refreshes of frame, impedance and losses."""
 WAKE_SLICES = 512
 """Slices of the frame in which the voltage is calculated and interpolated."""
+SLICES_PER_HARMONIC = 8
+"""Slices a wave of the highest harmonic of the induced voltage has: with fewer, the shot noise of the
+macroparticles heats the bunch (`docs/physics.md`, Tracking)."""
 WAKE_BAND = 8
 """Harmonics of the induced voltage end at the slices divided by this. Up to half the slices (Nyquist),
 tracked space charge heats a bunch by aliasing: `docs/physics.md`, Tracking noise."""
@@ -65,6 +68,8 @@ class Tracker:
         de_ev: energies relative to the synchronous particle [count], eV.
         intensity: protons in the ring that these particles stand for.
         wake_slices: slices of the frame for the induced voltage and the kick, even, at least 32.
+        wake_harmonics: harmonics of the bunch frequency at which the impedance acts, at most half
+            of the slices; default an eighth of them.
         intensity_effects: false leaves impedance and space charge out.
         phase_loop: the phase loop, or None for none.
         threads: threads of BLonD's compiled loops.
@@ -82,6 +87,7 @@ class Tracker:
         intensity: float,
         *,
         wake_slices: int = WAKE_SLICES,
+        wake_harmonics: int | None = None,
         intensity_effects: bool = True,
         phase_loop: PhaseLoop | None = None,
         threads: int = 1,
@@ -90,6 +96,12 @@ class Tracker:
             raise UsageError(f"particles are {dt_s.shape} times and {de_ev.shape} energies")
         if wake_slices < 32 or wake_slices % 2:
             raise UsageError(f"wake_slices is {wake_slices}; it must be even and at least 32")
+        harmonics = wake_slices // SLICES_PER_HARMONIC if wake_harmonics is None else wake_harmonics
+        if not 1 <= harmonics <= wake_slices // 2:
+            raise UsageError(
+                f"wake_harmonics is {wake_harmonics}; allowed is 1 to {wake_slices // 2}, half of "
+                "wake_slices"
+            )
         most = int(getattr(numba.config, "NUMBA_NUM_THREADS"))  # noqa: B009 - numba sets it late
         if not 1 <= threads <= most:
             raise UsageError(f"threads is {threads}; allowed is 1 to {most}")
@@ -108,6 +120,7 @@ class Tracker:
                 de_ev,
                 intensity,
                 wake_slices=wake_slices,
+                wake_harmonics=harmonics,
                 effects=effects,
                 loop=phase_loop,
             )
@@ -266,6 +279,7 @@ class _Parts:
         intensity: float,
         *,
         wake_slices: int,
+        wake_harmonics: int,
         effects: bool,
         loop: PhaseLoop | None,
     ) -> None:
@@ -297,7 +311,7 @@ class _Parts:
         total, self.induced_voltage_sum = None, None
         self.wake: Any = None
         if effects:
-            source = _RingImpedance(self.machine)
+            source = _RingImpedance(self.machine, wake_harmonics)
             self.source = source
             self.wake = b.InducedVoltageFreq(
                 self.beam, self.profile, [source], use_regular_fft=False
@@ -385,7 +399,8 @@ class _Parts:
         counts = self.profile.n_macroparticles
         if not counts.any():
             return 0.5 * (self.profile.cut_left + self.profile.cut_right)
-        return float(np.average(self.profile.bin_centers, weights=counts))
+        mean: float = np.average(self.profile.bin_centers, weights=counts).item()
+        return mean
 
     def count_losses(self) -> None:
         """Take the particles out that have left the frame."""
@@ -400,8 +415,9 @@ class _Parts:
 class _RingImpedance:
     """An impedance source for BLonD: the ring's impedance and space charge, at one energy."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, harmonics: int) -> None:
         self.machine = machine
+        self.harmonics = harmonics
         self.impedance: NDArray[np.complex128] = np.zeros(0, dtype=np.complex128)
         self._revolution_hz = self._beta = self._gamma = 1.0
 
