@@ -38,9 +38,6 @@ WAKE_SLICES = 512
 SLICES_PER_HARMONIC = 8
 """Slices a wave of the highest harmonic of the induced voltage has: with fewer, the shot noise of the
 macroparticles heats the bunch (`docs/physics.md`, Tracking)."""
-WAKE_BAND = 8
-"""Harmonics of the induced voltage end at the slices divided by this. Up to half the slices (Nyquist),
-tracked space charge heats a bunch by aliasing: `docs/physics.md`, Tracking noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -399,8 +396,7 @@ class _Parts:
         counts = self.profile.n_macroparticles
         if not counts.any():
             return 0.5 * (self.profile.cut_left + self.profile.cut_right)
-        mean: float = np.average(self.profile.bin_centers, weights=counts).item()
-        return mean
+        return float(np.average(self.profile.bin_centers, weights=counts))
 
     def count_losses(self) -> None:
         """Take the particles out that have left the frame."""
@@ -432,7 +428,6 @@ class _RingImpedance:
         impedance[1:] = self.machine.impedance_ohm(above, self._revolution_hz)
         per_order = self.machine.space_charge_z_over_n_ohm(self._beta, self._gamma)
         impedance[1:] += per_order * (above / self._revolution_hz)
-        impedance[1 + 2 * (frequency_hz.size - 1) // WAKE_BAND :] = 0.0
         self.impedance = impedance
 
 
