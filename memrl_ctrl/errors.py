@@ -35,6 +35,10 @@ class MemrlError(Exception):
     exit_code = 1
 
 
+class MemrlWarning(UserWarning):
+    """Base of every warning: something can be used, but looks wrong. One sentence."""
+
+
 class UsageError(MemrlError):
     """An option, or a combination of options, that cannot work."""
 

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import cyclopts
 
 from memrl_ctrl import __version__, registry
 from memrl_ctrl.cli.values import FINITE
-from memrl_ctrl.errors import MemrlError, MissingExtraError
+from memrl_ctrl.errors import MemrlError, MemrlWarning, MissingExtraError
 from memrl_ctrl.terminal import Terminal
 
 INTERRUPTED = 130
@@ -91,7 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     errors = Terminal(stderr=True, highlight=False, soft_wrap=True, markup=False)
     try:
-        result = _run(tokens, errors)
+        with _plain_warnings():
+            result = _run(tokens, errors)
     except cyclopts.CycloptsError as error:
         errors.print(
             f"memrl-ctrl: {_plain(error)} (see: memrl-ctrl {tokens[0]} --help)", style="red"
@@ -116,6 +119,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say_no_more()
         return 0
     return result if isinstance(result, int) and not isinstance(result, bool) else 0
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Have this project's warnings read as one line of a person's words, without a place in the code."""
+    usual = warnings.formatwarning
+
+    def plain(message: Any, category: type[Warning], *place: Any, **source: Any) -> str:
+        if issubclass(category, MemrlWarning):
+            return f"memrl-ctrl: note: {message}\n"
+        return usual(message, category, *place, **source)
+
+    warnings.formatwarning = plain
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
 
 
 def _say_no_more() -> None:

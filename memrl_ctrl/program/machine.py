@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from memrl_ctrl.errors import BeamError, ProgramError
+from memrl_ctrl.errors import BeamError, MemrlWarning, ProgramError
 from memrl_ctrl.limits import PhaseLimits
 from memrl_ctrl.program.functions import PiecewiseLinear
 
@@ -25,7 +25,7 @@ FloatArray = NDArray[np.float64]
 Span = tuple[float, float]
 
 
-class MachineWarning(UserWarning):
+class MachineWarning(MemrlWarning):
     """A machine file that can be used, with something in it that looks wrong."""
 
 
