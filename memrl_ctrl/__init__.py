@@ -1,7 +1,7 @@
 """Memory-based reinforcement learning control of the PS Booster's second-harmonic RF phase.
 
-Importing this package registers its environments with Gymnasium (`memrl/BeamPhase-v0`) and pulls
-neither torch nor BLonD.
+Importing this package registers its environments with Gymnasium (`memrl/BeamPhase-v0`,
+`memrl/BeamCycle-v0`) and pulls neither torch nor BLonD.
 """
 
 from importlib.metadata import PackageNotFoundError, version
@@ -15,9 +15,10 @@ except PackageNotFoundError:  # a source tree that was never installed
 
 __all__ = ["__version__"]
 
-if "memrl/BeamPhase-v0" not in gymnasium.registry:
-    gymnasium.register(
-        id="memrl/BeamPhase-v0",
-        entry_point="memrl_ctrl.env:BeamPhaseEnv",
-        vector_entry_point="memrl_ctrl.env:BeamPhaseVectorEnv",
-    )
+for _name in ("BeamPhase", "BeamCycle"):
+    if f"memrl/{_name}-v0" not in gymnasium.registry:
+        gymnasium.register(
+            id=f"memrl/{_name}-v0",
+            entry_point=f"memrl_ctrl.env:{_name}Env",
+            vector_entry_point=f"memrl_ctrl.env:{_name}VectorEnv",
+        )
