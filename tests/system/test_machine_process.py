@@ -23,8 +23,10 @@ import zmq
 from memrl_backends.zmq import MachineServer, ZmqBackend, ZmqSource, client, open_backend, wire
 from memrl_backends.zmq.keys import load_client, make_folder
 from memrl_ctrl.backend import BeamBackend, BeamSource, FloatArray, Reading, Receipt
+from memrl_ctrl.cli import main
 from memrl_ctrl.errors import (
     ConnectionFailed,
+    MachineError,
     MemrlError,
     ReadingTimeout,
     RefusalReason,
@@ -65,6 +67,14 @@ class Process:
             self._popen.send_signal(number)
         out, err = self._popen.communicate(timeout=60)
         return self._popen.returncode, out, err
+
+    def leave(self) -> str:
+        """Close our end of its output; return exit code and errors once it has ended."""
+        assert self._popen.stdout is not None
+        assert self._popen.stderr is not None
+        self._popen.stdout.close()
+        errors = self._popen.stderr.read()
+        return f"{self._popen.wait(timeout=60)}: {errors}"
 
 
 @contextmanager
@@ -444,3 +454,73 @@ def test_a_truth_log_needs_truth(keys: Path, tmp_path: Path) -> None:
     )
     with pytest.raises(UsageError, match="cannot be written"):
         server.run()
+
+
+def _observe(source: BeamSource, count: int) -> None:
+    for _ in range(count):
+        source.observe(20.0)
+
+
+def test_the_machine_ends_cleanly_when_its_reader_has_gone(tmp_path: Path) -> None:
+    """`memrl-ctrl machine | head -1`: exit code 0, no message, and clients are told goodbye."""
+    with process(tmp_path, "--period", "0.2") as machine:
+        source = open_source("zmq", endpoint=machine.ready(), keys=machine.keys)
+        try:
+            source.observe(20.0)
+            assert machine.leave() == "0: "
+            with pytest.raises(MachineError, match="ended: it was stopped"):
+                _observe(source, 10)
+        finally:
+            source.close()
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_closed_terminal_ends_the_machine_unless_nohup_said_otherwise(
+    tmp_path: Path, ignored: bool
+) -> None:
+    """SIGHUP ends it as Ctrl-C does; where it was ignored from the start it stays ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    try:
+        with process(tmp_path, "--period", "0.2") as machine:
+            machine.ready()
+            os.kill(machine.pid, signal.SIGHUP)
+            time.sleep(0.5)
+            code, out, errors = machine.end(signal.SIGINT if ignored else None)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert (code, errors) == (0, "")
+    assert "stopped: played" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--cycles", "-1"], "--cycles must be at least 1, not -1"),
+        (["--cycles", "0"], "--cycles must be at least 1, not 0"),
+        (["--cycles", "1.5"], "1.5 is no integer"),
+        (["--offset-deg", "nan"], "--offset-deg must be a number of degrees or 'random'"),
+        (["--offset-deg", "much"], "--offset-deg must be a number of degrees or 'random'"),
+        (["--period", "-1"], "--period must be between 0 and 86400 s"),
+        (["--idle", "nan"], "--idle must be between 0 and 86400 s"),
+        (["--seed", "-1"], "--seed must be between 0"),
+        (["--intensity", "1e20"], "intensity must be 0 to 1e+15 protons"),
+        (["--truth-log", "/proc/new/x"], "/proc/new/x: cannot be written"),
+    ],
+)
+def test_a_machine_that_cannot_be_meant_is_one_sentence(
+    options: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Which option, what is allowed, what was given; nothing is bound and nothing played."""
+    assert main(["machine", "--endpoint", LOOPBACK, *options]) in (2, 3)
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert len(captured.err.splitlines()) == 1
+    assert captured.out == ""
+
+
+def test_the_truth_log_gets_its_folders(tmp_path: Path) -> None:
+    """A truth log in a folder that does not exist yet is made with it."""
+    truth = tmp_path / "new" / "truth.jsonl"
+    with process(tmp_path, "--period", "0", "--cycles", "2", "--truth-log", str(truth)) as machine:
+        assert machine.end(None)[0] == 0
+    assert len(truth.read_text().splitlines()) == 2

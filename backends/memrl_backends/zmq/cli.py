@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Callable
@@ -11,15 +12,16 @@ from typing import Annotated, Any
 
 import numpy as np
 from cyclopts import Parameter
-from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
 from memrl_backends.zmq import endpoint as endpoints
 from memrl_backends.zmq.keys import local_folder
 from memrl_backends.zmq.server import IDLE_S, CycleEvent, MachineServer
+from memrl_ctrl.cli.values import Count, OutputFile, Seconds, Seed
 from memrl_ctrl.errors import UsageError
 from memrl_ctrl.registry import open_backend
+from memrl_ctrl.terminal import Terminal
 
 LINE_EVERY_S = 1.0
 """Where there is no terminal, at most one line in this time, s."""
@@ -32,28 +34,30 @@ def machine(
     backend: str = "blond",
     fidelity: str | None = None,
     endpoint: str = endpoints.DEFAULT,
-    period: float | None = None,
-    cycles: int | None = None,
+    period: Seconds | None = None,
+    cycles: Count | None = None,
     offset_deg: str = RANDOM,
-    seed: int | None = None,
+    seed: Seed | None = None,
     noise: float | None = None,
     intensity: float | None = None,
     emittance_evs: float | None = None,
-    slices: int | None = None,
-    points: int | None = None,
+    slices: Count | None = None,
+    points: Count | None = None,
     reference: Path | None = None,
-    truth_log: Path | None = None,
+    truth_log: OutputFile | None = None,
     keys: Path | None = None,
     arm: Annotated[bool | None, Parameter(negative="--no-arm")] = None,
     insecure_loopback: Annotated[bool, Parameter(negative=())] = False,
-    idle: float = IDLE_S,
+    idle: Seconds = IDLE_S,
     quiet: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
     """Publish a machine over ZeroMQ, here a simulated one with an offset that it does not tell.
 
     On loopback it makes its keys by itself and takes setpoints, so that `memrl-ctrl deploy` and
     `memrl-ctrl shadow` find it without any set-up. It plays until Ctrl-C and keeps the last applied
-    function whatever becomes of its clients.
+    function whatever becomes of its clients. A closed terminal ends it as Ctrl-C does, and so does the
+    end of what reads its output (`| head`): start it with `nohup`, or with its output in a file, where
+    it is to go on.
 
     Parameters
     ----------
@@ -112,7 +116,7 @@ def machine(
         "points": points,
         "reference": reference,
     }
-    console = Console(highlight=False, soft_wrap=True)
+    console = Terminal(highlight=False, soft_wrap=True)
     opened = open_backend(backend, **{k: v for k, v in options.items() if v is not None})
     try:
         view = _View(console, quiet=quiet)
@@ -120,6 +124,7 @@ def machine(
 
         def ready() -> None:
             signals.stop_with(server.stop)
+            console.on_gone = server.stop
             view.ready(_ready_line(server, keys, insecure=insecure_loopback))
 
         server = MachineServer(
@@ -149,11 +154,12 @@ def _offset(text: str) -> float | None:
     if text == RANDOM:
         return None
     try:
-        return float(text)
-    except ValueError as error:
-        raise UsageError(
-            f"--offset-deg {text!r} is neither a number of degrees nor {RANDOM!r}"
-        ) from error
+        degrees = float(text)
+    except ValueError:
+        degrees = math.nan
+    if not math.isfinite(degrees):
+        raise UsageError(f"--offset-deg must be a number of degrees or {RANDOM!r}, not {text!r}")
+    return degrees
 
 
 def _ready_line(server: MachineServer, keys: Path | None, *, insecure: bool) -> str:
@@ -171,7 +177,7 @@ def _ready_line(server: MachineServer, keys: Path | None, *, insecure: bool) -> 
 class _View:
     """One line about the newest cycle: in place on a terminal, now and then elsewhere."""
 
-    def __init__(self, console: Console, *, quiet: bool) -> None:
+    def __init__(self, console: Terminal, *, quiet: bool) -> None:
         self._console = console
         self._quiet = quiet
         self._status: Status | None = None
@@ -214,7 +220,10 @@ def _line(event: CycleEvent) -> str:
 
 
 class _Signals:
-    """Has SIGINT and SIGTERM stop a running machine cleanly; before it runs they just end it."""
+    """Has the ending signals stop a running machine cleanly; before it runs they just end it.
+
+    SIGHUP stays ignored where `nohup` did that; SIGINT does not, which shells ignore in the background.
+    """
 
     def __init__(self) -> None:
         self._earlier: dict[signal.Signals, Any] = {}
@@ -225,7 +234,9 @@ class _Signals:
         def handle(_number: int, _frame: FrameType | None) -> None:
             stop()
 
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number is signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
+                continue
             self._earlier[number] = signal.signal(number, handle)
 
     def __enter__(self) -> _Signals:

@@ -133,12 +133,15 @@ class Pacer:
 class TruthLog:
     """Writes what only the simulation knows, one JSON object a cycle; for the scorer, afterwards.
 
+    Folders that are missing are made.
+
     Raises:
         UsageError: the file cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             self._file: IO[bytes] = path.open("wb")
         except OSError as error:
             raise UsageError(f"truth log {path} cannot be written: {error.strerror}") from error
