@@ -424,10 +424,11 @@ class _RingImpedance:
     def imped_calc(self, frequency_hz: FloatArray) -> None:
         """Evaluate `impedance` [n], ohm; as BLonD calls it, at multiples of the bunch frequency."""
         impedance = np.zeros(frequency_hz.size, dtype=np.complex128)
-        above = frequency_hz[1:]
-        impedance[1:] = self.machine.impedance_ohm(above, self._revolution_hz)
+        acting = slice(1, self.harmonics + 1)
+        frequency = frequency_hz[acting]
         per_order = self.machine.space_charge_z_over_n_ohm(self._beta, self._gamma)
-        impedance[1:] += per_order * (above / self._revolution_hz)
+        impedance[acting] = self.machine.impedance_ohm(frequency, self._revolution_hz)
+        impedance[acting] += per_order * (frequency / self._revolution_hz)
         self.impedance = impedance
 
 
