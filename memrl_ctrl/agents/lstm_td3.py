@@ -82,6 +82,17 @@ class LstmTd3:
         specs = self.behaviour.memory_specs()
         return tuple(torch.zeros(rows, *spec.shape, device=self.device) for spec in specs)
 
+    @property
+    def keeps_memory(self) -> bool:
+        """Whether the replay keeps the policy's memory of each step, for parts of episodes."""
+        return self.config.memory == "sequence" and self.config.sequence_length > 0
+
+    @property
+    def n_state(self) -> int:
+        """Length of what is kept of the memory; 0 where nothing is."""
+        specs = self.behaviour.memory_specs() if self.keeps_memory else ()
+        return sum(math.prod(spec.shape) for spec in specs)
+
     def refresh_behaviour(self) -> None:
         """Give what acts the actor's weights and the observations' statistics of now."""
         self.behaviour.actor.load_state_dict(self.actor.state_dict())

@@ -272,8 +272,9 @@ class LoggingConfig:
     those of `checkpoint_every_steps`: of these only the last `checkpoint_keep` are kept."""
     checkpoint_keep: int = 3
     """Checkpoints of `checkpoint_every_s` that are kept; 0: all."""
-    checkpoint_replay: bool = False
-    """Whether checkpoints hold the replay buffer, for a resumption without a gap."""
+    checkpoint_replay: Literal["interrupted", "always", "never"] = "interrupted"
+    """Which checkpoints hold the replay buffer and where the environments stand, so that a resumed run
+    goes on exactly: the last one of a run that was interrupted, all, or none."""
 
     def __post_init__(self) -> None:
         """Refuse negative intervals."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from memrl_ctrl.errors import FileError, UsageError
 
-VERSION = 1
+VERSION = 2
 FOLDER = "checkpoints"
 
 
@@ -79,3 +82,44 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("version") != VERSION:
         raise FileError(path, f"is no checkpoint of version {VERSION}")
     return content
+
+
+def packed(value: Any) -> Any:
+    """Return nested dictionaries and sequences with their arrays as tensors, which a checkpoint holds."""
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(np.array(value))
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        return {key: packed(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [packed(item) for item in value]
+    return value
+
+
+def unpacked(value: Any) -> Any:
+    """Return what `packed` was given; sequences as lists, numpy's scalars as plain numbers."""
+    if isinstance(value, torch.Tensor):
+        return value.numpy()
+    if isinstance(value, Mapping):
+        return {key: unpacked(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [unpacked(item) for item in value]
+    return value
+
+
+def generator_state(rng: np.random.Generator) -> str:
+    """Return the state of a generator as text; its integers are too large for a tensor."""
+    return repr(rng.bit_generator.state)
+
+
+def restore_generator(rng: np.random.Generator, state: str) -> None:
+    """Take back what `generator_state` returned.
+
+    Raises:
+        ValueError: it is the state of another kind of generator, or none.
+    """
+    try:
+        rng.bit_generator.state = ast.literal_eval(state)
+    except (SyntaxError, TypeError) as error:
+        raise ValueError(f"no state of a generator: {error}") from error

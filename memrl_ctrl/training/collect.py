@@ -7,7 +7,7 @@ run in a thread of its own while the agent learns, with weights that nobody chan
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from memrl_ctrl.agents.lstm_td3 import LstmTd3
 from memrl_ctrl.agents.replay import Replay
-from memrl_ctrl.training.environments import Start, Step, Stepper
+from memrl_ctrl.training.stepper import Start, Step, Stepper
 
 Array = NDArray[np.float32]
 
@@ -36,6 +36,8 @@ class Collected:
     """Privileged features that belong to it."""
     previous: Array
     """Unit action that was applied before it."""
+    memory: Array | None
+    """The policy's memory when it saw it, where the replay keeps it [rows, n_state]."""
     squashed: Array
     """What the policy decided, noise included."""
     applied: Array
@@ -52,6 +54,7 @@ class Collected:
             reward=step.reward,
             terminated=step.terminated,
             truth=self.truth if truth else None,
+            state=self.memory,
         )
         replay.close(
             step.ended,
@@ -78,24 +81,34 @@ class Collector:
         self._observation, self._truth = start.observation, start.truth
         self._previous, self._memory = self._at_rest, agent.initial_memory(rows)
 
-    def collect(
-        self, calls: int, *, random: bool, stop: Callable[[], bool] = lambda: False
-    ) -> list[Collected]:
+    def collect(self, calls: int, *, random: bool) -> list[Collected]:
         """Step the environments.
 
         Args:
             calls: steps of all environments together.
             random: act uniformly at random.
-            stop: asked after each; true ends early.
         """
-        collected: list[Collected] = []
-        for _ in range(calls):
-            collected.append(self._once(random))
-            if stop():
-                break
-        return collected
+        return [self._once(random) for _ in range(calls)]
+
+    def state(self) -> dict[str, Any]:
+        """Return what acting carries from step to step, as arrays."""
+        return {
+            "observation": self._observation,
+            "truth": self._truth,
+            "previous": self._previous,
+            "memory": [m.cpu().numpy() for m in self._memory],
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state` returned."""
+        self._observation, self._truth = state["observation"], state["truth"]
+        self._previous = state["previous"]
+        self._memory = tuple(torch.from_numpy(m).to(self._agent.device) for m in state["memory"])
 
     def _once(self, random: bool) -> Collected:
+        before = None
+        if self._agent.keeps_memory:
+            before = torch.cat(self._memory, dim=-1).cpu().numpy()
         squashed, unit, memory = self._agent.act(
             self._observation, self._previous, self._memory, random=random
         )
@@ -106,6 +119,7 @@ class Collector:
             observation=self._observation,
             truth=self._truth,
             previous=self._previous,
+            memory=before,
             squashed=squashed,
             applied=applied,
         )
@@ -147,6 +161,22 @@ class Ends:
         if step.phase_error_rad is not None:
             error = np.abs(np.degrees(step.phase_error_rad[ended]))
             self._errors.extend(error[np.isfinite(error)].tolist())
+
+    def state(self) -> dict[str, Any]:
+        """Return everything, as arrays, for a checkpoint."""
+        recent = {"returns": self._returns, "lengths": self._lengths, "errors": self._errors}
+        return {
+            "return": self._return,
+            "length": self._length,
+            **{name: np.array(values, dtype=np.float64) for name, values in recent.items()},
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state` returned."""
+        self._return[:], self._length[:] = state["return"], state["length"]
+        self._returns.extend(state["returns"].tolist())
+        self._lengths.extend(int(n) for n in state["lengths"])
+        self._errors.extend(state["errors"].tolist())
 
     def figures(self) -> dict[str, Any]:
         """Return means and spreads; nothing before the first end."""

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from memrl_ctrl.agents.exportable import ExportablePolicy
 from memrl_ctrl.errors import MismatchError, UsageError
 from memrl_ctrl.policy.manifest import PolicyManifest
-from memrl_ctrl.training.environments import Stepper, make_environment, task_of
+from memrl_ctrl.training.environments import make_environment, task_of
+from memrl_ctrl.training.stepper import Stepper
 
 Array = NDArray[np.float32]
 

@@ -4,35 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from memrl_ctrl.agents.lstm_td3 import LstmTd3
-from memrl_ctrl.agents.replay import Replay
+from memrl_ctrl.agents.replay import PrioritySettings, Replay
 from memrl_ctrl.agents.task import TaskSpec
 from memrl_ctrl.config import TrainingConfig
 from memrl_ctrl.errors import FileError, UsageError
 from memrl_ctrl.training import checkpoint as checkpoints
 from memrl_ctrl.training.collect import Collected, Collector, Ends
-from memrl_ctrl.training.environments import Start, Stepper, make_environment, task_of
+from memrl_ctrl.training.environments import make_environment, task_of
 from memrl_ctrl.training.evaluation import TorchPolicy, run_episodes
 from memrl_ctrl.training.logs import JsonLines, Logger, TensorBoard, draw_learning_curve
-from memrl_ctrl.training.runs import make_run_folder, policy_of, restore_agent, save_run
+from memrl_ctrl.training.process import interruptible, torch_threads, usable_device
+from memrl_ctrl.training.resume import Begun, begun_from, seed_after
+from memrl_ctrl.training.runs import make_run_folder, policy_of, save_run
+from memrl_ctrl.training.stepper import Start, Stepper
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +65,8 @@ class RunResult:
     """Environment steps a second, training included."""
     interrupted: bool
     """Whether Ctrl-C or SIGTERM ended it."""
+    resumed: str | None
+    """For a resumed run: in which way it went on, in words."""
     evaluation: dict[str, Any] | None
     """The last evaluation; None where it was interrupted before any."""
 
@@ -85,8 +83,9 @@ def train(
 ) -> RunResult:
     """Train an agent and keep everything in a run folder.
 
-    Ctrl-C or SIGTERM ends the run after the step in progress, with a checkpoint; a second one at
-    once. A run that fails leaves a checkpoint too; the exception's notes say where.
+    Ctrl-C or SIGTERM ends the run after the round in progress, with a checkpoint from which it goes on
+    exactly; a second one at once. A run that fails leaves a checkpoint too; the exception's notes say
+    where.
 
     Args:
         config: the resolved configuration (`memrl_ctrl.config.resolve`).
@@ -98,17 +97,17 @@ def train(
         UsageError: the environment, device or folder cannot be used so.
         FileError: the folder cannot be written, or the checkpoint to resume is damaged.
     """
-    device = _device(config.device)
+    device = usable_device(config.device)
     stepper, task = _open_environment(config)
     logger: list[Logger] = []
     try:
         start = stepper.reset(config.seed)
         task = dataclasses.replace(task, n_truth=_truth_size(start, config))
         stepper.task = task
-        begun = None if resume is None else _resumed(Path(resume), config, task, device)
-        if begun is not None:
+        begun = None if resume is None else begun_from(Path(resume), config, task, device)
+        if begun is not None and begun.run is None:
             # Other episodes than those that the first part began with.
-            start = stepper.reset(_seed_after(config.seed, begun.steps))
+            start = stepper.reset(seed_after(config.seed, begun.steps))
         run = _Run(config, (stepper, start), device, logger)
         run.progress = progress
         if begun is not None:
@@ -118,7 +117,7 @@ def train(
         logger.append(JsonLines(run.folder))
         if config.logging.tensorboard:
             logger.append(TensorBoard(run.folder))
-        with _threads(config.torch_threads), _interruptible() as interrupt:
+        with torch_threads(config.torch_threads), interruptible() as interrupt:
             try:
                 run.go(interrupt)
             except Exception as error:
@@ -146,12 +145,15 @@ class _Run:
         self.task = self.stepper.task
         self.progress: Progress | None = None
         self.agent = LstmTd3(self.task, config.agent, seed=config.seed, device=device)
+        self.collector = Collector(self.stepper, self.start, self.agent)
         self.replay = Replay(
             capacity=config.replay.capacity,
             columns=config.environment.num_envs,
             n_observation=self.task.n_observation,
             n_action=self.task.n_action,
             n_truth=self.task.n_truth if config.agent.critic_sees_truth else 0,
+            n_state=self.agent.n_state,
+            priorities=priorities_of(config),
             device=device,
         )
         self.ends = Ends(config.environment.num_envs)
@@ -163,10 +165,13 @@ class _Run:
         self.seen: dict[str, Tensor] = {}
         self.evaluation: dict[str, Any] | None = None
         self.saved: Path | None = None
+        self.resumed: str | None = None
 
-    def go_on_from(self, begun: _Begun) -> None:
+    def go_on_from(self, begun: Begun) -> None:
         """Take over where another run stood."""
         self.agent, self.steps, self.seconds_before = begun.agent, begun.steps, begun.seconds
+        self.collector = Collector(self.stepper, self.start, self.agent)
+        self.learnt_to, self.resumed = self.steps, begun.how
         if begun.replay is None:
             # The buffer fills first, as at the start of a run.
             self.learn_from = begun.steps + self.config.agent.update_after
@@ -176,15 +181,35 @@ class _Run:
         except ValueError as error:
             raise UsageError(
                 f"the replay buffer of the run to resume does not fit this configuration ({error}); "
-                "keep its replay.capacity, environment.num_envs and environment.options"
+                "keep its replay settings, environment.num_envs and environment.options"
             ) from error
-        # The environments begin new episodes.
-        self.replay.break_off()
+        if begun.run is None:
+            # The environments begin new episodes.
+            self.replay.break_off()
+            return
+        self.stepper.restore(begun.run["stepper"])
+        self.collector.restore(begun.run["collector"])
+        self.ends.restore(begun.run["ends"])
+        self.learnt_to = int(begun.run["learnt_to"])
+        self.learn_from = int(begun.run["learn_from"])
+
+    def state(self) -> dict[str, Any] | None:
+        """Return how loop and environments stand; None where the environments cannot come back."""
+        environments = self.stepper.state()
+        if environments is None:
+            return None
+        return {
+            "stepper": environments,
+            "collector": self.collector.state(),
+            "ends": self.ends.state(),
+            "learnt_to": self.learnt_to,
+            "learn_from": self.learn_from,
+        }
 
     # --- the loop -----------------------------------------------------------------------------------
 
     def go(self, interrupt: threading.Event) -> None:
-        """Act and learn until the budget is spent.
+        """Act and learn until the budget is spent, or until the round in which an interrupt comes ends.
 
         With `overlap` the next steps are collected by a thread while the agent learns. What it does
         depends on the weights at the beginning of the round only, so that a seed still reproduces
@@ -192,26 +217,23 @@ class _Run:
         """
         rows = self.config.environment.num_envs
         calls = max(1, self.config.agent.update_every // rows)
-        collector = Collector(self.stepper, self.start, self.agent)
-        self.learnt_to = self.steps
         self.began = self.logged = self.saved_at = time.monotonic()
+        if not self.config.overlap:
+            # What was due when a checkpoint was written is still to be learnt.
+            self._learn()
         with ThreadPoolExecutor(1, thread_name_prefix="collect") as thread:
             while self.fraction() < 1.0 and not interrupt.is_set():
                 self.agent.refresh_behaviour()
                 random = self.steps < self.config.agent.start_steps
                 left = -(-(self.config.steps - self.steps) // rows)
-                collect = partial(
-                    collector.collect, min(calls, left), random=random, stop=interrupt.is_set
-                )
+                collect = partial(self.collector.collect, min(calls, left), random=random)
                 if self.config.overlap:
                     pending = thread.submit(collect)
-                    self._learn(interrupt)
-                    collected = pending.result()
+                    self._learn()
+                    self._take(pending.result())
                 else:
-                    collected = collect()
-                self._take(collected)
-                if not self.config.overlap:
-                    self._learn(interrupt)
+                    self._take(collect())
+                    self._learn()
 
     def _take(self, collected: list[Collected]) -> None:
         """Store what was collected; log, evaluate and save where it is time."""
@@ -232,20 +254,22 @@ class _Run:
             self.logged = time.monotonic()
             self._log()
 
-    def _learn(self, interrupt: threading.Event) -> None:
+    def _learn(self) -> None:
         """Do the rounds of updates that are due."""
         agent = self.config.agent
-        whole = agent.memory == "sequence"
-        ready = self.replay.episodes > 0 if whole else self.replay.steps > 2 * self.replay.columns
+        if self.config.learns_whole_episodes:
+            ready = self.replay.episodes > 0
+        else:
+            ready = self.replay.steps > 2 * self.replay.columns
         if self.steps < self.learn_from or not ready:
             self.learnt_to = self.steps
             return
         rounds = (self.steps - self.learnt_to) // agent.update_every
         self.learnt_to += rounds * agent.update_every
         for _ in range(rounds * agent.updates_per_round):
-            if interrupt.is_set():
-                break
-            self.seen |= self.agent.update(self.replay, progress=self.fraction())
+            done = min(self.fraction(), 1.0)
+            beta = self.config.replay.beta + (1.0 - self.config.replay.beta) * done
+            self.seen |= self.agent.update(self.replay, progress=done, beta=beta)
 
     # --- budget and figures -------------------------------------------------------------------------
 
@@ -315,8 +339,10 @@ class _Run:
             logger.log(self.steps, {"seconds": self.seconds, **figures})
         self.paused_s += time.monotonic() - began
 
-    def save(self) -> None:
+    def save(self, *, interrupted: bool = False) -> None:
         """Write a checkpoint."""
+        wanted = self.config.logging.checkpoint_replay
+        whole = wanted == "always" or (wanted == "interrupted" and interrupted)
         self.saved = save_run(
             self.folder,
             config=self.config,
@@ -324,9 +350,8 @@ class _Run:
             agent=self.agent,
             steps=self.steps,
             seconds=self.seconds,
-            replay=_tensors(self.replay.state()) if self.config.logging.checkpoint_replay else None,
+            rest={"replay": self.replay.state(), "run": self.state()} if whole else {},
         )
-
         self.saved_at = time.monotonic()
 
     def _save_in_passing(self) -> None:
@@ -353,7 +378,7 @@ class _Run:
     def finish(self, *, interrupted: bool) -> RunResult:
         """Save first, then judge, then say how it went."""
         seconds = self.seconds
-        self.save()
+        self.save(interrupted=interrupted)
         if self.saved is None:
             raise FileError(self.folder, "no checkpoint could be written")
         self._log()
@@ -367,6 +392,7 @@ class _Run:
             seconds=seconds,
             steps_per_s=self.steps / max(seconds, 1e-9),
             interrupted=interrupted,
+            resumed=self.resumed,
             evaluation=self.evaluation,
         )
         values = {**dataclasses.asdict(result), "folder": str(self.folder)}
@@ -374,6 +400,20 @@ class _Run:
         (self.folder / "result.json").write_text(json.dumps(values, indent=2) + "\n")
         draw_learning_curve(self.folder)
         return result
+
+
+def priorities_of(config: TrainingConfig) -> PrioritySettings | None:
+    """Return how the replay draws by priority; None where it draws uniformly."""
+    replay, agent = config.replay, config.agent
+    if not replay.prioritised:
+        return None
+    return PrioritySettings(
+        of="episodes" if config.learns_whole_episodes else "rows",
+        alpha=replay.alpha,
+        epsilon=replay.epsilon,
+        separate=replay.layout == "separate",
+        history=agent.history_length if agent.memory == "window" else agent.burn_in,
+    )
 
 
 def _open_environment(config: TrainingConfig) -> tuple[Stepper, TaskSpec]:
@@ -396,92 +436,3 @@ def _truth_size(start: Start, config: TrainingConfig) -> int:
             f"{config.environment.id!r} gives none: set it to false"
         )
     return 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Begun:
-    """Where a run to resume stood."""
-
-    agent: LstmTd3
-    steps: int
-    seconds: float
-    replay: dict[str, NDArray[Any]] | None
-    """The replay buffer's state; None where the checkpoint has none."""
-
-
-def _resumed(resume: Path, config: TrainingConfig, task: TaskSpec, device: str) -> _Begun:
-    """Return what a run's last checkpoint holds."""
-    path = checkpoints.find(resume)
-    content = checkpoints.load(path)
-    agent, old_task, old = restore_agent(path, content, device)
-    for name, same in (("agent", old.agent == config.agent), ("task", old_task == task)):
-        if not same:
-            raise UsageError(
-                f"run {resume} has another {name} than this configuration; "
-                f"use its own: {resume / 'config.yaml'}"
-            )
-    kept = content.get("replay")
-    return _Begun(
-        agent=agent,
-        steps=int(content["steps"]),
-        seconds=float(content["seconds"]),
-        replay=None if kept is None else {name: kept[name].numpy() for name in kept},
-    )
-
-
-def _seed_after(seed: int, steps: int) -> int:
-    """Return a seed of the environments for a run that goes on after some steps."""
-    state = np.random.SeedSequence([seed, steps]).generate_state(1)
-    return int(state[0]) & (2**31 - 1)
-
-
-def _device(name: str) -> str:
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UsageError(
-            f"device {name!r} cannot be used here: {str(error).splitlines()[0]}; use cpu"
-        ) from error
-    return str(device)
-
-
-def _tensors(state: dict[str, Any]) -> dict[str, Tensor]:
-    return {name: torch.from_numpy(array) for name, array in state.items()}
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Give torch its threads, and put back what was."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or len(os.sched_getaffinity(0)))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C or SIGTERM into an event; the second one ends the process as ever."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def put_back() -> None:
-        for number, handler in before.items():
-            with suppress(TypeError):  # None: a handler that Python did not install
-                signal.signal(number, handler)
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        event.set()
-        put_back()
-
-    for number in before:
-        signal.signal(number, stop)
-    try:
-        yield event
-    finally:
-        put_back()

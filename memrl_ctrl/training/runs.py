@@ -63,9 +63,16 @@ def save_run(
     agent: LstmTd3,
     steps: int,
     seconds: float,
-    replay: dict[str, Any] | None = None,
+    rest: dict[str, Any],
 ) -> Path:
-    """Write a checkpoint; return its file."""
+    """Write a checkpoint; return its file.
+
+    Args:
+        folder, config, task, agent: of the run.
+        steps: environment steps so far.
+        seconds: wall time of acting and learning, s.
+        rest: nested plain values and arrays, for a run that is to go on exactly.
+    """
     content = {
         "config": to_dict(config),
         "task": dataclasses.asdict(task),
@@ -73,8 +80,7 @@ def save_run(
         "steps": steps,
         "seconds": seconds,
     }
-    if replay is not None:
-        content["replay"] = replay
+    content |= checkpoints.packed(rest)
     return checkpoints.save(folder, steps, content)
 
 

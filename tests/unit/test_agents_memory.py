@@ -17,7 +17,8 @@ from memrl_ctrl.agents.task import TaskSpec, beam_task
 from memrl_ctrl.config import LayersConfig, LstmTd3Config
 from memrl_ctrl.tasks import recall
 from memrl_ctrl.training.collect import Collector
-from memrl_ctrl.training.environments import Stepper, task_of
+from memrl_ctrl.training.environments import task_of
+from memrl_ctrl.training.stepper import Stepper
 
 SMALL = LayersConfig(pre_lstm=(8,), lstm=(8, 6), current=(8,), combination=(8,))
 ROWS = 4

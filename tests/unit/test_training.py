@@ -22,9 +22,10 @@ from memrl_ctrl.config import TrainingConfig, resolve
 from memrl_ctrl.errors import FileError, MismatchError, UnknownNameError, UsageError
 from memrl_ctrl.tasks import recall
 from memrl_ctrl.training import evaluate, load_policy, train
-from memrl_ctrl.training.environments import Stepper, make_environment, task_of
+from memrl_ctrl.training.environments import make_environment, task_of
 from memrl_ctrl.training.evaluation import TorchPolicy, run_episodes
 from memrl_ctrl.training.logs import read_metrics
+from memrl_ctrl.training.stepper import Stepper
 
 QUICK = [
     "steps=400",

@@ -18,8 +18,9 @@ from memrl_ctrl.agents.lstm_td3 import LstmTd3
 from memrl_ctrl.agents.replay import Replay
 from memrl_ctrl.config import LayersConfig, LstmTd3Config
 from memrl_ctrl.training.collect import Collector
-from memrl_ctrl.training.environments import Stepper, task_of
+from memrl_ctrl.training.environments import task_of
 from memrl_ctrl.training.evaluation import TorchPolicy, run_episodes
+from memrl_ctrl.training.stepper import Stepper
 
 ID = "memrl-test/Halving-v0"
 LENGTHS = np.array([2, 3, 5])

@@ -11,7 +11,7 @@ import pytest
 from memrl_ctrl.config import TrainingConfig, resolve
 from memrl_ctrl.errors import UsageError
 from memrl_ctrl.training import loop, train
-from memrl_ctrl.training.environments import Start, Stepper
+from memrl_ctrl.training.stepper import Start, Stepper
 
 QUICK = [
     "environment.num_envs=4",
@@ -46,12 +46,12 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 def test_the_replay_buffer_comes_back(seen: list[dict[str, Any]], tmp_path: Path) -> None:
-    """What was stored is there again, unfinished episodes are broken off, and learning goes on at
-    once."""
-    keep = "logging.checkpoint_replay=true"
+    """With another seed the episodes are new: what was stored is there again, unfinished episodes are
+    broken off, and learning goes on at once."""
+    keep = "logging.checkpoint_replay=always"
     first = train(quick(404, keep), out=tmp_path / "a")
     saved = seen[0]["run"].replay
-    second = train(quick(436, keep), out=tmp_path / "b", resume=first.folder)
+    second = train(quick(436, keep, "seed=1"), out=tmp_path / "b", resume=first.folder)
     back = seen[1]["replay"]
     for name in ("observation", "previous", "action", "reward", "written"):
         np.testing.assert_array_equal(back[name], saved.state()[name])
@@ -96,7 +96,7 @@ def test_a_resumed_run_plays_other_episodes(
 
 def test_a_buffer_of_another_size_is_refused(tmp_path: Path) -> None:
     """A saved buffer that does not fit is named, with what to keep, before a folder is made."""
-    keep = "logging.checkpoint_replay=true"
+    keep = "logging.checkpoint_replay=always"
     first = train(quick(400, keep), out=tmp_path / "a")
     with pytest.raises(UsageError, match=r"does not fit this configuration.*keep its replay"):
         train(quick(500, "replay.capacity=5000"), out=tmp_path / "b", resume=first.folder)
