@@ -20,6 +20,11 @@ from memrl_ctrl.beam import Conditions
 from memrl_ctrl.errors import MissingExtraError, UsageError
 
 
+MOST_ORDERS = 4096
+"""Multiples of the lower harmonic's frequency at which BLonD is given the impedance: enough for a
+profile of twice as many slices."""
+
+
 @contextlib.contextmanager
 def contained() -> Iterator[None]:
     """Run BLonD without its prints and warnings, and restore the warning filters it changes."""
@@ -69,17 +74,21 @@ def blond() -> SimpleNamespace:
 class BlondMachine:
     """BLonD's ring, RF station and beam for one condition, two turns long.
 
+    At harmonics (h, 2 h) the h bunches are alike: BLonD is given one of them, with its share of the
+    intensity, and a frame of one period of the lower harmonic. What bunches that are alike induce has
+    no components but at multiples of h f_rev, which are those of that frame.
+
     Args:
-        conditions: one condition, of a machine with harmonics (1, 2).
-        macroparticles: number of macroparticles of the beam.
+        conditions: one condition.
+        macroparticles: number of macroparticles of the bunch.
 
     Raises:
-        UsageError: more than one condition, or other harmonics.
+        UsageError: more than one condition.
     """
 
     def __init__(self, conditions: Conditions, macroparticles: int) -> None:
-        if len(conditions) != 1 or conditions.machine.harmonics != (1, 2):
-            raise UsageError("BLonD is given one condition at a time, with harmonics (1, 2)")
+        if len(conditions) != 1:
+            raise UsageError(f"BLonD is given one condition at a time, not {len(conditions)}")
         b = blond()
         self.conditions = conditions
         energy = conditions.energy_ev[0] + np.arange(2) * conditions.energy_gain_ev[0]
@@ -91,8 +100,10 @@ class BlondMachine:
             )
             phases = [np.pi, np.pi + conditions.phi2_rad[0]]
             voltages = [conditions.v1_v[0], conditions.v2_v[0]]
-            self.rf = b.RFStation(self.ring, [1, 2], voltages, phases, n_rf=2)
-            self.beam = b.Beam(self.ring, macroparticles, conditions.intensity[0])
+            harmonics = list(conditions.machine.harmonics)
+            self.rf = b.RFStation(self.ring, harmonics, voltages, phases, n_rf=2)
+            bunch = conditions.intensity[0] / harmonics[0]
+            self.beam = b.Beam(self.ring, macroparticles, bunch)
 
     def full_ring(self) -> Any:
         """A `FullRingAndRF` of this machine, as matching takes it."""
@@ -101,35 +112,35 @@ class BlondMachine:
             return b.FullRingAndRF([b.RingAndRFTracker(self.rf, self.beam)])
 
     def profile(self, n_slices: int) -> Any:
-        """A `Profile` over one turn."""
+        """A `Profile` over one period of the lower harmonic."""
         b = blond()
+        period_s = self.ring.t_rev[0] / self.conditions.machine.harmonics[0]
         with contained():
-            cut = b.CutOptions(cut_left=0.0, cut_right=self.ring.t_rev[0], n_slices=n_slices)
+            cut = b.CutOptions(cut_left=0.0, cut_right=period_s, n_slices=n_slices)
             return b.Profile(self.beam, cut)
 
     def induced_voltage(self, profile: Any) -> Any:
-        """A `TotalInducedVoltage`: impedance and space charge, sampled at multiples of f_rev.
+        """A `TotalInducedVoltage` of everything the machine file says, at multiples of h f_rev.
 
-        Harmonics above an eighth of the slices are left out (`docs/physics.md`, Tracking noise).
+        The same impedances that the kernel takes, with space charge, as one `InputTable`. Its
+        rows are the frequencies at which BLonD evaluates it: nothing is interpolated in between.
         """
         b = blond()
-        revolution = self.conditions.revolution_frequency_hz[0]
-        order = np.arange(1, profile.n_slices // 8 + 1)
-        ring = self.conditions.machine
-        impedance = ring.impedance_ohm(order * revolution, revolution)
-        space_charge = ring.space_charge_z_over_n_ohm(
-            self.conditions.beta[0], self.conditions.gamma[0]
-        )
-        impedance = impedance + space_charge * order
-        # The row of zeros half a harmonic further ends the table: BLonD's is 0 beyond its last row.
-        frequency = np.concatenate([[0.0], order, [order[-1] + 0.5]]) * revolution
+        conditions, ring = self.conditions, self.conditions.machine
+        revolution = conditions.revolution_frequency_hz[0]
+        spacing = ring.harmonics[0] * revolution
+        order = np.arange(1, MOST_ORDERS + 1)
+        impedance = ring.impedance_ohm(order * spacing, revolution)
+        space_charge = ring.space_charge_z_over_n_ohm(conditions.beta[0], conditions.gamma[0])
+        impedance = impedance + space_charge * order * ring.harmonics[0]
+        frequency = np.concatenate([[0.0], order * spacing])
         with contained():
             table = b.InputTable(
                 frequency,
-                np.concatenate([[0.0], impedance.real, [0.0]]),
-                np.concatenate([[0.0], impedance.imag, [0.0]]),
+                np.concatenate([[0.0], impedance.real]),
+                np.concatenate([[0.0], impedance.imag]),
             )
             wake = b.InducedVoltageFreq(
-                self.beam, profile, [table], frequency_resolution=revolution, use_regular_fft=False
+                self.beam, profile, [table], frequency_resolution=spacing, use_regular_fft=False
             )
             return b.TotalInducedVoltage(self.beam, profile, [wake])

@@ -171,7 +171,7 @@ def blond_profiles(
     """Profiles from BLonD's own matching; the same result as `matched_profiles`, in seconds each.
 
     Args:
-        conditions: the conditions, [n], of a machine with harmonics (1, 2).
+        conditions: the conditions, [n].
         n_slices: bins over one turn, at least 16.
         intensity_effects: false leaves wake and space charge out.
         iterations: largest number of BLonD's matchings of one condition.
@@ -186,7 +186,7 @@ def blond_profiles(
 
     Raises:
         MissingExtraError: BLonD is not installed.
-        UsageError: n_slices below 16, or other harmonics.
+        UsageError: n_slices below 16.
     """
     if n_slices < 16:
         raise UsageError(f"n_slices is {n_slices}; it must be at least 16")
