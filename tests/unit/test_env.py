@@ -78,7 +78,7 @@ def test_action_moves_the_true_phase_by_its_share_of_the_largest_step():
 
 def test_absolute_phase_is_not_observable():
     """Two machines that differ only in their hidden offset, compensated by the knob, look the same."""
-    env = BeamPhaseEnv(n_slices=64, noise=0.0, seed=0, rows=1)
+    env = BeamPhaseEnv(n_slices=64, noise=0.0, monitor="ideal", seed=0, rows=1)
     backend = env.task.backend
     views = []
     for offset in (0.0, 40.0):

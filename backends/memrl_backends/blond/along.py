@@ -150,7 +150,6 @@ class AlongCycleBackend(SimulationBackend):
         self._jitter = np.zeros(rows)
         # What was injected into each row's cycle.
         self._emittance, self._intensity = np.ones(rows), np.zeros(rows)
-        self._noise = np.zeros(rows)
         # What each row meets at its next point.
         self._ahead: Drawn | None = None
 
@@ -206,7 +205,7 @@ class AlongCycleBackend(SimulationBackend):
         self._program[rows] = program
         self._at[rows] = table.first[program]
         self._initial[rows] = table.phi_hw_rad[table.first[program]]
-        self._emittance[rows], self._intensity[rows], self._noise[rows] = self._draw.bunches(
+        self._emittance[rows], self._intensity[rows] = self._draw.bunches(
             rows.size, rng, lambda: table.area_evs[program]
         )
         self._draw_jitter(rows)
@@ -227,7 +226,7 @@ class AlongCycleBackend(SimulationBackend):
             emittance_evs=emittance_evs[rows], intensity=intensity[rows]
         )
         return self._draw.with_reference(
-            conditions, self._noise[rows], self._table.ctime_ms[chosen], threads=self._threads
+            conditions, self._table.ctime_ms[chosen], threads=self._threads
         )
 
     def _offset_now(self, rows: IntArray) -> FloatArray:

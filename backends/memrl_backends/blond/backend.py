@@ -21,6 +21,7 @@ from memrl_ctrl.backend import (
     Truth,
 )
 from memrl_ctrl.beam import Conditions, matched_profiles
+from memrl_ctrl.beam.measurement import MonitorState
 from memrl_ctrl.errors import RefusalReason, Refused, UnknownNameError, UsageError
 
 ProfileArray = NDArray[np.float32]
@@ -93,6 +94,9 @@ class SimulationBackend:
         self._offset = np.zeros(points)
         self._drawn: Drawn | None = None
         self._reading: Reading | None = None
+        self._monitor: MonitorState | None = None
+        # The peak that the digitiser's range was set for, at the start of each row's episode.
+        self._reference_peak = np.full(points, np.nan)
         # The last profile of each row without noise; NaN where its episode has none yet.
         self._clean = np.full((points, description.n_slices), np.nan, dtype=np.float32)
         # Share of each row's bunch that its bucket held when it was measured last.
@@ -120,6 +124,8 @@ class SimulationBackend:
         self._offset[rows] = self._new_offset(rows.size, (options or {}).get("offset_deg"))
         self._setpoint[rows] = self._initial[rows]
         self._clean[rows] = np.nan
+        self._monitor = self._draw_monitor(rows)
+        self._reference_peak[rows] = np.nan
         self._pending = None
         self._cycle += 1
         return self._measure(drawn, rows)
@@ -129,6 +135,16 @@ class SimulationBackend:
         if self.description.ctime_ms is not None:
             return self._draw.cycle(self.description.ctime_ms, self._rng)
         return self._put(self._drawn, self._draw.unrelated(rows.size, self._rng), rows)
+
+    def _draw_monitor(self, rows: NDArray[np.int64]) -> MonitorState:
+        """Return the instruments, those of `rows` drawn anew. A cycle's points share one."""
+        monitor = self._draw.scenario.monitor
+        if self.description.ctime_ms is not None:
+            return monitor.draw(1, self._rng).take(np.zeros(rows.size, dtype=np.int64))
+        new = monitor.draw(rows.size, self._rng)
+        if self._monitor is None or rows.size == self.description.points:
+            return new
+        return self._monitor.merged(new, rows)
 
     def _put(self, old: Drawn | None, new: Drawn, rows: NDArray[np.int64]) -> Drawn:
         """Return `old` with the given rows replaced by `new`'s."""
@@ -184,6 +200,11 @@ class SimulationBackend:
             setpoint, self._pending = self._pending, None
         self._setpoint = setpoint
         drawn = self._drawn = self._move_on(self._drawn)
+        if self._monitor is not None:
+            one = self.description.ctime_ms is not None
+            self._monitor = self._draw.scenario.monitor.drifted(
+                self._monitor, self._rng, common=one
+            )
         return self._measure(drawn, np.arange(self.description.points))
 
     @property
@@ -214,10 +235,8 @@ class SimulationBackend:
         offset = self._offset_now(rows)
         phi2 = self._setpoint[rows] - offset
         conditions = drawn.conditions if everything else drawn.conditions.take(rows)
-        profile, quality = self._profile(conditions.replace(phi2_rad=phi2), rows)
-        noise = self._rng.standard_normal(profile.shape, dtype=np.float32)
-        noise *= drawn.noise[rows, None].astype(np.float32) * profile.max(axis=1, keepdims=True)
-        noise += profile
+        conditions = conditions.replace(phi2_rad=phi2)
+        profile, quality = self._seen(*self._profile(conditions, rows), conditions, rows)
         last = None if everything else self._reading
 
         def whole(new: NDArray[Any], old: Callable[[Reading, Truth], NDArray[Any]]) -> NDArray[Any]:
@@ -233,7 +252,7 @@ class SimulationBackend:
             cycle=self._cycle,
             stamp_ns=time.time_ns(),
             received_ns=time.monotonic_ns(),
-            profile=whole(noise, lambda was, _: was.profile),
+            profile=whole(profile, lambda was, _: was.profile),
             setpoint_rad=self._setpoint.copy(),
             applied_rad=self._setpoint.copy(),
             readback_rad=self._setpoint.copy(),
@@ -271,6 +290,33 @@ class SimulationBackend:
             quality[never] |= ABSENT
         self._clean[rows] = profile
         return profile, quality
+
+    def _seen(
+        self,
+        density: ProfileArray,
+        quality: NDArray[np.uint16],
+        conditions: Conditions,
+        rows: NDArray[np.int64],
+    ) -> tuple[ProfileArray, NDArray[np.uint16]]:
+        """Return what the monitor shows of line densities and their flags, for `rows`.
+
+        The digitiser's range is set at the start of an episode, for a cycle's highest profile.
+        """
+        if self._monitor is None:
+            self._monitor = self._draw_monitor(np.arange(self.description.points))
+        peak = density.max(axis=1)
+        if self.description.ctime_ms is not None and np.isfinite(peak).any():
+            peak = np.full(rows.size, np.nanmax(peak))
+        known = self._reference_peak[rows]
+        self._reference_peak[rows] = np.where(np.isfinite(known), known, peak)
+        profile, flags = self._draw.scenario.monitor.measure(
+            density,
+            conditions.rf_frequency_hz,
+            self._rng,
+            state=self._monitor if rows.size == len(self._monitor) else self._monitor.take(rows),
+            reference_peak=self._reference_peak[rows],
+        )
+        return profile, quality | flags
 
     def play(self, phi_hw_rad: FloatArray) -> Reading:
         """Submit for the next cycle, then observe that cycle."""

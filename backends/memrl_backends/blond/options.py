@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from memrl_backends.blond.along import open_along
 from memrl_backends.blond.backend import FIDELITIES, SimulationBackend
-from memrl_backends.blond.scenario import Draw, Scenario, as_range, filling_range
+from memrl_backends.blond.scenario import Draw, Scenario, filling_range
 from memrl_ctrl.backend import FloatArray, MachineDescription
+from memrl_ctrl.beam.measurement import Monitor, monitor_from
 from memrl_ctrl.errors import UnknownNameError, UsageError
 from memrl_ctrl.observation import check_slices
 from memrl_ctrl.program import (
@@ -22,6 +24,7 @@ from memrl_ctrl.program import (
     load_program,
     load_reference,
 )
+from memrl_ctrl.ranges import as_range
 
 DEFAULT_PROGRAM = "psb-2gev"
 MOST_POINTS = 10_000
@@ -49,6 +52,7 @@ def open_backend(
     offset_jitter_deg: float = 0.0,
     offset_drift_deg: float = 0.0,
     noise: float | Sequence[float] = 0.02,
+    monitor: str | Mapping[str, Any] | Monitor = "wcm",
     require_reference: bool = True,
     reference: str | Path | None = None,
     threads: int = 1,
@@ -76,6 +80,8 @@ def open_backend(
         offset_jitter_deg: standard deviation of an offset that is drawn anew in every shot.
         offset_drift_deg: standard deviation of the offset's random walk a shot.
         noise: standard deviation of a slice's noise as a fraction of the peak, number or range.
+        monitor: what profiles are seen with: `wcm`, `ideal` (noise only), or values of
+            `memrl_ctrl.beam.measurement.Monitor` by name, for example `{bits: 8}`.
         require_reference: draw unrelated conditions anew that have no reference optimum; without,
             training has the flattest profile as its goal there.
         reference: CSV file (ctime_ms,phi2_deg) whose phases replace the computed reference optimum;
@@ -112,7 +118,7 @@ def open_backend(
         offset_rad=None if offset_deg is None else math.radians(offset_deg),
         offset_jitter_rad=math.radians(offset_jitter_deg),
         offset_drift_rad=math.radians(offset_drift_deg),
-        noise=as_range("noise", noise),
+        monitor=replace(monitor_from(monitor), noise=as_range("noise", noise)),
         require_reference=require_reference,
     )
     if along_cycle:

@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memrl_ctrl.beam import Conditions, filling_to_emittance, reference_optimum
+from memrl_ctrl.beam.measurement import WCM, Monitor
 from memrl_ctrl.errors import BeamError, UnknownNameError, UsageError
 from memrl_ctrl.program import CycleProgram, MachineFile, ReferencePhases
+from memrl_ctrl.ranges import Range
 
 FloatArray = NDArray[np.float64]
-Range = tuple[float, float]
 
 SEED_FILLING = (0.2, 0.5, 0.75, 1.0, 1.25)
 """The seed work's five filling factors."""
@@ -24,30 +25,12 @@ MOST_OFFSET_RAD = 20.0 * math.pi
 POSSIBLE = {
     "intensity": (0.0, 1e15, "protons"),
     "emittance_evs": (1e-4, 1e3, "eV s"),
-    "noise": (0.0, 10.0, "of a profile's peak"),
 }
 """What a ring can hold at all: 1e15 is more than ten times the protons of the most intense ring (J-PARC
 RCS, 8.3e13), and bunches of proton rings have 0.01 to 100 eV s. Which of it a program's buckets hold is
 the kernel's answer."""
 ATTEMPTS = 20
 """How often conditions without a reference optimum are drawn anew."""
-
-
-def as_range(name: str, value: float | Sequence[float]) -> Range:
-    """Return (low, high) from a number or a pair; equal for a number.
-
-    Raises:
-        UsageError: not one or two finite numbers in order.
-    """
-    if isinstance(value, int | float):
-        low = high = float(value)
-    elif len(value) == 2:
-        low, high = (float(v) for v in value)
-    else:
-        raise UsageError(f"{name} must be a number or a pair (low, high), not {value!r}")
-    if not (math.isfinite(low) and math.isfinite(high) and low <= high):
-        raise UsageError(f"{name} must be finite and in order, not {value!r}")
-    return low, high
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +50,8 @@ class Scenario:
     """Standard deviation of an offset drawn anew in every shot, rad."""
     offset_drift_rad: float = 0.0
     """Standard deviation of the offset's random walk, rad a shot."""
-    noise: Range = (0.02, 0.02)
-    """Standard deviation of a slice's noise as a fraction of the profile's peak."""
+    monitor: Monitor = WCM
+    """What profiles are seen with."""
     require_reference: bool = True
     """Whether unrelated conditions without a reference optimum are drawn anew."""
 
@@ -104,8 +87,6 @@ class Drawn:
     """Reference optimum of phi_2; NaN where none exists."""
     goal_rad: FloatArray
     """The reference, and where none exists the phi_2 of the flattest profile."""
-    noise: FloatArray
-    """Standard deviation of a slice's noise as a fraction of the peak."""
 
 
 def filling_range(value: str | Sequence[float] | float | None) -> tuple[float, ...] | None:
@@ -140,7 +121,7 @@ class Draw:
         self.drawn = 0
 
     def cycle(self, ctime_ms: FloatArray, rng: np.random.Generator) -> Drawn:
-        """One bunch along a cycle: the same emittance, intensity and noise at all points."""
+        """One bunch along a cycle: the same emittance and intensity at all points."""
         if self.program is None:
             raise UsageError("a cycle needs a program")
         scenario = self.scenario
@@ -153,8 +134,7 @@ class Draw:
             filling = self._filling(1, rng)[0]
             emittance = float(filling_to_emittance(at_points, filling).min())
         conditions = at_points.replace(emittance_evs=emittance, intensity=intensity)
-        noise = np.full(ctime_ms.size, rng.uniform(*scenario.noise))
-        return self.with_reference(conditions, noise, ctime_ms)
+        return self.with_reference(conditions, ctime_ms)
 
     def unrelated(self, count: int, rng: np.random.Generator) -> Drawn:
         """Unrelated conditions, one a row.
@@ -185,16 +165,14 @@ class Draw:
         else:
             ctime_ms = rng.uniform(*self.program.beam_ms, count)
             base = self.program_points(ctime_ms)
-        emittance, intensity, noise = self.bunches(
-            count, rng, lambda: filling_to_emittance(base, 1.0)
-        )
+        emittance, intensity = self.bunches(count, rng, lambda: filling_to_emittance(base, 1.0))
         conditions = base.replace(emittance_evs=emittance, intensity=intensity)
-        return self.with_reference(conditions, noise, ctime_ms)
+        return self.with_reference(conditions, ctime_ms)
 
     def bunches(
         self, count: int, rng: np.random.Generator, area_evs: Callable[[], FloatArray]
-    ) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Draw emittance in eV s, intensity and noise of unrelated bunches, each [count].
+    ) -> tuple[FloatArray, FloatArray]:
+        """Draw emittance in eV s and intensity of unrelated bunches, each [count].
 
         Args:
             count: number of bunches.
@@ -212,12 +190,11 @@ class Draw:
         if scenario.filling is not None:
             filled = self._filling(count, rng) * area_evs()
             emittance = np.where(choose, emittance, filled)
-        return emittance, intensity, rng.uniform(*scenario.noise, count)
+        return emittance, intensity
 
     def with_reference(
         self,
         conditions: Conditions,
-        noise: FloatArray,
         ctime_ms: FloatArray | None,
         *,
         threads: int = 1,
@@ -232,7 +209,7 @@ class Draw:
         missing = np.flatnonzero(np.isnan(reference))
         if missing.size:
             goal[missing] = reference_optimum(conditions.take(missing), "bunching-factor")
-        return Drawn(conditions=conditions, reference_rad=reference, goal_rad=goal, noise=noise)
+        return Drawn(conditions=conditions, reference_rad=reference, goal_rad=goal)
 
     def _filling(self, count: int, rng: np.random.Generator) -> FloatArray:
         filling = self.scenario.filling or (1.0, 1.0)
@@ -297,5 +274,4 @@ def merged(old: Drawn, new: Drawn, rows: NDArray[np.int64]) -> Drawn:
         conditions=before.replace(**changes),
         reference_rad=put(old.reference_rad, new.reference_rad),
         goal_rad=put(old.goal_rad, new.goal_rad),
-        noise=put(old.noise, new.noise),
     )

@@ -1,0 +1,38 @@
+"""Options that are a number or a range from which every episode draws its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from memrl_ctrl.errors import UsageError
+
+Range = tuple[float, float]
+"""(low, high); equal where nothing is drawn."""
+
+
+def as_range(name: str, value: float | Sequence[float], *, infinite: bool = False) -> Range:
+    """Return (low, high) from a number or a pair; equal for a number.
+
+    Args:
+        name: what it is called in the error.
+        value: a number, or two in order.
+        infinite: whether a single infinity is allowed, for a limit that there is not.
+
+    Raises:
+        UsageError: not one or two finite numbers in order.
+    """
+    if _number(value):
+        low = high = float(value)  # type: ignore[arg-type]
+    elif isinstance(value, Sequence) and len(value) == 2 and all(_number(v) for v in value):
+        low, high = (float(v) for v in value)
+    else:
+        raise UsageError(f"{name} must be a number or a pair (low, high), not {value!r}")
+    allowed = infinite and low == high and math.isinf(low)
+    if not (allowed or (math.isfinite(low) and math.isfinite(high) and low <= high)):
+        raise UsageError(f"{name} must be finite and in order, not {value!r}")
+    return low, high
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
