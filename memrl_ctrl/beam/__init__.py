@@ -6,6 +6,7 @@ macroparticles of the same distribution. The physics is explained in `docs/physi
 """
 
 from memrl_ctrl.beam.conditions import Conditions
+from memrl_ctrl.beam.fit import ProfileFit, fit_profile, suggest_delta_rad
 from memrl_ctrl.beam.machine import (
     ConstantZn,
     Impedance,
@@ -33,13 +34,16 @@ __all__ = [
     "ImpedanceTable",
     "Machine",
     "MatchedProfiles",
+    "ProfileFit",
     "ResistiveWall",
     "Resonator",
     "bucket_area_evs",
     "filling_to_emittance",
+    "fit_profile",
     "matched_profiles",
     "minimum_phase_rad",
     "phase_distance_deg",
     "reference_optimum",
     "sample_particles",
+    "suggest_delta_rad",
 ]

@@ -1,0 +1,459 @@
+"""Fit of a measured profile: phi2, emittance and intensity, with what is not known of them.
+
+The method is explained in `docs/fit.md`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import chdtrc, fdtrc
+
+from memrl_ctrl.beam._fit_input import (
+    TRIGGER_RAD,
+    FitInput,
+    Gaussian,
+    Priors,
+    Reasons,
+    Trigger,
+    check_bandwidth,
+    fit_input,
+    noise_array,
+)
+from memrl_ctrl.beam._fit_model import (
+    INTENSITY,
+    LOG_EMITTANCE,
+    PHI2,
+    PROTONS,
+    TRIGGER,
+    FitModel,
+    wrap,
+)
+from memrl_ctrl.beam._fit_search import (
+    Box,
+    Posterior,
+    Scan,
+    Solution,
+    posterior,
+    refine,
+    scan,
+    starts,
+)
+from memrl_ctrl.beam.conditions import Conditions
+from memrl_ctrl.beam.machine import Array, Machine
+from memrl_ctrl.beam.optimum import Criterion, reference_optimum
+from memrl_ctrl.errors import BeamError, UsageError
+
+if TYPE_CHECKING:
+    from memrl_ctrl.program import MachineFile, ProgramPoints
+
+GOOD, POOR, AMBIGUOUS, WEAK, NOT_FITTED = "good", "poor", "ambiguous", "weak", "not fitted"
+POOR_BELOW = 1.0e-3
+"""A fit whose chi2 is this improbable is poor: the model does not describe the profile."""
+EXCLUDED_ABOVE = 9.0
+"""Another solution whose chi2 is larger by this much is excluded (3 sigma)."""
+WEAK_ABOVE_RAD = np.radians(20.0)
+"""From this uncertainty of phi2 on the profile says next to nothing."""
+_SAME_RAD = 1.0
+"""Minima that are closer in phi2 belong to one solution."""
+_JURY = 4
+"""In a batch of so many profiles, most of them decide for all whether the trigger is known."""
+_TRIGGER_GAIN = 12.0
+"""Chi2 that an unknown trigger must gain over one at the RF phase to be believed (3.5 sigma)."""
+_MORE_STARTS = 10
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ProfileFit:
+    """Fitted profiles [n]. Where `reason` is not empty, the numbers are NaN.
+
+    Values and uncertainties are mean and standard deviation of the posterior about the best
+    solution: likelihood times the priors given, flat within the bounds. Where a bunch fills its
+    bucket, emittance and intensity are those that the bucket holds.
+    """
+
+    phi2_rad: Array
+    """Phase between the harmonics, rad, in (-pi, pi], [n]."""
+    phi2_sigma_rad: Array
+    """Its 1-sigma uncertainty, and that of the offset, rad, [n]."""
+    phi_hw_rad: Array
+    """The knob, rad, [n]; NaN where it was not given."""
+    offset_rad: Array
+    """Hardware offset phi_hw - phi2, rad, in (-pi, pi], [n]."""
+    emittance_evs: Array
+    """Emittance, eV s, [n]."""
+    emittance_sigma_evs: Array
+    """Its 1-sigma uncertainty, eV s, [n]."""
+    intensity: Array
+    """Protons, [n]; NaN where the ring has no intensity effects: a profile does not show it."""
+    intensity_sigma: Array
+    """Its 1-sigma uncertainty, protons, [n]."""
+    trigger_rad: Array
+    """By how much the profile is moved to larger phase against RF phase, rad, in (-pi, pi], [n]."""
+    trigger_sigma_rad: Array
+    """Its 1-sigma uncertainty, rad, [n]."""
+    trigger_known: npt.NDArray[np.bool_]
+    """Whether the profile's phase was taken for the RF phase, [n]."""
+    correlation: Array
+    """Correlations of phi2, emittance, intensity and trigger, [n, 4, 4]."""
+    noise: Array
+    """Rms noise of a slice, units of the profile, [n]."""
+    amplitude: Array
+    """Area of the bunch, units of the profile times rad, [n]."""
+    baseline: Array
+    """Baseline, units of the profile, [n]."""
+    chi2_reduced: Array
+    """Chi2 per degree of freedom of the best solution, [n]."""
+    p_value: Array
+    """Probability of a larger chi2, [n]; below 1e-3 the fit is poor."""
+    second_phi2_rad: Array
+    """phi2 of the second-best solution where it is not excluded, else NaN, [n]."""
+    second_chi2_above: Array
+    """By how much its chi2 lies above the best, [n]."""
+    verdict: npt.NDArray[np.str_]
+    """`good`, `poor` (not this model), `ambiguous` (a second solution is not excluded), `weak`
+    (phi2 uncertain by more than 20 degrees) or `not fitted`, [n]."""
+    reason: Reasons
+    """Why a profile could not be fitted, one sentence; else empty, [n]."""
+    profile: Array
+    """The profiles that were fitted, [n, n_slices]."""
+    model: Array
+    """The best solution's profiles, baseline and amplitude included, [n, n_slices]."""
+    conditions: Conditions
+    """The fitted conditions [n]; phi2 0, emittance 1 eV s and intensity 0 where not fitted."""
+
+    def __len__(self) -> int:
+        """Number of profiles n."""
+        return int(self.phi2_rad.size)
+
+    @property
+    def fitted(self) -> npt.NDArray[np.bool_]:
+        """Which profiles have a fit, [n]."""
+        return np.asarray(self.reason == "", dtype=np.bool_)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Row:
+    """One profile's solutions."""
+
+    best: Solution
+    second: Solution | None
+    moments: Posterior
+    known: bool
+    reduced: float
+    p_value: float
+
+
+def fit_profile(
+    profile: npt.ArrayLike,
+    machine: Machine | MachineFile,
+    point: ProgramPoints | Conditions,
+    *,
+    phi_hw_rad: npt.ArrayLike | None = None,
+    intensity: Gaussian | None = None,
+    emittance_evs: Gaussian | None = None,
+    trigger: Trigger = "auto",
+    trigger_sigma_rad: float = TRIGGER_RAD,
+    noise: npt.ArrayLike | None = None,
+    bandwidth_hz: float | None = None,
+    intensity_max: float | None = None,
+    threads: int = 1,
+) -> ProfileFit:
+    """Estimate phi2, emittance and intensity from measured profiles.
+
+    Args:
+        profile: [n_slices], or a batch [n, n_slices]: a turn of the lower harmonic, earlier phase
+            first, in any units, with a baseline and noise; at least 16 slices.
+        machine: the ring. A machine file with `intensity_effects: off` fits without them.
+        point: where in the cycle: one row, or one for each profile. Of conditions, phi2, emittance
+            and intensity do not count.
+        phi_hw_rad: the knob, one value or [n]; by default that of the program's points. Without it
+            there is no offset.
+        intensity: what is known of it: mean and standard deviation, protons (as from a beam
+            current transformer).
+        emittance_evs: what is known of it: mean and standard deviation, eV s.
+        trigger: whether slice 0 begins at RF phase 0: `known`, `unknown` (the bunch may be anywhere
+            on the turn), or `auto`: known where that describes the profile as well as a free
+            trigger does. An unknown one agrees by chance for about 1 profile in 30; in a batch of
+            four or more, which has one trigger, most profiles decide for all.
+        trigger_sigma_rad: how well it is known, rad.
+        noise: rms noise of a slice in units of the profile, one value or [n]; by default it is
+            measured from the harmonics of the profile that no bunch reaches.
+        bandwidth_hz: of the monitor (first-order low-pass); None for one that is fast enough.
+        intensity_max: upper bound, protons; by default 1.2 times the operating range's, 1.2e13 for
+            a `Machine`.
+        threads: threads of the kernel.
+
+    Raises:
+        UsageError: options or shapes that cannot be.
+        BeamError: no profile can be fitted: not finite, flat, no bunch above the noise, or no bucket
+            at its point. In a batch, rows that cannot be fitted have a `reason`.
+    """
+    check_bandwidth(bandwidth_hz)
+    given = fit_input(profile, machine, point, phi_hw_rad=phi_hw_rad, intensity_max=intensity_max)
+    priors = Priors(
+        intensity=intensity,
+        emittance_evs=emittance_evs,
+        trigger=trigger,
+        trigger_sigma_rad=trigger_sigma_rad,
+    )
+    rms = noise_array(noise, len(given.conditions))
+    rows = np.flatnonzero(given.reasons == "")
+    if rows.size == 0:
+        others = f" (and {given.reasons.size - 1} more)" if given.reasons.size > 1 else ""
+        raise BeamError(f"profile 0: {given.reasons[0]}{others}")
+    model = FitModel(
+        given.conditions.take(rows),
+        given.profiles[rows],
+        noise=rms[rows],
+        bandwidth_hz=bandwidth_hz,
+        threads=threads,
+    )
+    solved = [_fit_row(model, k, given, int(row), priors) for k, row in enumerate(rows)]
+    if trigger == "auto" and rows.size >= _JURY:
+        solved = _of_one_kind(model, given, rows, priors, solved)
+    return _result(given, model, rows, solved)
+
+
+def _of_one_kind(
+    model: FitModel,
+    given: FitInput,
+    rows: npt.NDArray[np.int64],
+    priors: Priors,
+    solved: list[_Row | None],
+) -> list[_Row | None]:
+    """The same with one answer on the trigger for the whole batch: that of most profiles."""
+    answers = [one.known for one in solved if one is not None]
+    kind: Trigger = "known" if 2 * sum(answers) >= len(answers) else "unknown"
+    chosen = replace(priors, trigger=kind)
+    return [
+        _fit_row(model, k, given, int(row), chosen)
+        if one is not None and one.known is not (kind == "known")
+        else one
+        for k, (row, one) in enumerate(zip(rows, solved, strict=True))
+    ]
+
+
+def _fit_row(model: FitModel, k: int, given: FitInput, row: int, priors: Priors) -> _Row | None:
+    """Fit row `k` of the model, which is row `row` of what was given."""
+    with_intensity = bool(model.depends_on_intensity[k])
+    free = priors.box(given, row, with_intensity=with_intensity, known=False)
+    tied = priors.box(given, row, with_intensity=with_intensity, known=True)
+    scanned = scan(model, k, free)
+    if not np.any(scanned.captured > 0.0):
+        return None
+    solutions: list[Solution] = []
+    known = priors.trigger != "unknown"
+    if known:
+        solutions = _refined(model, k, tied, starts(model, k, tied, scanned, known=True))
+    if priors.trigger == "auto":
+        known, solutions = _with_or_without(model, k, free, scanned, solutions)
+    elif not known:
+        solutions = _refined(model, k, free, starts(model, k, free, scanned, known=False))
+    if not solutions:
+        return None
+    box = tied if known else free
+    if _goodness(model, k, solutions[0])[1] < POOR_BELOW:
+        finer = scan(model, k, box, 2)
+        more = starts(model, k, box, finer, known=known, count=_MORE_STARTS)
+        solutions = sorted([*solutions, *_refined(model, k, box, more)], key=lambda s: s.cost)
+    reduced, probability = _goodness(model, k, solutions[0])
+    # Where the model does not describe the profile, its uncertainties grow with the misfit.
+    spread = max(1.0, reduced) if probability < POOR_BELOW else 1.0
+    best = solutions[0]
+    close, second = [best], None
+    for other in solutions[1:]:
+        above = (other.cost - best.cost) / spread
+        apart = abs(float(wrap(other.parameters[[PHI2]] - best.parameters[PHI2])[0]))
+        if apart > _SAME_RAD:
+            if above < EXCLUDED_ABOVE and second is None:
+                second = other
+        elif above < _TRIGGER_GAIN and not any(_same(other, one) for one in close):
+            close.append(other)
+    moments = posterior(model, k, box, close, spread)
+    return _Row(
+        best=best,
+        second=second,
+        moments=moments,
+        known=known,
+        reduced=reduced,
+        p_value=probability,
+    )
+
+
+def _with_or_without(
+    model: FitModel, k: int, free: Box, scanned: Scan, tied: list[Solution]
+) -> tuple[bool, list[Solution]]:
+    """Whether the trigger is at the RF phase, and the solutions that go with the answer.
+
+    Where a solution there describes the profile, and freeing the trigger gains nothing near it, that
+    is enough; else the free trigger is searched everywhere.
+    """
+    others: list[Solution] = []
+    if tied:
+        freed = refine(model, k, free, tied[0].parameters)
+        bar = tied[0].cost - _TRIGGER_GAIN
+        if freed.cost > bar and _goodness(model, k, tied[0])[1] > POOR_BELOW:
+            return True, tied
+        others = [freed]
+    others += _refined(model, k, free, starts(model, k, free, scanned, known=False))
+    others.sort(key=lambda s: s.cost)
+    if tied and others[0].cost > bar:
+        return True, tied
+    return False, others
+
+
+def _refined(model: FitModel, k: int, box: Box, begin: Array) -> list[Solution]:
+    """Solutions from some starts, best first."""
+    return sorted((refine(model, k, box, one) for one in begin), key=lambda s: s.cost)
+
+
+def _same(one: Solution, other: Solution) -> bool:
+    """Whether two minima are one."""
+    difference = one.parameters - other.parameters
+    difference[[PHI2, TRIGGER]] = wrap(difference[[PHI2, TRIGGER]])
+    return bool(np.all(np.abs(difference) < np.array([0.02, 0.02, 0.2, 0.02])))
+
+
+def _goodness(model: FitModel, k: int, solution: Solution) -> tuple[float, float]:
+    """Chi2 per degree of freedom, and the probability of a larger one."""
+    freedom = 2 * model.count - solution.information.shape[0] - 1
+    reduced = solution.chi2 / freedom
+    if model.noise_known[k]:
+        return reduced, float(chdtrc(freedom, solution.chi2))
+    # The noise is itself measured: a ratio of two variances.
+    return reduced, float(fdtrc(freedom, model.noise_dof, reduced))
+
+
+def _result(
+    given: FitInput, model: FitModel, rows: npt.NDArray[np.int64], solved: list[_Row | None]
+) -> ProfileFit:
+    """The public result; rows that were not fitted are NaN."""
+    count = given.profiles.shape[0]
+    mean = np.full((count, 4), np.nan)
+    covariance = np.full((count, 4, 4), np.nan)
+    best = np.full((count, 4), np.nan)
+    columns = {name: np.full(count, np.nan) for name in ("reduced", "p", "phi2", "above")}
+    known = np.zeros(count, dtype=np.bool_)
+    verdict = np.full(count, NOT_FITTED, dtype="U12")
+    reasons = given.reasons.copy()
+    for row, one in zip(rows, solved, strict=True):
+        if one is None:
+            reasons[row] = "no matched bunch at any phi2"
+            continue
+        mean[row], covariance[row] = one.moments.mean, one.moments.covariance
+        best[row], known[row] = one.best.parameters, one.known
+        columns["reduced"][row], columns["p"][row] = one.reduced, one.p_value
+        if one.second is not None:
+            columns["phi2"][row] = wrap(one.second.parameters[[PHI2]])[0]
+            columns["above"][row] = one.second.cost - one.best.cost
+        verdict[row] = _verdict(one)
+    with_intensity = np.zeros(count, dtype=np.bool_)
+    with_intensity[rows] = model.depends_on_intensity
+    drawn, amplitude = _drawn(model, rows, best, given.profiles)
+    sigma = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
+    noise = np.full(count, np.nan)
+    noise[rows] = model.noise
+    emittance = np.exp(mean[:, LOG_EMITTANCE])
+    protons = np.where(with_intensity, mean[:, INTENSITY] * PROTONS, np.nan)
+    return ProfileFit(
+        phi2_rad=wrap(mean[:, PHI2]),
+        phi2_sigma_rad=sigma[:, PHI2],
+        phi_hw_rad=given.phi_hw_rad,
+        offset_rad=wrap(given.phi_hw_rad - mean[:, PHI2]),
+        emittance_evs=emittance,
+        emittance_sigma_evs=emittance * sigma[:, LOG_EMITTANCE],
+        intensity=protons,
+        intensity_sigma=np.where(with_intensity, sigma[:, INTENSITY] * PROTONS, np.nan),
+        trigger_rad=mean[:, TRIGGER],
+        trigger_sigma_rad=sigma[:, TRIGGER],
+        trigger_known=known,
+        correlation=_correlation(covariance, sigma),
+        noise=noise,
+        amplitude=amplitude,
+        baseline=given.profiles.mean(axis=1) - amplitude / (2.0 * np.pi),
+        chi2_reduced=columns["reduced"],
+        p_value=columns["p"],
+        second_phi2_rad=columns["phi2"],
+        second_chi2_above=columns["above"],
+        verdict=verdict,
+        reason=reasons,
+        profile=given.profiles,
+        model=drawn,
+        conditions=given.conditions.replace(
+            phi2_rad=np.nan_to_num(wrap(mean[:, PHI2])),
+            emittance_evs=np.nan_to_num(emittance, nan=1.0),
+            intensity=np.nan_to_num(protons),
+        ),
+    )
+
+
+def _correlation(covariance: Array, sigma: Array) -> Array:
+    scale = np.where(sigma > 0.0, sigma, 1.0)
+    result: Array = covariance / (scale[:, :, None] * scale[:, None, :])
+    return result
+
+
+def _verdict(row: _Row) -> str:
+    if row.p_value < POOR_BELOW:
+        return POOR
+    if row.second is not None:
+        return AMBIGUOUS
+    return WEAK if np.sqrt(row.moments.covariance[PHI2, PHI2]) > WEAK_ABOVE_RAD else GOOD
+
+
+def _drawn(
+    model: FitModel, rows: npt.NDArray[np.int64], best: Array, profiles: Array
+) -> tuple[Array, Array]:
+    """The best solutions as measured profiles [n, n_slices], and their amplitudes [n].
+
+    `best` [n, 4] is NaN where there is no solution.
+    """
+    drawn = np.full(profiles.shape, np.nan)
+    amplitude = np.full(profiles.shape[0], np.nan)
+    index = np.flatnonzero(np.isfinite(best[rows]).all(axis=1))
+    rows = rows[index]
+    spectra, _ = model.spectra(index, best[rows])
+    moved = model.moved(spectra, best[rows, TRIGGER])
+    amplitude[rows] = model.amplitude(index, moved) * model.scale[index]
+    n_slices = profiles.shape[1]
+    phase = (np.arange(n_slices) + 0.5) * (2.0 * np.pi / n_slices)
+    shape = 2.0 * (moved @ np.exp(1j * model.order[:, None] * phase)).real
+    mean = profiles[rows].mean(axis=1, keepdims=True)
+    drawn[rows] = mean + amplitude[rows, None] * shape
+    return drawn, amplitude
+
+
+def suggest_delta_rad(
+    fit: ProfileFit, conditions: Conditions | None = None, *, criterion: Criterion = "symmetry"
+) -> Array:
+    """The change of phi_hw that a model-based controller would make: reference less fitted phi2.
+
+    Args:
+        fit: fitted profiles [n].
+        conditions: the points whose optimum is wanted [n] or [1]; their phi2, emittance and
+            intensity do not count. By default those of the fit.
+        criterion: of `reference_optimum`.
+
+    Returns:
+        rad, in (-pi, pi], [n]; NaN where there is no fit or no reference optimum.
+
+    Raises:
+        UsageError: another number of conditions than of profiles.
+        UnknownNameError: no such criterion.
+    """
+    points = fit.conditions
+    if conditions is not None:
+        if len(conditions) not in (1, len(fit)):
+            raise UsageError(
+                f"{len(conditions)} conditions and {len(fit)} fitted profiles; give one condition, "
+                "or one for each profile"
+            )
+        points = conditions.take(np.zeros(len(fit), dtype=np.int64) + np.arange(len(conditions)))
+        points = points.replace(
+            emittance_evs=fit.conditions.emittance_evs, intensity=fit.conditions.intensity
+        )
+    return np.where(fit.fitted, wrap(reference_optimum(points, criterion) - fit.phi2_rad), np.nan)
