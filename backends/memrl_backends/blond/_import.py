@@ -19,7 +19,6 @@ import numpy as np
 from memrl_ctrl.beam import Conditions
 from memrl_ctrl.errors import MissingExtraError, UsageError
 
-
 MOST_ORDERS = 4096
 """Multiples of the lower harmonic's frequency at which BLonD is given the impedance: enough for a
 profile of twice as many slices."""
