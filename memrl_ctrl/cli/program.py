@@ -1,7 +1,10 @@
-"""`memrl-ctrl program`: list, check, draw and import machines and cycle programs."""
+"""`memrl-ctrl program`: list, check, draw, import, export and edit cycle programs."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +16,7 @@ from rich.table import Table
 from memrl_ctrl.errors import MemrlError, MissingExtraError, ProgramError
 from memrl_ctrl.program import (
     CycleProgram,
+    MachineWarning,
     RangeCheck,
     available_machines,
     available_programs,
@@ -22,12 +26,13 @@ from memrl_ctrl.program import (
     load_program,
     save_program,
 )
+from memrl_ctrl.program.controls_export import export_program, parse_devices
 from memrl_ctrl.program.units import parse_units
 
 Repeated = Parameter(negative="", show_default=False)
 """An option that may be given several times."""
 
-app = App(name="program", help="List, check, draw and import cycle programs and their machines.")
+app = App(name="program", help="List, check, draw, import, export and edit cycle programs.")
 
 
 @app.command(name="list")
@@ -118,17 +123,69 @@ def import_(
 
 
 @app.command
+def export(
+    program: str,
+    /,
+    *,
+    out: Path,
+    function: Annotated[tuple[str, ...], Repeated] = (),
+    device: Annotated[tuple[str, ...], Repeated] = (),
+    ring: int | None = None,
+    force: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Export functions of a program in the controls system's format, so that they can be loaded.
+
+    Nothing is lost: an import of what is written gives the same functions. A program that its machine
+    cannot play is refused.
+
+    Parameters
+    ----------
+    program
+        Name or file of a program.
+    out
+        File that ends in .csv, or a folder for one file per function (B, V1A, V2A and V2P).
+    function
+        phi_hw, v1, v2 or b_field; may be repeated, and then a file holds them side by side. By default
+        phi_hw for a file, all for a folder.
+    device
+        Device/property#field that plays the function (BA3.FGPRFH2/Settings#amplitudes), with the
+        function before it where the name does not tell (phi_hw=MY.DEVICE/S#a); may be repeated. By
+        default those that the program was imported from.
+    ring
+        Write for the devices of this ring instead.
+    force
+        Replace files that exist.
+    """
+    loaded = load_program(program)
+    names = function or (("phi_hw",) if out.suffix.lower() == ".csv" else ())
+    exported = export_program(
+        loaded,
+        out,
+        functions=function or None,
+        devices=parse_devices(device, names),
+        ring=ring,
+        force=force,
+    )
+    console = Console(highlight=False, soft_wrap=True)
+    for note in exported.notes:
+        console.print(f"  {escape(note)}")
+    console.print(f"wrote {escape(', '.join(map(str, exported.files)))}")
+
+
+@app.command
 def check(program: str, /) -> int:
     """Compare a program with its machine's hardware limits, between injection and extraction.
 
-    Ends with exit code 3 where a limit is broken.
+    Notes say what looks wrong but breaks no limit: an impedance whose phase does not fit. Ends with
+    exit code 3 where a limit is broken.
 
     Parameters
     ----------
     program
         Name or file of a program.
     """
-    loaded = load_program(program, check_limits=False)
+    with _notes_are_shown():
+        loaded = load_program(program, check_limits=False)
     checks = check_ranges(loaded)
     console = Console(highlight=False)
     low, high = loaded.beam_ms
@@ -138,6 +195,8 @@ def check(program: str, /) -> int:
         soft_wrap=True,
     )
     console.print(_table(checks))
+    for note in loaded.machine.notes:
+        console.print(f"note: {escape(note)}", style="yellow", soft_wrap=True)
     broken = [check.sentence for check in checks if not check.ok]
     for sentence in broken:
         console.print(f"broken: {sentence}", style="red", soft_wrap=True)
@@ -176,6 +235,14 @@ def plot(
     except OSError as error:
         raise ProgramError(path, f"cannot be written: {error.strerror}") from error
     Console(highlight=False, soft_wrap=True).print(f"wrote {escape(str(path))}")
+
+
+@contextmanager
+def _notes_are_shown() -> Iterator[None]:
+    """A machine's notes are printed with the answer: they are not warned of as well."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MachineWarning)
+        yield
 
 
 def _table(checks: list[RangeCheck]) -> Table:
