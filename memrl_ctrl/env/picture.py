@@ -25,7 +25,7 @@ class Picture:
 
     def __init__(self, task: BeamTask) -> None:
         self._task = task
-        self._figure = Figure(figsize=SIZE_INCH, dpi=DPI, layout="constrained")
+        self._figure = Figure(figsize=SIZE_INCH, dpi=DPI)
         self._canvas = FigureCanvasAgg(self._figure)
         self._way: list[tuple[float, float, float]] = []
 
@@ -52,6 +52,8 @@ class Picture:
     def _panels(self) -> None:
         task = self._task
         upper, lower = self._figure.subplots(2, 1, height_ratios=[3, 2])
+        # Fixed, since working the layout out would take longer than drawing.
+        self._figure.subplots_adjust(left=0.1, right=0.98, top=0.94, bottom=0.1, hspace=0.35)
         profile = task.observation()[0, :-1]
         phase_deg = ((np.arange(profile.size) + 0.5) / profile.size - 0.5) * 360.0
         upper.plot(phase_deg, profile[::-1], color=MIRROR, linewidth=1.0, label="mirrored")
@@ -59,7 +61,7 @@ class Picture:
         upper.set(
             xlim=(-180.0, 180.0),
             xlabel="RF phase from the bunch's mean [degrees]",
-            ylabel="line density / mean over the turn",
+            ylabel="line density / its mean",
         )
         upper.legend(loc="upper right", frameon=False)
         way = np.array(self._way)
@@ -68,7 +70,7 @@ class Picture:
         said = f"phase error {error:+.2f}°" if math.isfinite(error) else "no reference optimum"
         if task.reading.truth is None:
             said = "phase error not known on a machine"
-        changed = math.degrees(task.applied[0])
+        changed = round(math.degrees(task.applied[0]), 1) + 0.0
         upper.set_title(
             f"{task.place_label.replace(' [ms]', '')} {place:.0f}:  {said},  "
             f"φ_hw {phi_hw:.1f}° (changed by {changed:+.1f}°)",
