@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -25,6 +26,7 @@ from memrl_ctrl.beam.profiles import bucket_area_evs
 from memrl_ctrl.errors import UsageError
 
 if TYPE_CHECKING:
+    from memrl_ctrl.beam.measurement import Monitor
     from memrl_ctrl.program import MachineFile, ProgramPoints
 
 Gaussian: TypeAlias = tuple[float, float]
@@ -210,6 +212,8 @@ class Priors:
     """Whether the profile's phase is the RF phase."""
     trigger_sigma_rad: float
     """Standard deviation of a known trigger phase, rad."""
+    jitter_s: float = 0.0
+    """Standard deviation of the trigger in time, s; adds to it."""
 
     def __post_init__(self) -> None:
         for name in ("intensity", "emittance_evs"):
@@ -244,7 +248,9 @@ class Priors:
                 priors.append((INTENSITY, mean, sigma))
                 largest = max(largest, mean + 5.0 * sigma)
         if known:
-            priors.append((TRIGGER, 0.0, self.trigger_sigma_rad))
+            frequency = float(given.conditions.rf_frequency_hz[row])
+            jitter = 2.0 * math.pi * frequency * self.jitter_s
+            priors.append((TRIGGER, 0.0, math.hypot(self.trigger_sigma_rad, jitter)))
         whole = 4.0 * math.pi
         return Box(
             low=np.array([-whole, low, 0.0, -whole]),
@@ -275,11 +281,34 @@ def noise_array(noise: npt.ArrayLike | None, count: int) -> Array:
     return np.array(np.broadcast_to(values.reshape(-1), (count,)))
 
 
-def check_bandwidth(bandwidth_hz: float | None) -> None:
-    """Refuse a bandwidth that is not positive.
+@dataclass(frozen=True, kw_only=True)
+class Chain:
+    """What lies between the beam and the profile."""
+
+    bandwidth_hz: float = math.inf
+    """Upper limit of the monitor (-3 dB, one pole), Hz."""
+    low_cutoff_hz: float = 0.0
+    """Lower limit of the monitor (-3 dB, one pole), Hz."""
+    jitter_s: float = 0.0
+    """Standard deviation of the trigger, s."""
+
+
+def chain_of(monitor: Monitor | None, bandwidth_hz: float | None) -> Chain:
+    """The measurement chain of a monitor; the bandwidth that is given counts.
 
     Raises:
-        UsageError: it is not above 0.
+        UsageError: a bandwidth that is not above 0.
     """
-    if bandwidth_hz is not None and not (bandwidth_hz > 0.0 and math.isfinite(bandwidth_hz)):
-        raise UsageError(f"bandwidth_hz is {bandwidth_hz}; it must be above 0 and finite")
+    if bandwidth_hz is not None and not bandwidth_hz > 0.0:
+        raise UsageError(f"bandwidth_hz is {bandwidth_hz}; it must be above 0")
+    if monitor is None:
+        return Chain() if bandwidth_hz is None else Chain(bandwidth_hz=bandwidth_hz)
+
+    def middle(value: float | Sequence[float]) -> float:
+        return float(np.mean(value))
+
+    return Chain(
+        bandwidth_hz=middle(monitor.bandwidth_mhz) * 1e6 if bandwidth_hz is None else bandwidth_hz,
+        low_cutoff_hz=middle(monitor.low_cutoff_khz) * 1e3,
+        jitter_s=middle(monitor.trigger_jitter_ns) * 1e-9,
+    )

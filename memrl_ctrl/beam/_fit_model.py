@@ -61,7 +61,8 @@ class FitModel:
         conditions: the points [n]; phi2, emittance and intensity do not enter.
         profiles: measured, [n, n_slices], finite and with a bunch.
         noise: rms noise of a slice [n], units of the profiles; NaN where it is to be measured.
-        bandwidth_hz: of the monitor, first order; None for none.
+        bandwidth_hz: upper limit of the monitor, one pole; infinity for none.
+        low_cutoff_hz: lower limit of the monitor, one pole; 0 for none.
         threads: threads of the kernel.
     """
 
@@ -71,7 +72,8 @@ class FitModel:
         profiles: Array,
         *,
         noise: Array,
-        bandwidth_hz: float | None,
+        bandwidth_hz: float,
+        low_cutoff_hz: float,
         threads: int,
     ) -> None:
         self.conditions = conditions.replace(phi2_rad=0.0, emittance_evs=1.0, intensity=PROTONS)
@@ -84,10 +86,10 @@ class FitModel:
         self.count = compared_harmonics(self.n_slices)
         measured = spectrum(profiles)
         self.order = np.arange(1, self.count + 1)
-        self.response: ComplexArray = np.ones((len(conditions), self.count), dtype=np.complex128)
-        if bandwidth_hz is not None:
-            frequency = self.order * conditions.rf_frequency_hz[:, None]
-            self.response = 1.0 / (1.0 + 1j * frequency / bandwidth_hz)
+        frequency = self.order * conditions.rf_frequency_hz[:, None]
+        poles = (1.0 + 1j * frequency / bandwidth_hz) * (1.0 - 1j * low_cutoff_hz / frequency)
+        self.response: ComplexArray = np.asarray(1.0 / poles, dtype=np.complex128)
+        """Of the monitor [n, harmonics]."""
         above = measured.shape[1] - self.count
         self.noise_known = np.isfinite(noise)
         """Whether the noise was given [n]."""

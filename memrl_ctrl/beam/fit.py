@@ -19,7 +19,7 @@ from memrl_ctrl.beam._fit_input import (
     Priors,
     Reasons,
     Trigger,
-    check_bandwidth,
+    chain_of,
     fit_input,
     noise_array,
 )
@@ -48,6 +48,7 @@ from memrl_ctrl.beam.optimum import Criterion, reference_optimum
 from memrl_ctrl.errors import BeamError, UsageError
 
 if TYPE_CHECKING:
+    from memrl_ctrl.beam.measurement import Monitor
     from memrl_ctrl.program import MachineFile, ProgramPoints
 
 GOOD, POOR, AMBIGUOUS, WEAK, NOT_FITTED = "good", "poor", "ambiguous", "weak", "not fitted"
@@ -147,6 +148,28 @@ class _Row:
     p_value: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What is to be fitted, ready for the search."""
+
+    given: FitInput
+    """Points and profiles [n]."""
+    rows: npt.NDArray[np.int64]
+    """Rows that can be fitted."""
+    model: FitModel
+    """The forward model of those rows."""
+    priors: Priors
+    """What is known beforehand."""
+
+    def result(self) -> ProfileFit:
+        """Fit each profile by itself."""
+        model, rows = self.model, self.rows
+        solved = [_fit_row(self, k, self.priors) for k in range(rows.size)]
+        if self.priors.trigger == "auto" and rows.size >= _JURY:
+            solved = _of_one_kind(self, solved)
+        return _result(self.given, model, rows, solved)
+
+
 def fit_profile(
     profile: npt.ArrayLike,
     machine: Machine | MachineFile,
@@ -158,6 +181,7 @@ def fit_profile(
     trigger: Trigger = "auto",
     trigger_sigma_rad: float = TRIGGER_RAD,
     noise: npt.ArrayLike | None = None,
+    monitor: Monitor | None = None,
     bandwidth_hz: float | None = None,
     intensity_max: float | None = None,
     threads: int = 1,
@@ -179,10 +203,13 @@ def fit_profile(
             on the turn), or `auto`: known where that describes the profile as well as a free
             trigger does. An unknown one agrees by chance for about 1 profile in 30; in a batch of
             four or more, which has one trigger, most profiles decide for all.
-        trigger_sigma_rad: how well it is known, rad.
+        trigger_sigma_rad: how well it is known, rad; the monitor's jitter adds to it.
         noise: rms noise of a slice in units of the profile, one value or [n]; by default it is
             measured from the harmonics of the profile that no bunch reaches.
-        bandwidth_hz: of the monitor (first-order low-pass); None for one that is fast enough.
+        monitor: the chain that the profiles came through: its bandwidth, lower limit and trigger
+            jitter enter (`memrl_ctrl.beam.measurement`; a simulation's default is `WCM`). None for
+            one that shows profiles as they are.
+        bandwidth_hz: upper limit (-3 dB, one pole), in the place of the monitor's.
         intensity_max: upper bound, protons; by default 1.2 times the operating range's, 1.2e13 for
             a `Machine`.
         threads: threads of the kernel.
@@ -192,13 +219,48 @@ def fit_profile(
         BeamError: no profile can be fitted: not finite, flat, no bunch above the noise, or no bucket
             at its point. In a batch, rows that cannot be fitted have a `reason`.
     """
-    check_bandwidth(bandwidth_hz)
+    return task(
+        profile,
+        machine,
+        point,
+        phi_hw_rad=phi_hw_rad,
+        intensity=intensity,
+        emittance_evs=emittance_evs,
+        trigger=trigger,
+        trigger_sigma_rad=trigger_sigma_rad,
+        noise=noise,
+        monitor=monitor,
+        bandwidth_hz=bandwidth_hz,
+        intensity_max=intensity_max,
+        threads=threads,
+    ).result()
+
+
+def task(
+    profile: npt.ArrayLike,
+    machine: Machine | MachineFile,
+    point: ProgramPoints | Conditions,
+    *,
+    phi_hw_rad: npt.ArrayLike | None,
+    intensity: Gaussian | None,
+    emittance_evs: Gaussian | None,
+    trigger: Trigger,
+    trigger_sigma_rad: float,
+    noise: npt.ArrayLike | None,
+    monitor: Monitor | None,
+    bandwidth_hz: float | None,
+    intensity_max: float | None,
+    threads: int,
+) -> Task:
+    """Check and prepare; arguments and errors as those of `fit_profile`."""
+    chain = chain_of(monitor, bandwidth_hz)
     given = fit_input(profile, machine, point, phi_hw_rad=phi_hw_rad, intensity_max=intensity_max)
     priors = Priors(
         intensity=intensity,
         emittance_evs=emittance_evs,
         trigger=trigger,
         trigger_sigma_rad=trigger_sigma_rad,
+        jitter_s=chain.jitter_s,
     )
     rms = noise_array(noise, len(given.conditions))
     rows = np.flatnonzero(given.reasons == "")
@@ -209,36 +271,27 @@ def fit_profile(
         given.conditions.take(rows),
         given.profiles[rows],
         noise=rms[rows],
-        bandwidth_hz=bandwidth_hz,
+        bandwidth_hz=chain.bandwidth_hz,
+        low_cutoff_hz=chain.low_cutoff_hz,
         threads=threads,
     )
-    solved = [_fit_row(model, k, given, int(row), priors) for k, row in enumerate(rows)]
-    if trigger == "auto" and rows.size >= _JURY:
-        solved = _of_one_kind(model, given, rows, priors, solved)
-    return _result(given, model, rows, solved)
+    return Task(given=given, rows=rows, model=model, priors=priors)
 
 
-def _of_one_kind(
-    model: FitModel,
-    given: FitInput,
-    rows: npt.NDArray[np.int64],
-    priors: Priors,
-    solved: list[_Row | None],
-) -> list[_Row | None]:
+def _of_one_kind(job: Task, solved: list[_Row | None]) -> list[_Row | None]:
     """The same with one answer on the trigger for the whole batch: that of most profiles."""
     answers = [one.known for one in solved if one is not None]
-    kind: Trigger = "known" if 2 * sum(answers) >= len(answers) else "unknown"
-    chosen = replace(priors, trigger=kind)
+    known = 2 * sum(answers) >= len(answers)
+    chosen = replace(job.priors, trigger="known" if known else "unknown")
     return [
-        _fit_row(model, k, given, int(row), chosen)
-        if one is not None and one.known is not (kind == "known")
-        else one
-        for k, (row, one) in enumerate(zip(rows, solved, strict=True))
+        _fit_row(job, k, chosen) if one is not None and one.known is not known else one
+        for k, one in enumerate(solved)
     ]
 
 
-def _fit_row(model: FitModel, k: int, given: FitInput, row: int, priors: Priors) -> _Row | None:
-    """Fit row `k` of the model, which is row `row` of what was given."""
+def _fit_row(job: Task, k: int, priors: Priors) -> _Row | None:
+    """Fit row `k` of the model."""
+    model, given, row = job.model, job.given, int(job.rows[k])
     with_intensity = bool(model.depends_on_intensity[k])
     free = priors.box(given, row, with_intensity=with_intensity, known=False)
     tied = priors.box(given, row, with_intensity=with_intensity, known=True)
