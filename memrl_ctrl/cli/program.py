@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import App, Parameter, Token
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from memrl_ctrl.errors import MemrlError, MissingExtraError, ProgramError
+from memrl_ctrl.errors import MemrlError, MissingExtraError, ProgramError, UsageError
 from memrl_ctrl.program import (
     CycleProgram,
     MachineWarning,
@@ -27,7 +27,9 @@ from memrl_ctrl.program import (
     save_program,
 )
 from memrl_ctrl.program.controls_export import export_program, parse_devices
-from memrl_ctrl.program.units import parse_units
+from memrl_ctrl.program.edit import Edit, edit_program, parse_edit
+from memrl_ctrl.program.edit_syntax import EXAMPLES
+from memrl_ctrl.program.units import UNITS, parse_units, short_name
 
 Repeated = Parameter(negative="", show_default=False)
 """An option that may be given several times."""
@@ -170,6 +172,80 @@ def export(
     for note in exported.notes:
         console.print(f"  {escape(note)}")
     console.print(f"wrote {escape(', '.join(map(str, exported.files)))}")
+
+
+def _edits(_: type, tokens: Sequence[Token]) -> tuple[Edit, ...]:
+    """Read the edits of a command line, in its order."""
+    return tuple(parse_edit((token.keyword or "").lstrip("-"), token.value) for token in tokens)
+
+
+EditOptions = Parameter(
+    name=[f"--{verb}" for verb in EXAMPLES],
+    converter=_edits,
+    n_tokens=1,
+    negative="",
+    show_default=False,
+)
+
+
+@app.command(help_format="markdown")
+def edit(
+    program: str,
+    /,
+    *,
+    out: Path,
+    edits: Annotated[tuple[Edit, ...], EditOptions] = (),
+    name: str | None = None,
+    force: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Write an edited version of a program. Edits are applied in the order in which they are given.
+
+    ```
+    --scale    FUNCTION=FACTOR   v2=0.9
+    --shift    FUNCTION=AMOUNT   phi_hw=+12deg  v1=-0.5kV  b_field=3G
+    --shift    FUNCTION=TIME     v2=+4ms        later
+    --smooth   FUNCTION=WIDTH    v1=5ms         moving average
+    --insert   FUNCTION=CTIMES   phi_hw=300,350,400
+    --resample FUNCTION=STEP     b_field=1ms    evenly spaced
+    ```
+
+    FUNCTION is phi_hw, v1, v2 or b_field, or several: `v1,v2=0.9`. All but `--insert` may be restricted to
+    a range of ctime in ms: `v2=0.9@600..700`, `phi_hw=+12deg@600..`, `v1=5ms@..400`; outside it they fade
+    within 2 ms, or as told: `v2=0.9@600..700~10ms`.
+
+    The result is compared with the machine's limits, and its `source` says what was done.
+
+    Parameters
+    ----------
+    program
+        Name or file of a program.
+    out
+        YAML file to write; its folder is made where it does not exist.
+    edits
+        The edits, as above; each may be repeated.
+    name
+        Name of the new program; by default that of the file.
+    force
+        Replace files that exist.
+    """
+    if not edits:
+        options = ", ".join(f"--{verb}" for verb in EXAMPLES)
+        raise UsageError(f"nothing to edit; give at least one of {options}")
+    edited = edit_program(load_program(program, check_limits=False), edits, name=name or out.stem)
+    files = save_program(edited.program, out, force=force)
+    console = Console(highlight=False, soft_wrap=True)
+    for change in edited.changes:
+        before, after = change.breakpoints
+        unit = UNITS[change.function][0].name
+        console.print(
+            f"  {escape(change.edit.text)}: {short_name(change.function)} changes by at most "
+            f"{change.largest:+.6g} {unit} (at ctime {change.largest_ctime_ms:g} ms), breakpoints "
+            f"{before} to {after}"
+        )
+    console.print(
+        f"wrote {escape(str(files[0]))} and {len(files) - 1} functions beside it; machine "
+        f"{edited.program.machine.name} can play it"
+    )
 
 
 @app.command
