@@ -186,13 +186,15 @@ class LstmTd3:
         """
         if self.config.gamma == 0.0:
             return batch.reward
-        action = squash(self.target_actor(batch, after=True))
+        with self._precision():
+            action = squash(self.target_actor(batch, after=True))
         if self.config.target_smoothing:
             noise = torch.empty_like(action).normal_(generator=self.noise)
             noise = self.config.target_noise * noise
             limit = self.config.noise_clip
             action = (action + noise.clamp(-limit, limit)).clamp(-1.0, 1.0)
-        values = [critic(batch, action, after=True) for critic in self.target_critics]
+        with self._precision():
+            values = [critic(batch, action, after=True) for critic in self.target_critics]
         value = torch.stack(values).amin(dim=0)
         return batch.reward + self.config.gamma * (1.0 - batch.terminated) * value
 
@@ -203,7 +205,8 @@ class LstmTd3:
             What is worth logging, and the error of each item of the batch [batch] for its priority.
         """
         target = self.target(batch)
-        values = torch.stack([critic(batch, batch.action) for critic in self.critics])
+        with self._precision():
+            values = torch.stack([critic(batch, batch.action) for critic in self.critics])
         difference = values - target
         squares = torch.square(difference) * batch.weight
         loss = torch.stack([mean(square, batch.valid) for square in squares]).sum()
@@ -222,10 +225,11 @@ class LstmTd3:
         for parameter in self.critic_parameters:
             parameter.requires_grad_(False)
         critic = self.critic
-        with torch.no_grad():  # the critic's memory does not depend on the action now
-            memory, features = critic.memory.recall(batch, after=False)
-        pre_tanh = self.actor(batch)
-        value = critic.judge(memory, features, batch.truth, squash(pre_tanh))
+        with self._precision():
+            with torch.no_grad():  # the critic's memory does not depend on the action now
+                memory, features = critic.memory.recall(batch, after=False)
+            pre_tanh = self.actor(batch)
+            value = critic.judge(memory, features, batch.truth, squash(pre_tanh))
         loss = -mean(value, batch.valid)
         if self.config.pre_tanh_penalty > 0.0:
             beyond = torch.relu(pre_tanh.abs() - self.config.pre_tanh_limit).square().sum(dim=-1)
@@ -283,6 +287,11 @@ class LstmTd3:
         return (*networks, "normaliser", "actor_optimiser", "critic_optimiser")
 
     # --- small helpers ------------------------------------------------------------------------------
+
+    def _precision(self) -> torch.autocast:
+        """Within it hidden layers compute in the configuration's precision; weights stay float32."""
+        half = self.config.precision == "bfloat16"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half)
 
     def _descend(
         self, optimiser: torch.optim.Optimizer, loss: Tensor, of: list[nn.Parameter]

@@ -36,6 +36,12 @@ def map_action(squashed: Tensor, kind: str) -> Tensor:
     return squashed if kind == "linear" else squashed * squashed.abs()
 
 
+def in_float32(layer: nn.Module, x: Tensor) -> Tensor:
+    """Apply a layer in float32 whatever the hidden layers compute in: a value needs its digits."""
+    with torch.autocast(x.device.type, enabled=False):
+        return torch.as_tensor(layer(x.float()))
+
+
 class Actor(nn.Module):
     """From memory and the present observation to the action before tanh."""
 
@@ -51,7 +57,7 @@ class Actor(nn.Module):
     def decide(self, memory: Tensor, features: Tensor) -> Tensor:
         """Return the action before tanh [..., n_action]."""
         joined = torch.cat((memory, self.current(features)), dim=-1)
-        return torch.as_tensor(self.head(self.integration(joined)))
+        return in_float32(self.head, self.integration(joined))
 
     def forward(self, batch: Batch, *, after: bool = False) -> Tensor:
         """Return the actions before tanh at each decision of a batch [..., n_action]."""
@@ -86,7 +92,7 @@ class Critic(nn.Module):
         if self.sees_truth:
             parts.append(truth)
         joined = torch.cat((memory, self.current(torch.cat(parts, dim=-1))), dim=-1)
-        return torch.as_tensor(self.head(self.integration(joined))).squeeze(-1)
+        return in_float32(self.head, self.integration(joined)).squeeze(-1)
 
     def forward(self, batch: Batch, action: Tensor, *, after: bool = False) -> Tensor:
         """Return the values of squashed actions at each decision of a batch [...]."""

@@ -154,6 +154,9 @@ class LstmTd3Config:
     exported graph."""
     gradient_clip: float = 0.0
     """Largest norm of a gradient; 0: not clipped."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What hidden layers compute in while learning; weights, values and what acts stay float32.
+    `bfloat16` is quicker on processors and GPUs that have it (AVX512-BF16, AMX)."""
     optimiser: Literal["fused", "foreach"] = "fused"
     """Implementation of Adam: one fused kernel, or one operation for all tensors of a kind."""
 
