@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,8 +18,8 @@ class Terminal(Console):
     """A console for output that may go into a file or a pipe.
 
     Outside a terminal lines are as long as they need to be (unless COLUMNS says otherwise), so that
-    `grep` and `cut` find whole names. When the reader of a pipe goes away (`head`, `less`), what is
-    written later goes nowhere, and the command goes on and ends with its own exit code.
+    `grep` and `cut` find whole names. When the reader of a pipe goes away (`head`, `less`) or a terminal
+    is closed, what is written later goes nowhere, and the command goes on and ends with its own exit code.
 
     Args:
         on_gone: called once when the reader has gone; a command that runs until it is stopped ends
@@ -31,6 +32,14 @@ class Terminal(Console):
         self.on_gone = on_gone
         if not self.is_terminal and "width" not in options and "COLUMNS" not in os.environ:
             self.width = WIDE
+
+    def _write_buffer(self) -> None:
+        try:
+            super()._write_buffer()
+        except OSError as error:
+            if error.errno != errno.EIO:  # what a terminal gives that was closed
+                raise
+            raise BrokenPipeError from error
 
     def on_broken_pipe(self) -> None:
         """Say no more; rich would end the process with exit code 1."""

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import yaml
 from cyclopts import Parameter
-from rich.console import Console
 
 from memrl_ctrl import registry
-from memrl_ctrl.errors import TraceError, UsageError
+from memrl_ctrl.backend import BeamSource, MachineDescription
+from memrl_ctrl.cli.values import Count, OutputFolder, Seconds, Seed, SomeSeconds, Steps
+from memrl_ctrl.errors import FileError, TraceError, UsageError
+from memrl_ctrl.outputs import check_output_file
 from memrl_ctrl.policy import OnnxPolicy
+from memrl_ctrl.terminal import Terminal
 from memrl_ctrl.trace import RECORDS, TraceReader
 from memrl_deploy.guard import GuardConfig
 from memrl_deploy.inference import check_fit
@@ -21,6 +26,13 @@ from memrl_deploy.modes import ClosedLoop, Mode, Shadow
 from memrl_deploy.replaying import GUARD_KEY, ReplayResult, replay_trace
 from memrl_deploy.runtime import Runtime, stopped_by_signals
 from memrl_deploy.summary import NoView
+
+UNPACED_CYCLES = 1000
+"""Cycles of a run that neither the machine's period nor an option limits; about 0.1 MB each on the disk."""
+FINITE_BACKEND = "replay"
+"""Backend whose cycles come to an end by themselves."""
+
+S = TypeVar("S", bound=BeamSource)
 
 
 @Parameter(name="*")
@@ -34,19 +46,19 @@ class RunOptions:
     """Of the machine, tcp://HOST:PORT; default tcp://127.0.0.1:5750."""
     keys: Path | None = None
     """Folder with the machine's public key and yours; default the local ones, on loopback."""
-    record: Path = RECORDS
+    record: OutputFolder = RECORDS
     """Folder of all traces; each run makes a folder of its own in it."""
-    cycles: int | None = None
-    """Cycles to decide; without it until Ctrl-C."""
+    cycles: Count | None = None
+    """Cycles to decide; without it until Ctrl-C, or 1000 of a simulation that has no period."""
     program: str | None = None
     """Cycle program of a simulation, by name or file."""
     fidelity: str | None = None
     """Fidelity of a simulation."""
-    seed: int | None = None
+    seed: Seed | None = None
     """Of a simulation's hidden conditions."""
-    period: float | None = None
-    """Least time between the cycles of a simulation, s; a machine has its own."""
-    timeout: float | None = None
+    period: Seconds | None = None
+    """Least time between the cycles of a simulation, s; a machine has its own. 0: as fast as it plays."""
+    timeout: SomeSeconds | None = None
     """How long to wait for a reading, s; default some periods of the machine."""
     quiet: Annotated[bool, Parameter(negative="")] = False
     """Show only the summary."""
@@ -73,15 +85,27 @@ class RunOptions:
                 raise UsageError(f"--set {text}: {value!r} cannot be read as a value") from error
         return options
 
-    def check(self) -> None:
-        """Refuse numbers that cannot be meant."""
-        for name, value, least in (
-            ("cycles", self.cycles, 1),
-            ("period", self.period, 0),
-            ("timeout", self.timeout, 1e-3),
-        ):
-            if value is not None and not value >= least:
-                raise UsageError(f"--{name} must be at least {least:g}, not {value:g}")
+    def check(self, machine: MachineDescription) -> None:
+        """Refuse a pace that is not ours to give."""
+        if self.period is not None and machine.period_s > 0.0:
+            raise UsageError(
+                f"the machine has its own period of {machine.period_s:g} s; --period is for "
+                "simulations in this process"
+            )
+
+    def limit(self, machine: MachineDescription) -> tuple[int | None, str]:
+        """Return how many cycles are decided, and what is to be said about it.
+
+        Nothing paces a simulation but its own speed: a run without an end would fill the disk.
+        """
+        endless = self.cycles is None and self.period is None and machine.period_s == 0.0
+        if not endless or machine.backend == FINITE_BACKEND:
+            return self.cycles, ""
+        return UNPACED_CYCLES, (
+            f"nothing paces {machine.name}, and every cycle is recorded: the run ends after "
+            f"{UNPACED_CYCLES} cycles; --cycles N sets another number, --period S (0: as fast as it "
+            "plays) goes on until Ctrl-C"
+        )
 
 
 DEFAULTS = RunOptions()
@@ -90,82 +114,81 @@ DEFAULTS = RunOptions()
 def deploy(*, policy: Path, options: RunOptions = DEFAULTS) -> int:
     """Close the loop: the policy sets phi_2 at all control points, guarded and recorded.
 
-    Ctrl-C ends it; the machine goes on with the last applied function.
+    Ctrl-C ends it; the machine goes on with the last applied function. So does a closed terminal, and
+    the end of what reads the output (`| head`): start it with `nohup`, or with its output in a file,
+    where it is to go on.
 
     Parameters
     ----------
     policy
         Policy file (.onnx), as `memrl-ctrl export` writes it.
     """
-    options.check()
-    loaded = OnnxPolicy.load(policy)
-    backend = registry.open_backend(options.backend, **options.backend_options())
-    try:
-        check_fit(loaded, backend.description)
-        mode = ClosedLoop(backend)
-    except BaseException:
-        backend.close()
-        raise
-    return _run(mode, loaded, options)
+    return _run(policy, options, registry.open_backend, ClosedLoop)
 
 
 def shadow(*, policy: Path, options: RunOptions = DEFAULTS) -> int:
     """Run beside the operators: see, recommend and record, without anything that could write.
 
+    It ends as `deploy` does.
+
     Parameters
     ----------
     policy
         Policy file (.onnx), as `memrl-ctrl export` writes it.
     """
-    options.check()
+    return _run(policy, options, registry.open_source, Shadow)
+
+
+def _run(
+    policy: Path, options: RunOptions, open_: Callable[..., S], mode_of: Callable[[S], Mode]
+) -> int:
+    """Open the machine, check that all fits, run, and say how it went; return the exit code."""
     loaded = OnnxPolicy.load(policy)
-    source = registry.open_source(options.backend, **options.backend_options())
+    source = open_(options.backend, **options.backend_options())
+    console = Terminal()
     try:
         check_fit(loaded, source.description)
+        options.check(source.description)
+        mode = mode_of(source)
+        runtime = _runtime(mode, loaded, options, console)
     except BaseException:
         source.close()
         raise
-    return _run(Shadow(source), loaded, options)
-
-
-def _run(mode: Mode, policy: OnnxPolicy, options: RunOptions) -> int:
-    console = Console()
-    machine = mode.description
-    guard = GuardConfig()
-    try:
-        if options.period is not None and machine.period_s > 0.0:
-            raise UsageError(
-                f"the machine has its own period of {machine.period_s:g} s; --period is for "
-                "simulations in this process"
-            )
-        runtime = Runtime(
-            mode,
-            policy,
-            records=options.record,
-            cycles=options.cycles,
-            timeout_s=options.timeout,
-            pace_s=options.period or 0.0,
-            view=NoView() if options.quiet else make_view(console),
-            guard=guard,
-            configuration={
-                "mode": mode.name,
-                "policy": policy.path,
-                **{
-                    name: str(value) if isinstance(value, Path) else value
-                    for name, value in asdict(options).items()
-                },
-                GUARD_KEY: asdict(guard),
-            },
-        )
-    except BaseException:
-        mode.close()
-        raise
+    console.on_gone = partial(runtime.stop, "nobody reads the output any more")
     with stopped_by_signals(runtime):
         summary = runtime.run()
+    if summary.error is not None and summary.trace is None:
+        raise summary.error  # refused before anything was done: one sentence is all there is to say
     show_summary(summary, console)
     if summary.error is not None:
         raise summary.error
     return TraceError.exit_code if summary.trace_problem else 0
+
+
+def _runtime(mode: Mode, policy: OnnxPolicy, options: RunOptions, console: Terminal) -> Runtime:
+    cycles, notice = options.limit(mode.description)
+    if notice:
+        console.print(notice, soft_wrap=True, highlight=False, markup=False)
+    guard = GuardConfig()
+    return Runtime(
+        mode,
+        policy,
+        records=options.record,
+        cycles=cycles,
+        timeout_s=options.timeout,
+        pace_s=options.period or 0.0,
+        view=NoView() if options.quiet else make_view(console),
+        guard=guard,
+        configuration={
+            "mode": mode.name,
+            "policy": policy.path,
+            **{
+                name: str(value) if isinstance(value, Path) else value
+                for name, value in asdict(options).items()
+            },
+            GUARD_KEY: asdict(guard),
+        },
+    )
 
 
 def export(
@@ -173,7 +196,7 @@ def export(
     /,
     *,
     out: Path = Path("beam.onnx"),
-    checkpoint: int | None = None,
+    checkpoint: Steps | None = None,
     force: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Write a trained policy as one ONNX file, if torch and onnxruntime agree on it.
@@ -189,14 +212,15 @@ def export(
     force
         Replace an existing file.
     """
-    if out.exists() and not force:
-        raise UsageError(f"{out} exists: give another --out, or --force to replace it")
+    if not run.is_dir():
+        raise FileError(run, "is no run folder; `memrl-ctrl train` makes one")
+    check_output_file(out, replace=force)
     from memrl_ctrl.training import load_policy
     from memrl_deploy.exporter import PARITY_LIMIT, export_policy
 
     report = export_policy(load_policy(run, checkpoint), out)
     manifest = report.manifest
-    Console(soft_wrap=True, highlight=False).print(
+    Terminal(soft_wrap=True, highlight=False, markup=False).print(
         f"{report.path}: {manifest.name}, {report.size_bytes / 1024:.0f} kB, sha256 "
         f"{report.digest[:16]}…\n"
         f"parity over {manifest.parity_steps} steps: largest difference "
@@ -220,11 +244,11 @@ def replay(trace: Path, /, *, policy: Path | None = None) -> int:
     with TraceReader(trace) as reader:
         result = replay_trace(reader, other)
         count = len(reader)
-    _show_replay(result, count, Console(soft_wrap=True, highlight=False, markup=False))
+    _show_replay(result, count, Terminal(soft_wrap=True, highlight=False, markup=False))
     return 0 if result.identical or not result.own_policy else 1
 
 
-def _show_replay(result: ReplayResult, count: int, console: Console) -> None:
+def _show_replay(result: ReplayResult, count: int, console: Terminal) -> None:
     asked = f"{result.cycles} of {count} cycles, {result.actions} actions"
     if not result.own_policy:
         console.print(f"{result.policy_name}, not the recorded policy: asked in open loop")

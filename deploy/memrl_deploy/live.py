@@ -130,7 +130,7 @@ def show_summary(summary: RunSummary, console: Console) -> None:
     def row(name: str, value: str) -> None:
         table.add_row(name, escape(value))
 
-    row("ended", summary.reason or "?")
+    row("ended", "by the error below" if summary.error else summary.reason or "?")
     row("cycles decided", str(summary.cycles))
     if summary.mode != "shadow":
         row("functions written", str(summary.written))

@@ -10,7 +10,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -132,7 +132,7 @@ class Runtime:
         except _StopRequestedError:
             summary.reason = self._stop_cause
         except MemrlError as error:
-            summary.error, summary.reason = error, f"{type(error).__name__}: {error}"
+            summary.error, summary.reason = error, str(error)
         finally:
             self._finish()
         return summary
@@ -365,14 +365,17 @@ class Runtime:
     def _finish(self) -> None:
         self._waiting = False
         summary = self.summary
-        self._view.close()
         summary.times_ns = self._pacing.history_ns()
-        try:
-            self._mode.close()
-        finally:
-            if self._recorder is not None:
-                summary.trace_problem = self._recorder.finish(summary.reason or "internal error")
-                summary.trace = self._recorder.hdf5 or self._recorder.folder
+        with ExitStack() as ending:  # all of it, in the reverse order, whatever fails
+            ending.callback(self._finish_record)
+            ending.callback(self._mode.close)
+            ending.callback(self._view.close)
+
+    def _finish_record(self) -> None:
+        if self._recorder is not None:
+            summary = self.summary
+            summary.trace_problem = self._recorder.finish(summary.reason or "internal error")
+            summary.trace = self._recorder.hdf5 or self._recorder.folder
 
 
 def _taken_over(detail: str) -> Disengaged:
@@ -388,7 +391,10 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def stopped_by_signals(runtime: Runtime) -> Iterator[None]:
-    """Let Ctrl-C, SIGTERM and a closed terminal end a run cleanly; a second one ends it at once."""
+    """Let Ctrl-C, SIGTERM and a closed terminal end a run cleanly; a second one ends it at once.
+
+    A closed terminal is no reason where SIGHUP is ignored from the start (`nohup`).
+    """
 
     def handle(number: int, _frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -396,7 +402,9 @@ def stopped_by_signals(runtime: Runtime) -> Iterator[None]:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         runtime.stop(f"stopped by {signal.Signals(number).name}")
 
-    before = {number: signal.signal(number, handle) for number in ENDING}
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    ending = [number for number in ENDING if not (number is signal.SIGHUP and ignored)]
+    before = {number: signal.signal(number, handle) for number in ending}
     try:
         yield
     finally:

@@ -9,13 +9,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from memrl_backends.zmq import MachineServer
+from memrl_backends.zmq import MachineServer, open_backend
 from memrl_backends.zmq.keys import make_folder
 from memrl_ctrl.backend import Receipt
 from memrl_ctrl.policy.write import proportional_policy, write_file
@@ -233,3 +234,27 @@ def test_mistakes_get_one_sentence_and_write_nothing(
         assert done.stderr.count("\n") == 1
     assert served.machine.taken == {}
     assert not records.exists()
+
+
+def test_a_run_ends_cleanly_when_its_reader_has_gone(
+    serve: Callable[..., Served], policy: Path, keys: Path, tmp_path: Path
+) -> None:
+    """`deploy … | head -1`: no message, exit code 0, the trace whole, the lease given back."""
+    served = serve(period_s=0.1)
+    child = start(
+        "deploy", "--policy", policy, "--endpoint", served.endpoint, "--keys", keys,
+        "--record", tmp_path,
+    )  # fmt: skip
+    assert child.stdout is not None
+    assert child.stderr is not None
+    assert "written" in child.stdout.readline()
+    child.stdout.close()
+    assert (child.wait(WAIT_S), child.stderr.read()) == (0, "")
+    child.stderr.close()
+    (trace,) = tmp_path.glob("*/trace.h5")
+    assert verify(trace).whole
+    with TraceReader(trace) as reader:
+        assert reader.report.end is not None
+        assert reader.report.end.reason == "nobody reads the output any more"
+    with closing(open_backend(endpoint=served.endpoint, keys=keys, name="next")) as next_one:
+        next_one.start()  # takes the lease, which a dead client would hold for seconds

@@ -448,7 +448,8 @@ def test_without_keys_only_where_it_is_said(keys: Path) -> None:
 
 
 def test_a_truth_log_needs_truth(keys: Path, tmp_path: Path) -> None:
-    """A folder that does not exist is told at once."""
+    """A place where it cannot be made is told at once."""
+    (tmp_path / "no").touch()
     server = MachineServer(
         FakeBackend(points=2), endpoint=LOOPBACK, keys=keys, truth_log=tmp_path / "no" / "log"
     )

@@ -45,6 +45,19 @@ def test_a_command_goes_on_when_its_reader_has_gone() -> None:
     assert told == [1]
 
 
+def test_a_closed_terminal_is_a_reader_that_has_gone() -> None:
+    """Writing to a terminal that was closed is an input/output error: no reason to end either."""
+    master, slave = os.openpty()
+    told = []
+    with os.fdopen(slave, "w") as file:
+        terminal = Terminal(file=file, on_gone=lambda: told.append(1))
+        terminal.print("to somebody")
+        os.close(master)
+        for _ in range(3):
+            terminal.print("to nobody")
+    assert told == [1]
+
+
 def test_a_plain_console_would_end_the_process() -> None:
     """What `Terminal` avoids is really what rich does."""
     code = (
