@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memrl_backends.blond.backend import SimulationBackend
+from memrl_backends.blond.backend import Fidelity, SimulationBackend
 from memrl_backends.blond.scenario import Draw, Drawn, Scenario
 from memrl_ctrl.backend import FloatArray, MachineDescription, Reading, Receipt, circular
 from memrl_ctrl.beam import Conditions, bucket_area_evs
@@ -135,6 +135,7 @@ class AlongCycleBackend(SimulationBackend):
         description: MachineDescription,
         seed: int | None,
         threads: int,
+        profiles: Fidelity,
     ) -> None:
         rows = description.points
         super().__init__(
@@ -143,6 +144,7 @@ class AlongCycleBackend(SimulationBackend):
             initial_phi_hw_rad=np.zeros(rows),
             seed=seed,
             threads=threads,
+            profiles=profiles,
         )
         self._table = table
         self._program = np.zeros(rows, dtype=np.int64)
@@ -275,6 +277,7 @@ def open_along(
     fidelity: str,
     seed: int | None,
     threads: int,
+    profiles: Fidelity,
 ) -> AlongCycleBackend:
     """Open the simulation along the cycle; the options are those of `options.open_backend`.
 
@@ -286,9 +289,10 @@ def open_along(
         reference: the user's own reference phases.
         rows: bunches that are on their way together.
         n_slices: bins of a profile over one turn.
-        fidelity: a registered fidelity.
+        fidelity: its name.
         seed: of everything that is drawn.
         threads: threads of the kernel.
+        profiles: what the fidelity does.
 
     Raises:
         UsageError: a program along which nothing can be corrected.
@@ -315,4 +319,5 @@ def open_along(
         ),
         seed=seed,
         threads=threads,
+        profiles=profiles,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,16 +41,26 @@ class Matched(NamedTuple):
     """Whether a bucket exists and the fixed point was found [rows]."""
     captured: FloatArray
     """Share of emittance and intensity that the bucket holds [rows]."""
+    on_the_way: bool = False
+    """Whether rows are one bunch on its way, so that what it has lost belongs to the truth."""
 
 
-def matched(conditions: Conditions, n_slices: int, threads: int) -> Matched:
+Fidelity = Callable[[Conditions, int, int, np.random.Generator], Matched]
+"""Takes conditions [rows], n_slices, threads and a source of randomness."""
+
+
+def matched(
+    conditions: Conditions, n_slices: int, threads: int, _rng: np.random.Generator
+) -> Matched:
     """Fidelity `matched`: the kernel."""
     result = matched_profiles(conditions, n_slices, threads=threads)
     profile = np.asarray(result.line_density, dtype=np.float32)
     return Matched(profile, result.converged, result.captured_fraction)
 
 
-def blond_matching(conditions: Conditions, n_slices: int, threads: int) -> Matched:
+def blond_matching(
+    conditions: Conditions, n_slices: int, _threads: int, _rng: np.random.Generator
+) -> Matched:
     """Fidelity `blond`: BLonD's own matching, iterated until the induced voltage has converged."""
     from memrl_backends.blond.matching import blond_profiles
 
@@ -58,10 +69,12 @@ def blond_matching(conditions: Conditions, n_slices: int, threads: int) -> Match
     return Matched(profile, result.converged, result.captured_fraction)
 
 
-FIDELITIES: dict[str, Callable[[Conditions, int, int], Matched]] = {
-    "matched": matched,
-    "blond": blond_matching,
-}
+FIDELITIES: dict[str, Fidelity] = {"matched": matched, "blond": blond_matching}
+"""Those without options of their own; `tracking` is made by `options`."""
+LOSS_FELT = 0.01
+"""A bunch that has lost more than this on its way has another reference optimum."""
+SMALLEST_SHARE = 1e-3
+"""The reference of a bunch is not computed for a smaller share of what was injected."""
 
 
 class SimulationBackend:
@@ -79,10 +92,11 @@ class SimulationBackend:
         initial_phi_hw_rad: FloatArray,
         seed: int | None,
         threads: int,
+        profiles: Fidelity,
     ) -> None:
         self.description = description
         self._draw = draw
-        self._profiles = FIDELITIES[description.fidelity]
+        self._profiles = profiles
         self._initial = initial_phi_hw_rad
         self._rng = np.random.default_rng(seed)
         self._threads = threads
@@ -101,6 +115,7 @@ class SimulationBackend:
         self._clean = np.full((points, description.n_slices), np.nan, dtype=np.float32)
         # Share of each row's bunch that its bucket held when it was measured last.
         self._captured = np.ones(points)
+        self._on_the_way = False
 
     def start(
         self,
@@ -246,7 +261,8 @@ class SimulationBackend:
             full[rows] = new
             return full
 
-        all_conditions = drawn.conditions
+        left = self._left_of(drawn) if self._on_the_way else drawn
+        all_conditions = left.conditions
         phase = all_conditions.energy_gain_ev / all_conditions.v1_v
         self._reading = Reading(
             cycle=self._cycle,
@@ -259,8 +275,8 @@ class SimulationBackend:
             synchronous_phase_rad=np.arcsin(np.clip(phase, -1.0, 1.0)),
             quality=whole(quality, lambda was, _: was.quality),
             truth=Truth(
-                reference_rad=drawn.reference_rad.copy(),
-                goal_rad=drawn.goal_rad.copy(),
+                reference_rad=left.reference_rad.copy(),
+                goal_rad=left.goal_rad.copy(),
                 offset_rad=whole(offset, lambda _, truth: truth.offset_rad),
                 phi2_rad=whole(phi2, lambda _, truth: truth.phi2_rad),
                 emittance_evs=np.array(all_conditions.emittance_evs),
@@ -269,6 +285,22 @@ class SimulationBackend:
         )
         return self._reading
 
+    def _left_of(self, drawn: Drawn) -> Drawn:
+        """Return what is left at each control point of the bunch that was injected."""
+        share = self._captured
+        emittance = drawn.conditions.emittance_evs * np.maximum(share, SMALLEST_SHARE)
+        intensity = drawn.conditions.intensity * share
+        conditions = drawn.conditions.replace(emittance_evs=emittance, intensity=intensity)
+        lossy = np.flatnonzero(share < 1.0 - LOSS_FELT)
+        left = replace(drawn, conditions=conditions)
+        if not lossy.size:
+            return left
+        ctime_ms = self.description.ctime_ms
+        new = self._draw.with_reference(
+            conditions.take(lossy), None if ctime_ms is None else ctime_ms[lossy]
+        )
+        return merged(left, new, lossy)
+
     def _profile(
         self, conditions: Conditions, rows: NDArray[np.int64]
     ) -> tuple[ProfileArray, NDArray[np.uint16]]:
@@ -276,8 +308,8 @@ class SimulationBackend:
 
         Where there is no profile at all, the last one of the row stays.
         """
-        profile, converged, captured = self._profiles(
-            conditions, self.description.n_slices, self._threads
+        profile, converged, captured, self._on_the_way = self._profiles(
+            conditions, self.description.n_slices, self._threads, self._rng
         )
         self._captured[rows] = captured
         quality = np.zeros(rows.size, dtype=np.uint16)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from memrl_backends.blond.along import open_along
-from memrl_backends.blond.backend import FIDELITIES, SimulationBackend
+from memrl_backends.blond.backend import FIDELITIES, Fidelity, SimulationBackend
 from memrl_backends.blond.scenario import Draw, Scenario, filling_range
+from memrl_backends.blond.tracking import CycleTracking, RowTracking, TrackingOptions
 from memrl_ctrl.backend import FloatArray, MachineDescription
 from memrl_ctrl.beam.measurement import Monitor, monitor_from
 from memrl_ctrl.errors import UnknownNameError, UsageError
@@ -27,6 +28,7 @@ from memrl_ctrl.program import (
 from memrl_ctrl.ranges import as_range
 
 DEFAULT_PROGRAM = "psb-2gev"
+TRACKING = "tracking"
 MOST_POINTS = 10_000
 """Control points of a cycle; the Booster's function generators are set at about 30."""
 
@@ -56,6 +58,11 @@ def open_backend(
     require_reference: bool = True,
     reference: str | Path | None = None,
     threads: int = 1,
+    macroparticles: int | None = None,
+    stride: int | None = None,
+    turns: int | None = None,
+    phase_loop: bool | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> SimulationBackend:
     """Open the simulation.
 
@@ -67,7 +74,7 @@ def open_backend(
         points: number of control points of the cycle, if not the program's own.
         along_cycle: rows are bunches on their way along the program's cycle (one without `rows`);
             every play takes each to its next control point. See `AlongCycleBackend`.
-        fidelity: `matched` or `blond`.
+        fidelity: `matched`, `blond` or `tracking`.
         n_slices: bins of a profile over one turn.
         seed: of everything that is drawn; None takes one from the operating system.
         intensity: protons, a number or a range (low, high).
@@ -86,14 +93,28 @@ def open_backend(
             training has the flattest profile as its goal there.
         reference: CSV file (ctime_ms,phi2_deg) whose phases replace the computed reference optimum;
             with a program only.
-        threads: threads of the kernel.
+        threads: threads of the kernel, or of the tracking.
+        macroparticles: of the fidelity `tracking`: macroparticles of a bunch; 100,000 unless given.
+        stride: of `tracking`, for a cycle: turns tracked up to each control point, the kernel taking
+            the bunch on in between; without, every turn is tracked.
+        turns: of `tracking`, for unrelated conditions: turns for which each is tracked; three
+            synchrotron periods unless given.
+        phase_loop: of `tracking`: whether the phase loop is closed; in a cycle it is unless told
+            otherwise, for unrelated conditions not.
+        progress: of `tracking`: called with the turns done and the turns in all, while it tracks.
 
     Raises:
         UsageError: options that contradict each other or are out of range.
         ProgramError: a program or machine file that is wrong.
     """
-    if fidelity not in FIDELITIES:
-        raise UnknownNameError("fidelity", fidelity, FIDELITIES)
+    tracking = _tracking_options(
+        fidelity,
+        macroparticles=macroparticles,
+        stride=stride,
+        turns=turns,
+        phase_loop=phase_loop,
+        progress=progress,
+    )
     check_slices(n_slices)
     if seed is not None and seed < 0:
         raise UsageError(f"seed must be 0 or more, not {seed}")
@@ -133,6 +154,7 @@ def open_backend(
             fidelity=fidelity,
             seed=seed,
             threads=threads,
+            profiles=FIDELITIES[fidelity] if tracking is None else RowTracking(tracking),
         )
     if rows is None and cycle_program is not None:
         ctime = _control_points(cycle_program, points)
@@ -140,6 +162,13 @@ def open_backend(
     else:
         ctime, count = None, int(rows or 1)
         initial = np.zeros(count)
+    profiles: Fidelity
+    if tracking is None:
+        profiles = FIDELITIES[fidelity]
+    elif ctime is None or cycle_program is None:
+        profiles = RowTracking(tracking)
+    else:
+        profiles = CycleTracking(cycle_program, machine_file, ctime, tracking)
     return SimulationBackend(
         draw=Draw(
             machine=machine_file,
@@ -162,7 +191,31 @@ def open_backend(
         initial_phi_hw_rad=np.asarray(initial, dtype=np.float64),
         seed=seed,
         threads=threads,
+        profiles=profiles,
     )
+
+
+def _tracking_options(fidelity: str, **given: Any) -> TrackingOptions | None:
+    """Return the options of the fidelity `tracking`, None for another one.
+
+    Raises:
+        UnknownNameError: no such fidelity.
+        UsageError: an option of `tracking` given for another fidelity.
+        MissingExtraError: BLonD is needed and not installed.
+    """
+    chosen = {name: value for name, value in given.items() if value is not None}
+    if fidelity in FIDELITIES:
+        # A command shows progress whatever the fidelity.
+        wrong = [name for name in chosen if name != "progress"]
+        if wrong:
+            raise UsageError(f"{wrong[0]} belongs to fidelity 'tracking', not to {fidelity!r}")
+        return None
+    if fidelity != TRACKING:
+        raise UnknownNameError("fidelity", fidelity, [*FIDELITIES, TRACKING])
+    from memrl_backends.blond._import import blond
+
+    blond()
+    return TrackingOptions(**chosen)
 
 
 def _check_along(along_cycle: bool, *, machine: object, program: object, reference: object) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 from numpy.typing import NDArray
 
 from memrl_ctrl.beam import Conditions, Machine
@@ -48,7 +49,7 @@ class Stretch:
     machine: Machine
     """The ring."""
     turn: FloatArray
-    """Turn number at the nodes [nodes], the first 0, increasing; not whole numbers."""
+    """Turn number at the nodes [nodes], increasing; not whole numbers, negative before turn 0."""
     ctime_ms: FloatArray
     """ctime of the nodes [nodes], ms."""
     values: Turns
@@ -132,30 +133,39 @@ class Stretch:
         """Number of whole turns; None where it has no end."""
         return None if self.turn.size == 1 else int(np.floor(self.turn[-1]))
 
-    def turns(self, first: int, count: int) -> Turns:
-        """What the machine does in the turns `first` to `first + count - 1`; holds at the end."""
-        number = np.arange(first, first + count, dtype=np.float64)
+    def at(self, turn: FloatArray) -> Turns:
+        """What the machine does in some turns [turns]; the last node's values hold at the end."""
 
-        def at(nodes: FloatArray) -> FloatArray:
-            return np.asarray(np.interp(number, self.turn, nodes), dtype=np.float64)
+        def values(nodes: FloatArray) -> FloatArray:
+            return np.asarray(np.interp(turn, self.turn, nodes), dtype=np.float64)
 
         v = self.values
         return Turns(
-            momentum_ev=at(v.momentum_ev),
-            energy_gain_ev=at(v.energy_gain_ev),
-            v1_v=at(v.v1_v),
-            v2_v=at(v.v2_v),
-            phi2_rad=at(v.phi2_rad),
-            gamma_transition=at(v.gamma_transition),
+            momentum_ev=values(v.momentum_ev),
+            energy_gain_ev=values(v.energy_gain_ev),
+            v1_v=values(v.v1_v),
+            v2_v=values(v.v2_v),
+            phi2_rad=values(v.phi2_rad),
+            gamma_transition=values(v.gamma_transition),
         )
+
+    def turns(self, first: int, count: int) -> Turns:
+        """What the machine does in the turns `first` to `first + count - 1`."""
+        return self.at(np.arange(first, first + count, dtype=np.float64))
 
     def turn_at(self, ctime_ms: float) -> int:
         """The last turn that begins at or before a ctime; within the stretch."""
         return int(np.floor(np.interp(ctime_ms, self.ctime_ms, self.turn) + 1e-6))
 
-    def conditions(self, turn: int, *, emittance_evs: float, intensity: float) -> Conditions:
-        """The conditions of a bunch in some turn, for the kernel."""
-        now = self.turns(turn, 1)
+    def after(self, turn: int) -> Stretch:
+        """The same stretch, whose turn 0 is this one's `turn`."""
+        return replace(self, turn=self.turn - turn)
+
+    def conditions(
+        self, turn: npt.ArrayLike, *, emittance_evs: float, intensity: float
+    ) -> Conditions:
+        """The conditions of a bunch in one turn or some [n], for the kernel."""
+        now = self.at(np.atleast_1d(np.asarray(turn, dtype=np.float64)))
         ring = self.machine
         return Conditions(
             b_field_t=now.momentum_ev / (SPEED_OF_LIGHT_M_PER_S * ring.bending_radius_m),

@@ -35,9 +35,10 @@ REFRESH = 256
 """Turns between two refreshes of frame, impedance and losses."""
 WAKE_SLICES = 512
 """Slices of the frame in which the voltage is calculated and interpolated."""
-SLICES_PER_HARMONIC = 8
-"""Slices a wave of the highest harmonic of the induced voltage has: with fewer, the shot noise of the
-macroparticles heats the bunch (`docs/physics.md`, Tracking)."""
+SLICES_PER_HARMONIC = 16
+"""Slices in a wave of the highest harmonic of the induced voltage. With few, space charge heats the
+bunch by aliasing of the macroparticles' shot noise (`docs/physics.md`, Tracking): over a whole cycle 8
+would still be felt."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +67,7 @@ class Tracker:
         intensity: protons in the ring that these particles stand for.
         wake_slices: slices of the frame for the induced voltage and the kick, even, at least 32.
         wake_harmonics: harmonics of the bunch frequency at which the impedance acts, at most half
-            of the slices; default an eighth of them.
+            of the slices; default a sixteenth of them.
         intensity_effects: false leaves impedance and space charge out.
         phase_loop: the phase loop, or None for none.
         threads: threads of BLonD's compiled loops.
@@ -106,6 +107,8 @@ class Tracker:
         self.turn = 0
         """Turns done."""
         self.initial_intensity = float(intensity)
+        self.captured_fraction = 1.0
+        """Share of the intended bunch that its first bucket held (`matched`)."""
         self._count = dt_s.size
         self._threads = threads
         self._harmonic = stretch.machine.harmonics[0]
@@ -157,9 +160,11 @@ class Tracker:
         dt, de = sample_particles(first, count, rng, intensity_effects=intensity_effects)
         kernel = matched_profiles(first, 16, intensity_effects=intensity_effects)
         captured = float(kernel.captured_fraction[0])
-        return cls(
+        tracker = cls(
             stretch, dt, de, captured * intensity, intensity_effects=intensity_effects, **options
         )
+        tracker.captured_fraction = captured
+        return tracker
 
     @property
     def surviving_fraction(self) -> float:
@@ -395,7 +400,7 @@ class _Parts:
     def _mean_dt(self) -> float:
         counts = self.profile.n_macroparticles
         if not counts.any():
-            return 0.5 * (self.profile.cut_left + self.profile.cut_right)
+            return 0.5 * float(self.profile.cut_left + self.profile.cut_right)
         return float(np.average(self.profile.bin_centers, weights=counts))
 
     def count_losses(self) -> None:
