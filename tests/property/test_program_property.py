@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memrl_ctrl.errors import ProgramError
+from memrl_ctrl.errors import MemrlError, ProgramError
 from memrl_ctrl.program import (
     FUNCTIONS,
     CycleProgram,
@@ -24,8 +24,19 @@ from memrl_ctrl.program import (
     save_program,
 )
 from memrl_ctrl.program.controls_export import export_program
+from memrl_ctrl.program.edit import (
+    Within,
+    edit_program,
+    insert,
+    parse_edit,
+    scale,
+    shift_value,
+    smooth,
+)
+from memrl_ctrl.program.edit_syntax import EXAMPLES
 from memrl_ctrl.program.units import UNITS, Unit, convert, parse_units, written
 
+SHIPPED_PROGRAM = load_program("psb-2gev")
 SHIPPED = available_programs()["psb-2gev"].parent
 EXPORT = {
     "B.csv": "PSBBEAM/B#value,PSBBEAM/B#value\nX,Y\n0,0\n270,2320.5\n805,8627\n1200,0\n",
@@ -120,6 +131,83 @@ def test_any_number_in_any_unit_reads_back_equal(value: float, unit: Unit) -> No
     (text,) = written(np.array([value]), unit)
     (again,) = convert([text], unit)
     assert (again, np.signbit(again)) == (value, np.signbit(value))
+
+
+ranges = st.one_of(
+    st.just(Within()),
+    st.builds(
+        lambda low, length, taper: Within(low_ms=low, high_ms=low + length, taper_ms=taper),
+        st.floats(275.0, 805.0),
+        st.floats(0.0, 600.0),
+        st.floats(0.01, 50.0),
+    ),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(function=functions(-100.0, 100.0), width=st.floats(0.5, 300.0), within=ranges)
+def test_smoothing_stays_between_the_extremes(
+    function: PiecewiseLinear, width: float, within: Within
+) -> None:
+    """An average lies between the smallest and largest value, and leaves what its range leaves."""
+    smoothed = smooth(function, width, within)
+    slack = 1e-9 * (1.0 + np.abs(function.value).max())
+    assert smoothed.value.min() >= function.value.min() - slack
+    assert smoothed.value.max() <= function.value.max() + slack
+    outside = np.array([275.0, 805.0])
+    outside = outside[
+        (outside < within.low_ms - within.taper_ms) | (outside > within.high_ms + within.taper_ms)
+    ]
+    assert smoothed.at(outside) == pytest.approx(function.at(outside), abs=1e-6)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    function=functions(-100.0, 100.0),
+    factor=st.floats(-3.0, 3.0),
+    times=st.lists(st.floats(275.0, 805.0), max_size=5),
+    within=ranges,
+)
+def test_edits_do_what_they_say_inside_and_nothing_outside(
+    function: PiecewiseLinear, factor: float, times: list[float], within: Within
+) -> None:
+    """Scale, shift and insert: exact in the range, no change outside it, old breakpoints kept."""
+    where = np.array([275.0, *times, 805.0])
+    inside = where[(where >= within.low_ms) & (where <= within.high_ms)]
+    far = within.taper_ms
+    outside = where[(where < within.low_ms - far) | (where > within.high_ms + far)]
+    scaled, shifted = scale(function, factor, within), shift_value(function, factor, within)
+    denser = insert(function, times)
+    assert scaled.at(inside) == pytest.approx(factor * function.at(inside), abs=1e-6)
+    assert shifted.at(inside) == pytest.approx(factor + function.at(inside), abs=1e-6)
+    for edited in (scaled, shifted, denser):
+        assert edited.at(outside) == pytest.approx(function.at(outside), abs=1e-6)
+        assert np.isin(function.ctime_ms, edited.ctime_ms).all()
+    assert denser.at(where) == pytest.approx(function.at(where), abs=1e-6)
+    assert np.isin(times, denser.ctime_ms).all()
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    verb=st.sampled_from(sorted(EXAMPLES)),
+    text=st.one_of(
+        st.text(max_size=20),
+        st.from_regex(
+            r"(phi_hw|v1|v1,v2|b_field|v9)=[-+]?[0-9.e]{1,5}(deg|rad|kV|V|ms|s|G)?"
+            r"(@[0-9]{0,3}\.\.[0-9]{0,3}(~[0-9]{1,2}ms)?)?",
+            fullmatch=True,
+        ),
+    ),
+)
+def test_any_text_is_an_edit_or_one_sentence(verb: str, text: str) -> None:
+    """An edit's text is understood and can be applied or refused, or is refused at once."""
+    try:
+        edit = parse_edit(verb, text)
+        edited = edit_program(SHIPPED_PROGRAM, [edit]).program
+    except MemrlError as error:
+        assert len(str(error).splitlines()) == 1  # noqa: PT017
+    else:
+        assert edited.source.endswith(edit.text)
 
 
 def damaged(text: bytes, place: float, length: int, new: bytes) -> bytes:
