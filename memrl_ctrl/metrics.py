@@ -4,16 +4,27 @@
 All metrics come from one pass, `measure`, which takes profiles as a monitor gives them: in
 arbitrary units, with a baseline, noise, and the bunch anywhere on the turn.
 
-1. The noise per slice comes from fourth differences, in which the bunch itself cancels.
+1. The noise per slice comes from fourth differences, in which the bunch itself cancels but for its
+   edges, which are left out.
 2. The circular mean finds the bunch; the turn is cut opposite to it.
-3. A running mean over 1/64 of a turn, from the cut inwards, finds the bunch's two ends where it
-   rises above the baseline by four times its own noise.
+3. A running mean over 1/64 of a turn, from the cut inwards, finds where the bunch rises above the
+   baseline by four times the mean's own noise. From the slope there follows where it ends.
 4. The baseline is the mean outside; first guess: the running mean's minimum, plus what noise takes
    off it.
-5. Moments are those of the profile less baseline between the ends.
+5. Moments are those of the profile less baseline between the ends; the peak is the top of a parabola
+   through a seventh of the bunch.
 
 For a noiseless profile all of it (but a few parts in a thousand of the peak) counts, and the results
 are those of the beam model.
+
+Every metric comes with one standard deviation, propagated to first order from the noise of a slice
+(white; one that a filter has smoothed is underestimated) and from the baseline's. With the area A,
+d = (phi - mean) / rms and the skewness S, a slice's excess v changes
+
+    mean by rms d v / A,   rms by rms (d^2 - 1) v / 2 A,   S by (d^3 - 3 d - 3 S d^2 / 2 + S / 2) v / A
+
+(variations of the standardised moments, for example M. Kendall, A. Stuart, The Advanced Theory of
+Statistics 1, chapter 10); the baseline changes all slices at once.
 """
 
 from __future__ import annotations
@@ -32,11 +43,20 @@ Array = npt.NDArray[np.float64]
 
 MIN_SLICES = 16
 _MEAN, _SIGMA, _SKEWNESS, _BUNCHING, _BASELINE, _NOISE, _PEAK, _LEFT, _RIGHT = range(9)
-_COLUMNS = 9
+_OF_MEAN, _OF_SIGMA, _OF_SKEWNESS, _OF_BUNCHING = range(9, 13)
+_COLUMNS = 13
 # Mean absolute value of (1, -4, 6, -4, 1) applied to normal noise, in units of its sigma.
 _FOURTH_DIFFERENCE = math.sqrt(70.0) * math.sqrt(2.0 / math.pi)
+_FEW_SLICES = 300
+_TRIMMED_AT = 3.0
+# By what the mean absolute value of normal noise shrinks where it is cut at so many times itself.
+_TRIMMED_LOSS = math.erf(_TRIMMED_AT / math.sqrt(math.pi)) / (
+    1.0 - math.exp(-(_TRIMMED_AT**2) / math.pi)
+)
 _CUT_SIGMAS = 4.0
 _MINIMUM_SIGMAS = 2.0
+_TOP_SHARE = 14
+"""The parabola at the top reaches so small a part of the bunch to either side."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,12 +68,20 @@ class ProfileMetrics:
 
     asymmetry: Array
     """Skewness about the profile's own mean, phase increasing with time."""
+    asymmetry_sigma: Array
+    """One standard deviation of it from noise and baseline, as all that are called sigma."""
     bunching_factor: Array
     """Mean over peak of the line density, over one turn."""
+    bunching_factor_sigma: Array
+    """Its standard deviation."""
     rms_length_turns: Array
     """Rms length, turns of the lower harmonic."""
+    rms_length_sigma_turns: Array
+    """Its standard deviation, turns."""
     mean_turns: Array
     """Mean position from the start of the first slice, turns, in [0, 1)."""
+    mean_sigma_turns: Array
+    """Its standard deviation, turns."""
     baseline: Array
     """Baseline, units of the profile."""
     noise: Array
@@ -62,6 +90,15 @@ class ProfileMetrics:
     """Peak above the baseline, from a parabola through the top, units of the profile."""
     window_turns: Array
     """Length of the part that was taken for the bunch, turns."""
+
+    def bunch_length_s(self, frequency_hz: npt.ArrayLike) -> tuple[Array, Array]:
+        """Four times the rms length and its standard deviation, s.
+
+        Args:
+            frequency_hz: frequency of the turn (the lower harmonic's), Hz, broadcast to [...].
+        """
+        scale = 4.0 / np.asarray(frequency_hz, dtype=np.float64)
+        return scale * self.rms_length_turns, scale * self.rms_length_sigma_turns
 
 
 def measure(profile: npt.ArrayLike) -> ProfileMetrics:
@@ -85,9 +122,13 @@ def measure(profile: npt.ArrayLike) -> ProfileMetrics:
     columns = result.T.reshape(_COLUMNS, *leading)
     return ProfileMetrics(
         asymmetry=columns[_SKEWNESS],
+        asymmetry_sigma=columns[_OF_SKEWNESS],
         bunching_factor=columns[_BUNCHING],
+        bunching_factor_sigma=columns[_OF_BUNCHING],
         rms_length_turns=columns[_SIGMA],
+        rms_length_sigma_turns=columns[_OF_SIGMA],
         mean_turns=columns[_MEAN],
+        mean_sigma_turns=columns[_OF_MEAN],
         baseline=columns[_BASELINE],
         noise=columns[_NOISE],
         peak=columns[_PEAK],
@@ -112,8 +153,7 @@ def bunch_length_s(profile: npt.ArrayLike, frequency_hz: npt.ArrayLike) -> Array
         profile: profiles over one turn.
         frequency_hz: frequency of that turn (the lower harmonic's), Hz, broadcast to [...].
     """
-    result: Array = 4.0 * measure(profile).rms_length_turns / np.asarray(frequency_hz)
-    return result
+    return measure(profile).bunch_length_s(frequency_hz)[0]
 
 
 def circular_difference(a_rad: npt.ArrayLike, b_rad: npt.ArrayLike) -> Array:
@@ -158,18 +198,9 @@ def _measure_one(
     for i in range(slices - shift, slices):
         values[i] = profile[i + shift - slices]
 
-    noise = 0.0
-    for i in range(2, slices - 2):
-        noise += abs(
-            values[i - 2]
-            - 4.0 * values[i - 1]
-            + 6.0 * values[i]
-            - 4.0 * values[i + 1]
-            + values[i + 2]
-        )
-    noise /= _FOURTH_DIFFERENCE * (slices - 4)
+    noise = _noise(values, smooth)
 
-    half = max(1, slices // 128) if slices >= 96 else 0
+    half = max(1, slices // 128) if slices >= 48 else 0
     width = 2 * half + 1
     running = 0.0
     for i in range(-half, half + 1):
@@ -184,15 +215,16 @@ def _measure_one(
         running += values[ahead if ahead < slices else ahead - slices] - values[i - half]
     own = noise / math.sqrt(width)
     baseline = lowest + _MINIMUM_SIGMAS * own
+    of_baseline = own
+    least = max(2, slices // 32)
     left, right = 0, slices - 1
     for _ in range(2):
-        threshold = baseline + _CUT_SIGMAS * own
-        left, right = 0, slices - 1
-        # A bunch is still there one window on; a peak of noise is not.
-        while left < top - width and min(smooth[left], smooth[left + width]) <= threshold:
-            left += 1
-        while right > top + width and min(smooth[right], smooth[right - width]) <= threshold:
-            right -= 1
+        left, right = _ends(smooth, top, width, baseline, _CUT_SIGMAS * own)
+        # What is left of the turn is shared where the extrapolated ends leave too little.
+        spare = least - (slices - (right - left + 1)) + 2 * half
+        if spare > 0:
+            left = min(left + (spare + 1) // 2, top)
+            right = max(right - (spare + 1) // 2, top)
         # The running mean rises half a window before the profile does.
         outside, count = 0.0, 0
         for i in range(left - half):
@@ -201,8 +233,9 @@ def _measure_one(
         for i in range(right + half + 1, slices):
             outside += values[i]
             count += 1
-        if count >= max(2, slices // 32):
+        if count >= least:
             baseline = outside / count
+            of_baseline = noise / math.sqrt(count)
     if right - left < 2 or not highest > baseline:
         return
 
@@ -224,38 +257,150 @@ def _measure_one(
     third /= area
     if not second > 0.0:
         return
-    peak = _top(values, top, half) - baseline
+    rms = math.sqrt(second)
+    skewness = third / (second * rms)
+    level, of_level = _top(values, left, right)
+    peak = level - baseline
+    if not peak > 0.0:
+        return
     result[_MEAN] = ((mean + 0.5 + shift) / slices) % 1.0
-    result[_SIGMA] = math.sqrt(second) / slices
-    result[_SKEWNESS] = third / (second * math.sqrt(second))
+    result[_SIGMA] = rms / slices
+    result[_SKEWNESS] = skewness
     result[_BUNCHING] = area / slices / peak
     result[_BASELINE] = baseline
     result[_NOISE] = noise
     result[_PEAK] = peak
     result[_LEFT] = left / slices
     result[_RIGHT] = (right + 1) / slices
+    # Sums of powers of d over the ends, from those about the middle: no further pass.
+    n = float(right - left + 1)
+    off = (0.5 * (left + right) - mean) / rms
+    q = 1.0 / second
+    p2 = n * (n * n - 1.0) / 12.0 * q
+    p4 = p2 * (3.0 * n * n - 7.0) / 20.0 * q
+    p6 = p2 * (3.0 * n**4 - 18.0 * n * n + 31.0) / 112.0 * q * q
+    d1 = n * off
+    d2 = n * off**2 + p2
+    d3 = n * off**3 + 3.0 * off * p2
+    d4 = n * off**4 + 6.0 * off**2 * p2 + p4
+    d5 = n * off**5 + 10.0 * off**3 * p2 + 5.0 * off * p4
+    d6 = n * off**6 + 15.0 * off**4 * p2 + 15.0 * off**2 * p4 + p6
+    slice2, base2 = (noise / area) ** 2, (of_baseline / area) ** 2
+    result[_OF_MEAN] = rms / slices * math.sqrt(slice2 * d2 + base2 * d1**2)
+    spread = slice2 * (d4 - 2.0 * d2 + n) + base2 * (d2 - n) ** 2
+    result[_OF_SIGMA] = 0.5 * rms / slices * math.sqrt(spread)
+    a, c = -1.5 * skewness, 0.5 * skewness
+    # g = d^3 + a d^2 - 3 d + c
+    total = d3 + a * d2 - 3.0 * d1 + c * n
+    squares = (
+        d6
+        + 2.0 * a * d5
+        + (a * a - 6.0) * d4
+        + (2.0 * c - 6.0 * a) * d3
+        + (9.0 + 2.0 * a * c) * d2
+        - 6.0 * c * d1
+        + c * c * n
+    )
+    result[_OF_SKEWNESS] = math.sqrt(slice2 * squares + base2 * total**2)
+    # Area and top share slices; the top's weights have the sum 1.
+    own2 = (n / area**2 - 2.0 / (area * peak) + of_level / peak**2) * noise**2
+    both = (1.0 / peak - n / area) * of_baseline
+    result[_OF_BUNCHING] = area / slices / peak * math.sqrt(max(own2, 0.0) + both**2)
 
 
 @compiled
-def _top(values: Any, top: int, half: int) -> Any:
-    """Highest value of the least-squares parabola through the points around `top`."""
-    slices = values.shape[0]
-    reach = max(2, half)
-    if top < reach or top >= slices - reach:
-        return values[top]
-    s0, s1, s2, m2, m4 = 0.0, 0.0, 0.0, 0.0, 0.0
+def _noise(values: Any, scratch: Any) -> Any:
+    """Standard deviation of a slice's noise.
+
+    Where slices are few, the differences that hold an edge of the bunch weigh: those above three
+    times the mean of the rest are left out.
+    """
+    count = values.shape[0] - 4
+    mean = 0.0
+    for i in range(count):
+        scratch[i] = abs(
+            values[i]
+            - 4.0 * values[i + 1]
+            + 6.0 * values[i + 2]
+            - 4.0 * values[i + 3]
+            + values[i + 4]
+        )
+        mean += scratch[i]
+    mean /= count
+    for _ in range(2 if count < _FEW_SLICES else 0):
+        limit, total, kept = _TRIMMED_AT * mean, 0.0, 0
+        for i in range(count):
+            if scratch[i] <= limit:
+                total += scratch[i]
+                kept += 1
+        if kept == 0:
+            break
+        mean = _TRIMMED_LOSS * total / kept
+    return mean / _FOURTH_DIFFERENCE
+
+
+@compiled
+def _ends(smooth: Any, top: Any, width: Any, baseline: Any, rise: Any) -> Any:
+    """First and last slice of the bunch, from its running mean."""
+    slices = smooth.shape[0]
+    threshold = baseline + rise
+    left, right = 0, slices - 1
+    # A bunch is still there one window on; a peak of noise is not.
+    while left < top - width and min(smooth[left], smooth[left + width]) <= threshold:
+        left += 1
+    while right > top + width and min(smooth[right], smooth[right - width]) <= threshold:
+        right -= 1
+    # From the threshold down it goes on at the slope with which it came; twice that far for safety.
+    second = baseline + min(3.0 * rise, 0.5 * (smooth[top] - baseline))
+    inner = left
+    while inner < top and smooth[inner] <= second:
+        inner += 1
+    reach = inner - left
+    inner = right
+    while inner > top and smooth[inner] <= second:
+        inner -= 1
+    return max(left - reach, 0), min(right + right - inner, slices - 1)
+
+
+@compiled
+def _top(values: Any, left: Any, right: Any) -> Any:
+    """Top of a least-squares parabola, and its variance in units of a slice's.
+
+    The parabola lies where its middle is highest on average over its reach.
+    """
+    reach = max(2, (right - left) // _TOP_SHARE)
+    count = 2 * reach + 1
+    left, right = max(left, 0), min(right, values.shape[0] - 1)
+    if right - left < count:
+        top = left
+        for i in range(left, right + 1):
+            if values[i] > values[top]:
+                top = i
+        return values[top], 1.0
+    running = 0.0
+    for i in range(left, left + count):
+        running += values[i]
+    highest, top = running, left + reach
+    for i in range(left + count, right + 1):
+        running += values[i] - values[i - count]
+        if running > highest:
+            highest, top = running, i - reach
+    s0, s1, s2, m4 = 0.0, 0.0, 0.0, 0.0
+    m2 = reach * (reach + 1.0) * (2.0 * reach + 1.0) / 3.0
     for j in range(-reach, reach + 1):
         v = values[top + j]
         s0 += v
         s1 += v * j
         s2 += v * j * j
-        m2 += j * j
-        m4 += j**4
-    count = 2 * reach + 1
+        m4 += float(j) ** 4
     curvature = (count * s2 - m2 * s0) / (count * m4 - m2 * m2)
     slope = s1 / m2
     level = (s0 - curvature * m2) / count
-    if curvature >= 0.0:
-        return level
-    place = min(max(-0.5 * slope / curvature, -float(reach)), float(reach))
-    return level + slope * place + curvature * place * place
+    place = 0.0
+    if curvature < 0.0:
+        place = min(max(-0.5 * slope / curvature, -float(reach)), float(reach))
+    # Level and curvature are correlated; the slope is not.
+    determinant = count * m4 - m2 * m2
+    x = place * place
+    variance = (m4 - 2.0 * m2 * x + count * x * x) / determinant + x / m2
+    return level + slope * place + curvature * x, variance
