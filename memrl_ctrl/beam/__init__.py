@@ -6,6 +6,7 @@ macroparticles of the same distribution. The physics is explained in `docs/physi
 """
 
 from memrl_ctrl.beam.conditions import Conditions
+from memrl_ctrl.beam.cycle_fit import CycleFit, fit_cycle
 from memrl_ctrl.beam.fit import ProfileFit, fit_profile, suggest_delta_rad
 from memrl_ctrl.beam.machine import (
     ConstantZn,
@@ -30,6 +31,7 @@ __all__ = [
     "Conditions",
     "ConstantZn",
     "Criterion",
+    "CycleFit",
     "Impedance",
     "ImpedanceTable",
     "Machine",
@@ -39,6 +41,7 @@ __all__ = [
     "Resonator",
     "bucket_area_evs",
     "filling_to_emittance",
+    "fit_cycle",
     "fit_profile",
     "matched_profiles",
     "minimum_phase_rad",

@@ -189,6 +189,23 @@ class FitModel:
         chi2 = total - np.maximum(overlap, 0.0) ** 2 / np.maximum(power, 1.0e-300)
         return chi2, trigger
 
+    def drawn(
+        self, rows: npt.NDArray[np.int64], parameters: Array, profiles: Array
+    ) -> tuple[Array, Array]:
+        """Model profiles as measured, [b, n_slices], and their areas in units of it times rad [b].
+
+        Args:
+            rows: points [b].
+            parameters: [b, 4].
+            profiles: as measured, [b, n_slices]; their mean is the model's.
+        """
+        spectra, _ = self.spectra(rows, parameters)
+        moved = self.moved(spectra, parameters[:, TRIGGER])
+        area = self.amplitude(rows, moved) * self.scale[rows]
+        phase = (np.arange(self.n_slices) + 0.5) * (2.0 * np.pi / self.n_slices)
+        shape = 2.0 * (moved @ np.exp(1j * self.order[:, None] * phase)).real
+        return profiles.mean(axis=1, keepdims=True) + area[:, None] * shape, area
+
 
 def wrap(angle_rad: Array) -> Array:
     """An angle on the circle, rad, in (-pi, pi]."""

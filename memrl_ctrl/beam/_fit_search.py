@@ -37,7 +37,8 @@ STARTS = 4
 COLUMNS = 4
 OVERFILLED = 100.0
 """Residual of a bunch of which the bucket holds nothing."""
-_STEPS = np.array([4.0e-3, 2.0e-3, 4.0e-2, 2.0e-3])
+STEPS = np.array([4.0e-3, 2.0e-3, 4.0e-2, 2.0e-3])
+"""Steps of the differences, by column."""
 _SCALES = np.array([0.1, 0.05, 1.0, 0.05])
 _SAMPLES = 256
 _ROUNDS = 4
@@ -229,7 +230,7 @@ def slopes(model: FitModel, row: int, box: Box, parameters: Array) -> Array:
     columns = [int(c) for c in box.free]
     steps = np.zeros((2 * len(columns), COLUMNS))
     for k, column in enumerate(columns):
-        steps[2 * k, column], steps[2 * k + 1, column] = _STEPS[column], -_STEPS[column]
+        steps[2 * k, column], steps[2 * k + 1, column] = STEPS[column], -STEPS[column]
     points = parameters + steps
     points[:, INTENSITY] = np.maximum(points[:, INTENSITY], 0.0)
     of_beam = np.array([c != TRIGGER for c in columns for _ in range(2)])

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import chdtrc, fdtrc
 
 from memrl_ctrl.beam._fit_input import (
     TRIGGER_RAD,
@@ -32,16 +31,7 @@ from memrl_ctrl.beam._fit_model import (
     FitModel,
     wrap,
 )
-from memrl_ctrl.beam._fit_search import (
-    Box,
-    Posterior,
-    Scan,
-    Solution,
-    posterior,
-    refine,
-    scan,
-    starts,
-)
+from memrl_ctrl.beam._fit_row import NOT_FITTED, Row, fit_row, verdict_of
 from memrl_ctrl.beam.conditions import Conditions
 from memrl_ctrl.beam.machine import Array, Machine
 from memrl_ctrl.beam.optimum import Criterion, reference_optimum
@@ -51,20 +41,8 @@ if TYPE_CHECKING:
     from memrl_ctrl.beam.measurement import Monitor
     from memrl_ctrl.program import MachineFile, ProgramPoints
 
-GOOD, POOR, AMBIGUOUS, WEAK, NOT_FITTED = "good", "poor", "ambiguous", "weak", "not fitted"
-POOR_BELOW = 1.0e-3
-"""A fit whose chi2 is this improbable is poor: the model does not describe the profile."""
-EXCLUDED_ABOVE = 9.0
-"""Another solution whose chi2 is larger by this much is excluded (3 sigma)."""
-WEAK_ABOVE_RAD = np.radians(20.0)
-"""From this uncertainty of phi2 on the profile says next to nothing."""
-_SAME_RAD = 1.0
-"""Minima that are closer in phi2 belong to one solution."""
 _JURY = 4
 """In a batch of so many profiles, most of them decide for all whether the trigger is known."""
-_TRIGGER_GAIN = 12.0
-"""Chi2 that an unknown trigger must gain over one at the RF phase to be believed (3.5 sigma)."""
-_MORE_STARTS = 10
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -137,18 +115,6 @@ class ProfileFit:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Row:
-    """One profile's solutions."""
-
-    best: Solution
-    second: Solution | None
-    moments: Posterior
-    known: bool
-    reduced: float
-    p_value: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class Task:
     """What is to be fitted, ready for the search."""
 
@@ -164,7 +130,9 @@ class Task:
     def result(self) -> ProfileFit:
         """Fit each profile by itself."""
         model, rows = self.model, self.rows
-        solved = [_fit_row(self, k, self.priors) for k in range(rows.size)]
+        solved = [
+            fit_row(model, k, self.given, int(rows[k]), self.priors) for k in range(rows.size)
+        ]
         if self.priors.trigger == "auto" and rows.size >= _JURY:
             solved = _of_one_kind(self, solved)
         return _result(self.given, model, rows, solved)
@@ -278,111 +246,21 @@ def task(
     return Task(given=given, rows=rows, model=model, priors=priors)
 
 
-def _of_one_kind(job: Task, solved: list[_Row | None]) -> list[_Row | None]:
+def _of_one_kind(job: Task, solved: list[Row | None]) -> list[Row | None]:
     """The same with one answer on the trigger for the whole batch: that of most profiles."""
     answers = [one.known for one in solved if one is not None]
     known = 2 * sum(answers) >= len(answers)
     chosen = replace(job.priors, trigger="known" if known else "unknown")
     return [
-        _fit_row(job, k, chosen) if one is not None and one.known is not known else one
+        fit_row(job.model, k, job.given, int(job.rows[k]), chosen)
+        if one is not None and one.known is not known
+        else one
         for k, one in enumerate(solved)
     ]
 
 
-def _fit_row(job: Task, k: int, priors: Priors) -> _Row | None:
-    """Fit row `k` of the model."""
-    model, given, row = job.model, job.given, int(job.rows[k])
-    with_intensity = bool(model.depends_on_intensity[k])
-    free = priors.box(given, row, with_intensity=with_intensity, known=False)
-    tied = priors.box(given, row, with_intensity=with_intensity, known=True)
-    scanned = scan(model, k, free)
-    if not np.any(scanned.captured > 0.0):
-        return None
-    solutions: list[Solution] = []
-    known = priors.trigger != "unknown"
-    if known:
-        solutions = _refined(model, k, tied, starts(model, k, tied, scanned, known=True))
-    if priors.trigger == "auto":
-        known, solutions = _with_or_without(model, k, free, scanned, solutions)
-    elif not known:
-        solutions = _refined(model, k, free, starts(model, k, free, scanned, known=False))
-    if not solutions:
-        return None
-    box = tied if known else free
-    if _goodness(model, k, solutions[0])[1] < POOR_BELOW:
-        finer = scan(model, k, box, 2)
-        more = starts(model, k, box, finer, known=known, count=_MORE_STARTS)
-        solutions = sorted([*solutions, *_refined(model, k, box, more)], key=lambda s: s.cost)
-    reduced, probability = _goodness(model, k, solutions[0])
-    # Where the model does not describe the profile, its uncertainties grow with the misfit.
-    spread = max(1.0, reduced) if probability < POOR_BELOW else 1.0
-    best = solutions[0]
-    close, second = [best], None
-    for other in solutions[1:]:
-        above = (other.cost - best.cost) / spread
-        apart = abs(float(wrap(other.parameters[[PHI2]] - best.parameters[PHI2])[0]))
-        if apart > _SAME_RAD:
-            if above < EXCLUDED_ABOVE and second is None:
-                second = other
-        elif above < _TRIGGER_GAIN and not any(_same(other, one) for one in close):
-            close.append(other)
-    moments = posterior(model, k, box, close, spread)
-    return _Row(
-        best=best,
-        second=second,
-        moments=moments,
-        known=known,
-        reduced=reduced,
-        p_value=probability,
-    )
-
-
-def _with_or_without(
-    model: FitModel, k: int, free: Box, scanned: Scan, tied: list[Solution]
-) -> tuple[bool, list[Solution]]:
-    """Whether the trigger is at the RF phase, and the solutions that go with the answer.
-
-    Where a solution there describes the profile, and freeing the trigger gains nothing near it, that
-    is enough; else the free trigger is searched everywhere.
-    """
-    others: list[Solution] = []
-    if tied:
-        freed = refine(model, k, free, tied[0].parameters)
-        bar = tied[0].cost - _TRIGGER_GAIN
-        if freed.cost > bar and _goodness(model, k, tied[0])[1] > POOR_BELOW:
-            return True, tied
-        others = [freed]
-    others += _refined(model, k, free, starts(model, k, free, scanned, known=False))
-    others.sort(key=lambda s: s.cost)
-    if tied and others[0].cost > bar:
-        return True, tied
-    return False, others
-
-
-def _refined(model: FitModel, k: int, box: Box, begin: Array) -> list[Solution]:
-    """Solutions from some starts, best first."""
-    return sorted((refine(model, k, box, one) for one in begin), key=lambda s: s.cost)
-
-
-def _same(one: Solution, other: Solution) -> bool:
-    """Whether two minima are one."""
-    difference = one.parameters - other.parameters
-    difference[[PHI2, TRIGGER]] = wrap(difference[[PHI2, TRIGGER]])
-    return bool(np.all(np.abs(difference) < np.array([0.02, 0.02, 0.2, 0.02])))
-
-
-def _goodness(model: FitModel, k: int, solution: Solution) -> tuple[float, float]:
-    """Chi2 per degree of freedom, and the probability of a larger one."""
-    freedom = 2 * model.count - solution.information.shape[0] - 1
-    reduced = solution.chi2 / freedom
-    if model.noise_known[k]:
-        return reduced, float(chdtrc(freedom, solution.chi2))
-    # The noise is itself measured: a ratio of two variances.
-    return reduced, float(fdtrc(freedom, model.noise_dof, reduced))
-
-
 def _result(
-    given: FitInput, model: FitModel, rows: npt.NDArray[np.int64], solved: list[_Row | None]
+    given: FitInput, model: FitModel, rows: npt.NDArray[np.int64], solved: list[Row | None]
 ) -> ProfileFit:
     """The public result; rows that were not fitted are NaN."""
     count = given.profiles.shape[0]
@@ -403,10 +281,13 @@ def _result(
         if one.second is not None:
             columns["phi2"][row] = wrap(one.second.parameters[[PHI2]])[0]
             columns["above"][row] = one.second.cost - one.best.cost
-        verdict[row] = _verdict(one)
+        verdict[row] = verdict_of(one)
     with_intensity = np.zeros(count, dtype=np.bool_)
     with_intensity[rows] = model.depends_on_intensity
-    drawn, amplitude = _drawn(model, rows, best, given.profiles)
+    drawn, amplitude = np.full(given.profiles.shape, np.nan), np.full(count, np.nan)
+    index = np.flatnonzero(np.isfinite(best[rows]).all(axis=1))
+    at = rows[index]
+    drawn[at], amplitude[at] = model.drawn(index, best[at], given.profiles[at])
     sigma = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
     noise = np.full(count, np.nan)
     noise[rows] = model.noise
@@ -448,36 +329,6 @@ def _correlation(covariance: Array, sigma: Array) -> Array:
     scale = np.where(sigma > 0.0, sigma, 1.0)
     result: Array = covariance / (scale[:, :, None] * scale[:, None, :])
     return result
-
-
-def _verdict(row: _Row) -> str:
-    if row.p_value < POOR_BELOW:
-        return POOR
-    if row.second is not None:
-        return AMBIGUOUS
-    return WEAK if np.sqrt(row.moments.covariance[PHI2, PHI2]) > WEAK_ABOVE_RAD else GOOD
-
-
-def _drawn(
-    model: FitModel, rows: npt.NDArray[np.int64], best: Array, profiles: Array
-) -> tuple[Array, Array]:
-    """The best solutions as measured profiles [n, n_slices], and their amplitudes [n].
-
-    `best` [n, 4] is NaN where there is no solution.
-    """
-    drawn = np.full(profiles.shape, np.nan)
-    amplitude = np.full(profiles.shape[0], np.nan)
-    index = np.flatnonzero(np.isfinite(best[rows]).all(axis=1))
-    rows = rows[index]
-    spectra, _ = model.spectra(index, best[rows])
-    moved = model.moved(spectra, best[rows, TRIGGER])
-    amplitude[rows] = model.amplitude(index, moved) * model.scale[index]
-    n_slices = profiles.shape[1]
-    phase = (np.arange(n_slices) + 0.5) * (2.0 * np.pi / n_slices)
-    shape = 2.0 * (moved @ np.exp(1j * model.order[:, None] * phase)).real
-    mean = profiles[rows].mean(axis=1, keepdims=True)
-    drawn[rows] = mean + amplitude[rows, None] * shape
-    return drawn, amplitude
 
 
 def suggest_delta_rad(
