@@ -1,0 +1,1 @@
+"""Benchmarks of learning, run by `memrl-ctrl bench`."""
