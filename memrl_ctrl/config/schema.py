@@ -39,14 +39,14 @@ class EnvironmentConfig:
     id: str = "memrl/BeamPhase-v0"
     """Gymnasium's name of the environment."""
     num_envs: int = 1
-    """Environments that step together."""
+    """Environments that step together; 0: one for each core."""
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the environment's constructor."""
 
     def __post_init__(self) -> None:
         """Refuse an impossible number of environments."""
         require(bool(self.id), "environment.id is empty; give a Gymnasium environment's name")
-        require_between(self, 1, 65536, "num_envs")
+        require_between(self, 0, 65536, "num_envs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -327,7 +327,7 @@ class TrainingConfig:
         require_between(self, 1, 10**13, "steps")
         require_between(self, 0.0, 1e7, "minutes")
         require_between(self, 0, 1024, "torch_threads")
-        count = self.environment.num_envs
+        count = max(1, self.environment.num_envs)
         require(
             self.replay.capacity >= 2 * count,
             f"replay.capacity {self.replay.capacity} is too small for {count} environments; "

@@ -25,7 +25,12 @@ from memrl_ctrl.training.collect import Collected, Collector, Ends
 from memrl_ctrl.training.environments import make_environment, task_of
 from memrl_ctrl.training.evaluation import TorchPolicy, run_episodes
 from memrl_ctrl.training.logs import JsonLines, Logger, TensorBoard, draw_learning_curve
-from memrl_ctrl.training.process import interruptible, torch_threads, usable_device
+from memrl_ctrl.training.process import (
+    interruptible,
+    torch_threads,
+    usable_cores,
+    usable_device,
+)
 from memrl_ctrl.training.resume import Begun, begun_from, seed_after
 from memrl_ctrl.training.runs import make_run_folder, policy_of, save_run
 from memrl_ctrl.training.stepper import Start, Stepper
@@ -91,13 +96,15 @@ def train(
         config: the resolved configuration (`memrl_ctrl.config.resolve`).
         out: run folder, new or empty; without it `runs/<name>-<time stamp>`.
         progress: called about once a `logging.every_s`.
-        resume: run folder whose last checkpoint is the start; its agent settings must be the same.
+        resume: run folder whose last checkpoint is the start; its agent settings must be the same. Its
+            steps and minutes count as part of the configuration's.
 
     Raises:
-        UsageError: the environment, device or folder cannot be used so.
+        UsageError: the environment, device or folder cannot be used so; nothing is left to do.
         FileError: the folder cannot be written, or the checkpoint to resume is damaged.
     """
     device = usable_device(config.device)
+    config = with_environments(config)
     stepper, task = _open_environment(config)
     logger: list[Logger] = []
     try:
@@ -112,6 +119,7 @@ def train(
         run.progress = progress
         if begun is not None:
             run.go_on_from(begun)
+            run.check_budget(resume)
         # Nothing is written before all of it fits together.
         run.folder = make_run_folder(config, out)
         logger.append(JsonLines(run.folder))
@@ -192,6 +200,20 @@ class _Run:
         self.ends.restore(begun.run["ends"])
         self.learnt_to = int(begun.run["learnt_to"])
         self.learn_from = int(begun.run["learn_from"])
+
+    def check_budget(self, resume: str | Path | None) -> None:
+        """Refuse a budget that the run to resume has spent already.
+
+        Raises:
+            UsageError: says how much it was, and that the budget is that of both parts together.
+        """
+        if self.fraction() >= 1.0:
+            minutes = f" and {self.config.minutes:g} minutes" if self.config.minutes else ""
+            raise UsageError(
+                f"nothing is left to do: run {resume} has trained {self.steps:,} steps in "
+                f"{self.seconds_before / 60.0:.1f} minutes, and the budget of {self.config.steps:,} "
+                f"steps{minutes} counts them too; give more (--steps, --minutes)"
+            )
 
     def state(self) -> dict[str, Any] | None:
         """Return how loop and environments stand; None where the environments cannot come back."""
@@ -400,6 +422,14 @@ class _Run:
         (self.folder / "result.json").write_text(json.dumps(values, indent=2) + "\n")
         draw_learning_curve(self.folder)
         return result
+
+
+def with_environments(config: TrainingConfig) -> TrainingConfig:
+    """Return the configuration with its number of environments; 0 becomes one for each core."""
+    if config.environment.num_envs:
+        return config
+    environment = dataclasses.replace(config.environment, num_envs=usable_cores())
+    return dataclasses.replace(config, environment=environment)
 
 
 def priorities_of(config: TrainingConfig) -> PrioritySettings | None:

@@ -30,11 +30,16 @@ def usable_device(name: str) -> str:
     return str(device)
 
 
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
     """Give torch its threads, and put back what was; 0: one a core."""
     before = torch.get_num_threads()
-    torch.set_num_threads(count or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(count or usable_cores())
     try:
         yield
     finally:
