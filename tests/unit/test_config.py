@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from memrl_ctrl.config import ConfigError, LstmTd3Config, dump, from_dict, resolve, shipped, to_dict
+from memrl_ctrl.config import (
+    ConfigError,
+    LayersConfig,
+    LstmTd3Config,
+    dump,
+    from_dict,
+    resolve,
+    shipped,
+    to_dict,
+)
 from memrl_ctrl.errors import FileError, UnknownNameError
 
 
@@ -26,9 +35,11 @@ def test_the_demo_needs_its_configurations() -> None:
 
 
 def test_the_defaults_are_the_papers() -> None:
-    """A configuration that says nothing is the algorithm as published."""
+    """A configuration that says nothing is the algorithm as published; the shipped one has the two
+    current-feature layers of the published script."""
     agent = resolve("lstm-td3-basic").agent
-    assert agent == LstmTd3Config()
+    layers = LayersConfig(current=(128, 128))
+    assert agent == LstmTd3Config(actor=layers, critic=layers)
     assert (agent.gamma, agent.polyak, agent.policy_delay, agent.batch_size) == (
         0.99,
         0.995,
@@ -69,7 +80,13 @@ def test_overrides_replace_single_keys_and_leave_the_rest() -> None:
         ("agent.actor.lstm=[]", "actor.lstm is empty"),
         ("agent.critic_sees_observation=false", "critics see nothing|critic_memory needs"),
         ("agent.batch_size=2000000", "batch_size 2000000 is larger than replay.capacity 1000000"),
-        ("replay.capacity=8", "too small for 8 environments"),
+        ("replay.capacity=1", "too small for 1 environments"),
+        ("agent.burn_in=3", "sequence_length and burn_in are for memory: sequence"),
+        ("agent.sequence_length=3", "sequence_length and burn_in are for memory: sequence"),
+        ("replay={prioritised: true, alpha: 0}", "alpha is 0, which draws uniformly"),
+        ("replay={prioritised: true, epsilon: 0}", "never drawn again"),
+        ("replay.layout=separate", "separate is for priorities"),
+        ("agent.precision=half", "precision cannot be 'half'; it is one of: bfloat16, float32"),
         ("name=a/b", "is no folder name"),
         ("gamma", "is not of the form key.sub=value"),
         ("agent.gamma={", "the value is no YAML"),
@@ -110,3 +127,23 @@ def test_a_missing_file_says_so(tmp_path: Path) -> None:
     """A path that is not there is named."""
     with pytest.raises(FileError, match="No such file"):
         resolve(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["agent.burn_in=4"], "burn_in is for parts of episodes"),
+        (
+            ["agent.sequence_length=90", "agent.burn_in=20", "replay.capacity=100"],
+            "are 110 steps together; they do not fit the 100 steps",
+        ),
+        (
+            ["replay.prioritised=true", "replay.layout=separate"],
+            "separate is for windows and parts of episodes",
+        ),
+    ],
+)
+def test_sequences_that_cannot_work_are_refused(overrides: list[str], sentence: str) -> None:
+    """Parts longer than the buffer, a burn-in without parts, separate buffers of whole episodes."""
+    with pytest.raises(ConfigError, match=sentence):
+        resolve("lstm-td3-basic", ["agent.memory=sequence", *overrides])
