@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
 from memrl_ctrl import registry
+from memrl_ctrl.cli.values import Count, ExistingPath, JsonFile, OutputFolder, Seed, Steps, real
 from memrl_ctrl.config import TrainingConfig, resolve
-from memrl_ctrl.errors import FileError, MemrlError, UsageError
+from memrl_ctrl.errors import MemrlError, UsageError
+from memrl_ctrl.outputs import STDOUT, write_json
+from memrl_ctrl.terminal import Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +29,8 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C or SIGTERM, by the shell's convention (128 + SIGINT)."""
 WITHOUT_END = 10**12
 """Steps of a run that only its time limits."""
+MOST_MINUTES = 60.0 * 24.0 * 365.0
+"""Longest training that is taken for meant: a year."""
 
 Overrides = Annotated[
     list[str] | None,
@@ -39,16 +41,16 @@ Overrides = Annotated[
 def train(
     config: str = "psb",
     *,
-    steps: int | None = None,
-    minutes: float | None = None,
-    seed: int | None = None,
-    out: Path | None = None,
+    steps: Count | None = None,
+    minutes: Annotated[float, real(0.0, MOST_MINUTES, above=True, unit="minutes")] | None = None,
+    seed: Seed | None = None,
+    out: OutputFolder | None = None,
     set_: Overrides = None,
     program: str | None = None,
     fidelity: str | None = None,
     device: str | None = None,
-    resume: Path | None = None,
-    json_: Annotated[Path | None, Parameter(name="--json")] = None,
+    resume: ExistingPath | None = None,
+    json_: Annotated[JsonFile | None, Parameter(name="--json")] = None,
 ) -> int:
     """Train an agent; Ctrl-C or SIGTERM ends it with a checkpoint that can be used.
 
@@ -57,9 +59,10 @@ def train(
     config
         Name of a shipped configuration, or a YAML file.
     steps
-        Environment steps to train for; without `--minutes` this alone decides.
+        Environment steps to train for, those of a run to resume included; without `--minutes` this
+        alone decides.
     minutes
-        Wall time to train for.
+        Wall time to train for, that of a run to resume included.
     seed
         Of everything that is drawn.
     out
@@ -71,9 +74,10 @@ def train(
     device
         torch's name of a device, for example `cuda`.
     resume
-        Run folder whose last checkpoint is the start.
+        Run folder whose last checkpoint is the start; its steps and minutes count as part of the
+        budget.
     json_
-        File for the result.
+        File for the result; `-` is standard output.
     """
     resolved = resolve(config, set_ or ())
     resolved = _with_budget(resolved, steps, minutes)
@@ -82,10 +86,15 @@ def train(
         resolved, **{name: value for name, value in changes.items() if value is not None}
     )
     resolved = _with_beam_options(resolved, program=program, fidelity=fidelity)
-    console = Console(stderr=True, highlight=False)
+    console = Terminal(stderr=True, highlight=False)
     with _torch("training"):
         from memrl_ctrl.training import train as run
 
+        if resume is not None:
+            console.print(
+                f"Resuming {escape(str(resume))}; what it has trained counts: {_budget(resolved)} in all",
+                soft_wrap=True,
+            )
         try:
             with _progress(console) as show:
                 result = run(resolved, out=out, progress=show, resume=resume)
@@ -96,21 +105,21 @@ def train(
     _report(console, result, resolved)
     if json_ is not None:
         values = {**dataclasses.asdict(result), "folder": str(result.folder)}
-        _write_json(json_, {**values, "checkpoint": str(result.checkpoint)})
+        write_json(json_, {**values, "checkpoint": str(result.checkpoint)})
     return INTERRUPTED if result.interrupted else 0
 
 
 def evaluate(
     policy: Path,
     *,
-    episodes: int | None = None,
-    seed: int | None = None,
+    episodes: Count | None = None,
+    seed: Seed | None = None,
     program: str | None = None,
     fidelity: str | None = None,
     set_: Overrides = None,
     env: str | None = None,
-    checkpoint: int | None = None,
-    json_: Annotated[Path | None, Parameter(name="--json")] = None,
+    checkpoint: Steps | None = None,
+    json_: Annotated[JsonFile | None, Parameter(name="--json")] = None,
 ) -> None:
     """Judge a policy on held-out episodes; for the beam by phase error and shot.
 
@@ -133,7 +142,7 @@ def evaluate(
     checkpoint
         Environment steps of the run's checkpoint; default the last.
     json_
-        File for the figures.
+        File for the figures; `-` is standard output, the table then goes to standard error.
     """
     import yaml
 
@@ -155,12 +164,13 @@ def evaluate(
             options=options,
             checkpoint=checkpoint,
         )
-    show_evaluation(Console(highlight=False), result.as_json())
+    console = Terminal(highlight=False, stderr=str(json_) == STDOUT)
+    show_evaluation(console, result.as_json())
     if json_ is not None:
-        _write_json(json_, _with_policy(result, policy))
+        write_json(json_, _with_policy(result, policy))
 
 
-def show_evaluation(console: Console, figures: dict[str, Any]) -> None:
+def show_evaluation(console: Terminal, figures: dict[str, Any]) -> None:
     """Show the figures of an evaluation as a table."""
     title = f"{figures['environment']}, {figures['episodes']} held-out episodes"
     if not figures["shots"]:
@@ -192,11 +202,15 @@ def _with_budget(
     """One given budget replaces the configuration's; two given hold both."""
     if steps is None and minutes is None:
         return config
-    if minutes is not None and not minutes > 0.0:
-        raise UsageError(f"--minutes must be above 0, not {minutes}")
     return dataclasses.replace(
         config, steps=steps if steps is not None else WITHOUT_END, minutes=minutes or 0.0
     )
+
+
+def _budget(config: TrainingConfig) -> str:
+    """Return a configuration's budget in words."""
+    words = [] if config.steps == WITHOUT_END else [f"{config.steps:,} steps"]
+    return " or ".join([*words, *([f"{config.minutes:g} minutes"] if config.minutes else [])])
 
 
 def _beam_options(program: str | None, fidelity: str | None) -> dict[str, Any]:
@@ -236,7 +250,7 @@ def _torch(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def _progress(console: Console) -> Iterator[Callable[[Snapshot], None]]:
+def _progress(console: Terminal) -> Iterator[Callable[[Snapshot], None]]:
     """A progress bar in a terminal; a plain line every ten seconds elsewhere."""
     if not console.is_terminal:
         last = [-10.0]
@@ -278,13 +292,18 @@ def _words(now: Snapshot) -> str:
     return "  ".join(parts)
 
 
-def _report(console: Console, result: RunResult, config: TrainingConfig) -> None:
+def _report(console: Terminal, result: RunResult, config: TrainingConfig) -> None:
     """Say what was reached, where it is, and what comes next."""
     how = "Interrupted" if result.interrupted else "Trained"
     console.print(
         f"{how} after {result.steps:,} steps and {result.updates:,} updates "
         f"in {result.seconds:.0f} s ({result.steps_per_s:,.0f} steps/s)."
     )
+    if result.resumed is not None:
+        console.print(
+            f"Steps and time are those of both parts; the second went on {escape(result.resumed)}.",
+            soft_wrap=True,
+        )
     if result.evaluation is not None:
         show_evaluation(console, result.evaluation)
     folder = escape(str(result.folder))
@@ -297,14 +316,3 @@ def _report(console: Console, result: RunResult, config: TrainingConfig) -> None
 
 def _with_policy(result: Evaluation, policy: Path) -> dict[str, Any]:
     return {"policy": str(policy), **result.as_json()}
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    text = json.dumps(values, indent=2) + "\n"
-    if str(path) == "-":
-        sys.stdout.write(text)
-        return
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise FileError(path, f"cannot be written: {error.strerror}") from error

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from memrl_ctrl.outputs import output_file
+
 METRICS = "metrics.jsonl"
 CURVE = "learning_curve.png"
 
@@ -71,30 +73,50 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
+PANELS = (
+    ("return", "evaluation_return", "return an episode"),
+    ("phase_error_deg_median", "evaluation_phase_error_deg_median", "phase error, last shot (deg)"),
+)
+"""Panels of the learning curve: figure of training, the same on held-out episodes, words."""
+
+
 def draw_learning_curve(folder: Path) -> Path | None:
-    """Draw returns and phase errors against steps; nothing where matplotlib is not installed."""
+    """Draw returns and phase errors against steps; nothing where matplotlib is not installed.
+
+    What held-out episodes gave, without noise in the action, stands as stars beside the training's line.
+    """
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
         return None
     rows = read_metrics(folder)
-    names = ("return", "phase_error_deg_median", "evaluation_phase_error_deg_median")
-    labels = ("return an episode", "phase error, last shot (deg)", "the same, held out (deg)")
-    shown = [
-        (n, label) for n, label in zip(names, labels, strict=True) if any(n in r for r in rows)
+    curves = [
+        (_points(rows, trained), _points(rows, judged), label) for trained, judged, label in PANELS
     ]
+    shown = [curve for curve in curves if curve[0] or curve[1]]
     if not shown:
         return None
     figure = Figure(figsize=(7, 2.6 * len(shown)), layout="constrained")
     axes = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
-    for axis, (name, label) in zip(axes, shown, strict=True):
-        points = [(row["steps"], row[name]) for row in rows if name in row]
-        axis.plot(*zip(*points, strict=True), marker="." if len(points) < 40 else None)
+    for axis, (trained, judged, label) in zip(axes, shown, strict=True):
+        if trained:
+            marker = "." if len(trained) < 40 else None
+            axis.plot(
+                *zip(*trained, strict=True), marker=marker, label="training, with exploration"
+            )
+        if judged:
+            axis.plot(*zip(*judged, strict=True), "*", ms=11, color="C1", label="held-out episodes")
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)
-        if "deg" in name:
+        if "deg" in label:
             axis.set_yscale("log")
+    axes[0].legend(fontsize="small")
     axes[-1].set_xlabel("environment steps")
     path = folder / CURVE
-    figure.savefig(path, dpi=120)
+    with output_file(path) as partial:
+        figure.savefig(partial, dpi=120)
     return path
+
+
+def _points(rows: list[dict[str, float]], name: str) -> list[tuple[float, float]]:
+    return [(row["steps"], row[name]) for row in rows if name in row]
