@@ -50,7 +50,7 @@ def minimum_phase_rad(
     over the last twentieth of the span.
 
     Args:
-        frequency_hz: frequencies, Hz, above 0 and increasing, [rows].
+        frequency_hz: frequencies, Hz, above 0 and increasing (their logarithms too), [rows].
         magnitude: |Z| in any unit of ohm, above 0, [rows].
         at_hz: where the phase is wanted, Hz, [n].
 
@@ -88,9 +88,11 @@ def phase_distance_deg(frequency_hz: npt.ArrayLike, impedance: npt.ArrayLike) ->
     if frequency.size > _MOST_ROWS:
         kept = np.unique(np.linspace(0, frequency.size - 1, _MOST_ROWS).astype(np.int64))
         frequency, z = frequency[kept], z[kept]
-    if frequency.size < FEWEST_ROWS or np.log10(frequency[-1] / frequency[0]) < FEWEST_DECADES:
+    # Rows so close that their logarithms are equal say nothing about a slope.
+    u, first_of = np.unique(np.log(frequency), return_index=True)
+    frequency, z = frequency[first_of], z[first_of]
+    if u.size < FEWEST_ROWS or u[-1] - u[0] < FEWEST_DECADES * np.log(10.0):
         return float("nan")
-    u = np.log(frequency)
     margin = _MARGIN * (u[-1] - u[0])
     at = np.linspace(u[0] + margin, u[-1] - margin, _EVALUATED)
     # Interpolated as a direction, so that a step from 180 to -180 degrees is none.

@@ -22,7 +22,7 @@ from memrl_ctrl.program import (
     load_program,
     save_program,
 )
-from memrl_ctrl.program.shapes import psb_2gev_files
+from memrl_ctrl.program.shapes import shipped_files
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def edit(path: Path, old: str, new: str) -> None:
 def test_shipped_files_are_those_of_the_recipe() -> None:
     """The shipped functions are exactly what the project's own recipe writes."""
     folder = available_programs()["psb-2gev"].parent
-    for name, text in psb_2gev_files().items():
+    for name, text in shipped_files().items():
         assert (folder / name).read_text() == text
 
 
@@ -91,6 +91,53 @@ def test_psb_2gev_is_within_the_published_ranges() -> None:
         gamma_transition=points.gamma_transition,
     )
     assert np.min(beam.bucket_area_evs(conditions)) > 1.7
+
+
+@pytest.mark.parametrize(
+    ("name", "energy_gev", "last_ratio", "emittance_evs", "with_optimum"),
+    [
+        ("psb-1p4gev", 1.4, 0.4, 1.4, 0.95),
+        ("psb-tof", 2.0, 0.14, 1.4, 0.8),
+        ("psb-1p4gev-modified", 1.4, 0.445, 1.3, 0.95),
+        ("isis-800mev", 0.8, 0.5, 0.5, 1.0),
+    ],
+)
+def test_other_programs_are_within_the_published_ranges(
+    name: str, energy_gev: float, last_ratio: float, emittance_evs: float, with_optimum: float
+) -> None:
+    """Energy at extraction, voltages and their ratio are those that the program says; the bucket of
+    its optimum holds a usual bunch all along; an optimum exists nearly everywhere, but for V2/V1 of
+    0.14 late in psb-tof."""
+    program = load_program(name)
+    machine = program.machine
+    low, high = program.beam_ms
+    points = program.at(np.linspace(low + 0.02 * (high - low), high, 60))
+    momentum_ev = 299792458.0 * points.b_field_t[-1] * machine.bending_radius_m
+    kinetic_ev = math.hypot(momentum_ev, 938.272e6) - 938.272e6
+    assert kinetic_ev == pytest.approx(1e9 * energy_gev, rel=1e-2)
+    ratio = points.v2_v / points.v1_v
+    assert ratio[-1] == pytest.approx(last_ratio, abs=2e-3)
+    lowest, highest = machine.operating_range.v2_over_v1
+    assert lowest - 1e-3 <= ratio.min() <= ratio.max() <= max(highest, 0.91)
+    assert points.b_dot_t_per_s.max() <= machine.operating_range.b_dot_t_per_s[1]
+
+    beam = import_module("memrl_ctrl.beam")
+    conditions = beam.Conditions(
+        b_field_t=points.b_field_t,
+        b_dot_t_per_s=points.b_dot_t_per_s,
+        v1_v=points.v1_v,
+        v2_v=points.v2_v,
+        phi2_rad=0.0,
+        emittance_evs=emittance_evs,
+        intensity=5e12,
+        machine=machine.ring,
+        gamma_transition=points.gamma_transition,
+    )
+    best = beam.reference_optimum(conditions)
+    assert np.isfinite(best).mean() >= with_optimum
+    there = np.isfinite(best)
+    matched = beam.matched_profiles(conditions.replace(phi2_rad=np.nan_to_num(best)), 64)
+    assert matched.captured_fraction[there].min() > 0.999
 
 
 def test_b_dot_of_the_shipped_ramp_is_that_of_its_formula() -> None:
