@@ -1,9 +1,12 @@
-"""Options that are a number or a range from which every episode draws its own."""
+"""Options that are a number, a range from which every episode draws its own, or values by name."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
+
+import yaml
 
 from memrl_ctrl.errors import UsageError
 
@@ -36,3 +39,35 @@ def as_range(name: str, value: float | Sequence[float], *, infinite: bool = Fals
 
 def _number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def named_values(flag: str, texts: Sequence[str]) -> dict[str, Any]:
+    """Return values by name from what stands on a command line.
+
+    Args:
+        flag: the option, for errors.
+        texts: `name=number`, `name=[low, high]`, or a single word, which is the value of `preset`;
+            the last of a name counts.
+
+    Raises:
+        UsageError: a value that is neither a number nor a list.
+    """
+    values: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            values["preset"] = text
+            continue
+        try:
+            parsed = yaml.safe_load(value)
+            values[name] = [_read(v) for v in parsed] if isinstance(parsed, list) else _read(parsed)
+        except (yaml.YAMLError, ValueError, TypeError) as error:
+            raise UsageError(
+                f"{flag} {text!r} is not of the form name=number or name=[low, high]"
+            ) from error
+    return values
+
+
+def _read(value: Any) -> int | float:
+    """Return a number; YAML takes 1e-3 and inf for words."""
+    return value if isinstance(value, int | float) else float(value)

@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import ArrayLike, NDArray
 
 from memrl_ctrl.backend import Quality
@@ -301,32 +300,6 @@ def monitor_from(option: str | Mapping[str, Any] | Monitor | None) -> Monitor:
         if name not in known:
             raise UnknownNameError("value of a monitor:", str(name), known | {"preset"})
     return dataclasses.replace(begin, **values)
-
-
-def monitor_option(texts: Sequence[str]) -> dict[str, Any]:
-    """Return the option `monitor` from what stands on a command line.
-
-    Args:
-        texts: a preset's name, `name=value`, or `name=[low, high]`, each of them any number of
-            times; the last one counts.
-
-    Raises:
-        UsageError: a value that is not a number or a pair.
-    """
-    option: dict[str, Any] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals:
-            option["preset"] = text
-            continue
-        try:
-            parsed = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise UsageError(
-                f"--monitor {text!r} is not of the form name=number or name=[low, high]"
-            ) from error
-        option[name] = math.inf if parsed in ("inf", "none") else parsed
-    return option
 
 
 @compiled

@@ -20,6 +20,7 @@ from memrl_backends.zmq.keys import local_folder
 from memrl_backends.zmq.server import IDLE_S, CycleEvent, MachineServer
 from memrl_ctrl.cli.values import Count, OutputFile, Seconds, Seed
 from memrl_ctrl.errors import UsageError
+from memrl_ctrl.ranges import named_values
 from memrl_ctrl.registry import open_backend
 from memrl_ctrl.terminal import Terminal
 
@@ -39,6 +40,7 @@ def machine(
     offset_deg: str = RANDOM,
     seed: Seed | None = None,
     noise: float | None = None,
+    monitor: Annotated[list[str] | None, Parameter(negative=())] = None,
     intensity: float | None = None,
     emittance_evs: float | None = None,
     slices: Count | None = None,
@@ -80,6 +82,10 @@ def machine(
         Of everything that is drawn; without, every start is another machine.
     noise
         Noise of a slice as a fraction of the profile's peak; 0.02 unless given.
+    monitor
+        What profiles are seen with: `wcm` (the default: a good wall-current monitor), `ideal` (noise
+        only), or a value of it, for example `bandwidth_mhz=60`, `bits=8` or `gain=[0.8, 1.2]`; may be
+        given several times. Values are listed in docs/physics.md, Measurement.
     intensity
         Protons in the ring; drawn unless given.
     emittance_evs
@@ -110,6 +116,7 @@ def machine(
         "offset_deg": _offset(offset_deg),
         "seed": seed,
         "noise": noise,
+        "monitor": named_values("--monitor", monitor) if monitor else None,
         "intensity": intensity,
         "emittance_evs": emittance_evs,
         "n_slices": slices,
