@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,6 @@ def open_backend(
     stride: int | None = None,
     turns: int | None = None,
     phase_loop: bool | None = None,
-    progress: Callable[[int, int], None] | None = None,
 ) -> SimulationBackend:
     """Open the simulation.
 
@@ -101,7 +100,6 @@ def open_backend(
             synchrotron periods unless given.
         phase_loop: of `tracking`: whether the phase loop is closed; in a cycle it is unless told
             otherwise, for unrelated conditions not.
-        progress: of `tracking`: called with the turns done and the turns in all, while it tracks.
 
     Raises:
         UsageError: options that contradict each other or are out of range.
@@ -113,7 +111,6 @@ def open_backend(
         stride=stride,
         turns=turns,
         phase_loop=phase_loop,
-        progress=progress,
     )
     check_slices(n_slices)
     if seed is not None and seed < 0:
@@ -205,10 +202,10 @@ def _tracking_options(fidelity: str, **given: Any) -> TrackingOptions | None:
     """
     chosen = {name: value for name, value in given.items() if value is not None}
     if fidelity in FIDELITIES:
-        # A command shows progress whatever the fidelity.
-        wrong = [name for name in chosen if name != "progress"]
-        if wrong:
-            raise UsageError(f"{wrong[0]} belongs to fidelity 'tracking', not to {fidelity!r}")
+        if chosen:
+            raise UsageError(
+                f"{next(iter(chosen))} belongs to fidelity 'tracking', not to {fidelity!r}"
+            )
         return None
     if fidelity != TRACKING:
         raise UnknownNameError("fidelity", fidelity, [*FIDELITIES, TRACKING])

@@ -9,7 +9,6 @@ synchrotron periods at constant conditions.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,10 +20,9 @@ from memrl_backends.blond.tracker import PhaseLoop, Tracker
 from memrl_ctrl.beam import Conditions, matched_profiles
 from memrl_ctrl.errors import BeamError, UsageError
 from memrl_ctrl.program import CycleProgram, MachineFile, PiecewiseLinear
+from memrl_ctrl.progress import report
 
 FloatArray = NDArray[np.float64]
-Progress = Callable[[int, int], None]
-"""Called with the turns done and the turns of the whole cycle."""
 
 MACROPARTICLES = 100_000
 FEWEST, MOST = 100, 100_000_000
@@ -57,10 +55,13 @@ class TrackingOptions:
     """Turns for which unrelated conditions are tracked; None is `PERIODS` synchrotron periods."""
     phase_loop: bool | None = None
     """Whether the phase loop is closed; None closes it in a cycle and not at constant conditions."""
-    progress: Progress | None = None
-    """Called now and then while a cycle is tracked."""
 
     def __post_init__(self) -> None:
+        """Refuse what cannot be tracked."""
+        for name in ("macroparticles", "stride", "turns"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+                raise UsageError(f"{name} must be a whole number, not {value!r}")
         if not FEWEST <= self.macroparticles <= MOST:
             raise UsageError(
                 f"macroparticles must be {FEWEST} to {MOST:,}, not {self.macroparticles}"
@@ -91,7 +92,7 @@ class RowTracking:
         profile = np.full((len(conditions), n_slices), np.nan, dtype=np.float32)
         captured = np.full(len(conditions), np.nan)
         turns = [self._turns(conditions, row) for row in range(len(conditions))]
-        report = _Report(self.options.progress, sum(turns))
+        progress = _Report(sum(turns))
         for row, count in enumerate(turns):
             one = conditions.take([row])
             try:
@@ -105,11 +106,11 @@ class RowTracking:
                     threads=threads,
                 )
             except BeamError:
-                report.done(count)  # no bucket here: the row stays NaN and is flagged
+                progress.done(count)  # no bucket here: the row stays NaN and is flagged
                 continue
-            report.advance(tracker, count - AVERAGE_TURNS)
+            progress.advance(tracker, count - AVERAGE_TURNS)
             profile[row] = tracker.profile(n_slices, AVERAGE_TURNS)
-            report.done(AVERAGE_TURNS)
+            progress.done(AVERAGE_TURNS)
             captured[row] = tracker.captured_fraction * tracker.surviving_fraction
         return Matched(profile, np.isfinite(profile[:, 0]), captured)
 
@@ -175,7 +176,7 @@ class CycleTracking:
             intensity=float(conditions.intensity[0]),
             threads=threads,
             rng=rng,
-            report=_Report(self.options.progress, turns),
+            report=_Report(turns),
         )
         profile = np.full((points, n_slices), np.nan, dtype=np.float32)
         captured = np.full(points, np.nan)
@@ -278,18 +279,16 @@ class _Passage:
 
 
 class _Report:
-    """Tells how far a cycle has come."""
+    """Tells how far the tracking has come, in turns."""
 
-    def __init__(self, progress: Progress | None, turns: int) -> None:
-        self._progress = progress
+    def __init__(self, turns: int) -> None:
         self._turns = turns
         self._done = 0
 
     def done(self, turns: int) -> None:
         """Count turns as done and say so."""
         self._done += turns
-        if self._progress is not None:
-            self._progress(min(self._done, self._turns), self._turns)
+        report(min(self._done, self._turns), self._turns)
 
     def advance(self, tracker: Tracker, turns: int) -> None:
         """Track some turns, and report now and then."""
