@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
 from memrl_ctrl import registry
+from memrl_ctrl.cli.bars import work_bar
 from memrl_ctrl.cli.values import Count, ExistingPath, JsonFile, OutputFolder, Seed, Steps, real
 from memrl_ctrl.config import TrainingConfig, resolve
 from memrl_ctrl.errors import MemrlError, UsageError
@@ -137,6 +138,7 @@ def evaluate(
         Beam: fidelity of the simulation.
     set_
         `option=value` of the environment, for example `noise=0.05`; may be given several times.
+        With fidelity `tracking` also `macroparticles`, `turns` and `stride`.
     env
         Another environment than it was trained on.
     checkpoint
@@ -156,14 +158,15 @@ def evaluate(
     with _torch("evaluation"):
         from memrl_ctrl.training import evaluate as run
 
-        result = run(
-            policy,
-            episodes=episodes,
-            seed=seed,
-            environment=env,
-            options=options,
-            checkpoint=checkpoint,
-        )
+        with work_bar(Terminal(stderr=True), "tracking"):
+            result = run(
+                policy,
+                episodes=episodes,
+                seed=seed,
+                environment=env,
+                options=options,
+                checkpoint=checkpoint,
+            )
     console = Terminal(highlight=False, stderr=str(json_) == STDOUT)
     show_evaluation(console, result.as_json())
     if json_ is not None:

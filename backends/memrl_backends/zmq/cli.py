@@ -18,6 +18,7 @@ from rich.text import Text
 from memrl_backends.zmq import endpoint as endpoints
 from memrl_backends.zmq.keys import local_folder
 from memrl_backends.zmq.server import IDLE_S, CycleEvent, MachineServer
+from memrl_ctrl.cli.bars import work_bar
 from memrl_ctrl.cli.values import Count, OutputFile, Seconds, Seed
 from memrl_ctrl.errors import UsageError
 from memrl_ctrl.ranges import named_values
@@ -34,6 +35,8 @@ def machine(
     program: str | None = None,
     backend: str = "blond",
     fidelity: str | None = None,
+    macroparticles: Count | None = None,
+    stride: Count | None = None,
     endpoint: str = endpoints.DEFAULT,
     period: Seconds | None = None,
     cycles: Count | None = None,
@@ -68,7 +71,12 @@ def machine(
     backend
         What plays the cycles: `blond`, or another installed backend.
     fidelity
-        Of the simulation: `matched` (the default) or `blond`.
+        Of the simulation: `matched` (the default), `blond` or `tracking`.
+    macroparticles
+        Of fidelity `tracking`: macroparticles of the bunch; 100,000 unless given.
+    stride
+        Of fidelity `tracking`: turns tracked up to each control point, the model taking the bunch on
+        in between; without, every turn of the cycle is tracked, which takes minutes.
     endpoint
         Where commands are taken; readings are published one port higher.
     period
@@ -113,6 +121,8 @@ def machine(
     options = {
         "program": program,
         "fidelity": fidelity,
+        "macroparticles": macroparticles,
+        "stride": stride,
         "offset_deg": _offset(offset_deg),
         "seed": seed,
         "noise": noise,
@@ -147,7 +157,7 @@ def machine(
             on_ready=ready,
             on_cycle=view.cycle,
         )
-        with signals, view:
+        with signals, view, work_bar(console, "tracking the cycle", quiet=quiet):
             summary = server.run()
     finally:
         opened.close()
