@@ -9,6 +9,7 @@ from typing import Any
 
 from memrl_ctrl.errors import ProgramError, UsageError
 from memrl_ctrl.program import library, yaml_text
+from memrl_ctrl.program.controls_files import NO_PICKLES, PICKLES
 from memrl_ctrl.program.cycle import (
     B_DOT_WINDOW_MS,
     FUNCTIONS,
@@ -75,6 +76,13 @@ def read_program(path: Path) -> CycleProgram:
     Raises:
         ProgramError: with file, line and what was expected.
     """
+    if path.suffix.lower() in PICKLES:
+        raise ProgramError(path, f"{NO_PICKLES}; expected {EXPECTED}")
+    if path.is_dir() or path.suffix.lower() in (".csv", ".npy"):
+        raise ProgramError(
+            path, f"expected {EXPECTED}; a controls-system export becomes one by 'memrl-ctrl program "
+            "import FOLDER --out my.yaml'"
+        )  # fmt: skip
     root = open_document(path, EXPECTED)
     check_kind(root, "program")
     machine = _machine(root.need("machine"))

@@ -258,3 +258,15 @@ def test_the_documents_machine_file_is_valid(tmp_path: Path) -> None:
     (tmp_path / "cell.csv").write_text("frequency_hz,real_ohm,imag_ohm\n1e5,1,2\n1e6,3,-4\n")
     machine = load_machine(tmp_path / "machine.yaml")
     assert len(machine.ring.impedance) == 3
+
+
+def test_an_export_or_a_pickle_in_the_place_of_a_program(tmp_path: Path) -> None:
+    """Who gives an export is told to import it; a pickle is refused before it is opened."""
+    (tmp_path / "export").mkdir()
+    for name in ("V1A.csv", "B.npy", "export"):
+        with pytest.raises(
+            ProgramError, match=rf"{name}: expected a program file .*program import"
+        ):
+            load_program(tmp_path / name)
+    with pytest.raises(ProgramError, match=r"phases.pkl: pickles are not read"):
+        load_program(tmp_path / "phases.pkl")
