@@ -79,9 +79,10 @@ def read_program(path: Path) -> CycleProgram:
     if path.suffix.lower() in PICKLES:
         raise ProgramError(path, f"{NO_PICKLES}; expected {EXPECTED}")
     if path.is_dir() or path.suffix.lower() in (".csv", ".npy"):
+        what = "is a folder" if path.is_dir() else "is no program"
         raise ProgramError(
-            path, f"expected {EXPECTED}; a controls-system export becomes one by 'memrl-ctrl program "
-            "import FOLDER --out my.yaml'"
+            path, f"{what}; expected {EXPECTED}; a controls-system export becomes one by 'memrl-ctrl "
+            "program import FOLDER --out my.yaml'"
         )  # fmt: skip
     root = open_document(path, EXPECTED)
     check_kind(root, "program")
