@@ -397,7 +397,7 @@ def _droop(values: Any, ratio: Any, state: Any) -> None:
     """
     slices = values.shape[0]
     step = 8
-    while step > 1 and (slices % step != 0 or slices // step < 32):
+    while step > 1 and (slices % step != 0 or slices // step < 64):
         step //= 2
     blocks = slices // step
     rest = -math.expm1(-ratio * step)
