@@ -2,49 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from memrl_ctrl.errors import FileError
+from memrl_ctrl.installed import library_versions, processor
+from memrl_ctrl.outputs import STDOUT, write_json
+from memrl_ctrl.terminal import Terminal
 
 PACKAGES = ("memrl-ctrl", "numpy", "scipy", "numba", "blond", "torch", "onnxruntime", "pyzmq")
 
 
 def describe_machine() -> dict[str, Any]:
     """Processor, cores, operating system, Python and the packages that decide a speed."""
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
-        "cpu": _processor(),
+        "cpu": processor()[0],
         "cores": usable,
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "versions": versions,
+        "versions": library_versions(PACKAGES),
     }
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def publish(
@@ -64,9 +48,9 @@ def publish(
         columns: headings of the table, which are the keys of its rows.
         rows: what was measured, one mapping a row.
         figures: flat object of numbers, explained in `docs/benchmarks/README.md`.
-        json_path: file to write, or None.
+        json_path: file to write, `-` for standard output, or None.
         notes: sentences printed under the table.
-        console: where to print; standard output if None.
+        console: where to print; standard output if None, or standard error where the JSON goes there.
 
     Returns:
         What was written: name, time, machine, rows, figures, notes.
@@ -74,7 +58,7 @@ def publish(
     Raises:
         FileError: the file cannot be written.
     """
-    console = console or Console()
+    console = console or Terminal(stderr=str(json_path) == STDOUT)
     machine = describe_machine()
     table = Table(
         title=f"bench {name}: {machine['cpu']}, {machine['cores']} cores", title_justify="left"
@@ -95,10 +79,7 @@ def publish(
         "notes": list(notes),
     }
     if json_path is not None:
-        try:
-            json_path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise FileError(json_path, f"cannot be written: {error.strerror}") from error
+        write_json(json_path, result)
         console.print(f"written: {json_path}", highlight=False)
     return result
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 
 from memrl_ctrl import registry
+from memrl_ctrl.cli.values import JsonFile
+from memrl_ctrl.terminal import Terminal
 
 
 def bench(
     name: str | None = None,
     *,
-    json: Annotated[Path | None, Parameter(name="--json")] = None,
+    json: Annotated[JsonFile | None, Parameter(name="--json")] = None,
 ) -> None:
     """Measure speed or accuracy, and print what was measured.
 
@@ -26,11 +26,12 @@ def bench(
     name
         The benchmark; without one, they are listed.
     json
-        Also write machine, versions, the table's rows and the figures to this file.
+        Also write machine, versions, the table's rows and the figures to this file; `-` is standard
+        output, the table then goes to standard error.
     """
     known = registry.points(registry.BENCHMARKS)
     if name is None:
-        console = Console()
+        console = Terminal()
         for known_name in sorted(known):
             doc = (
                 registry.load(registry.BENCHMARKS, "benchmark", known_name).__doc__ or ""

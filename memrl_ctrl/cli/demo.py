@@ -5,7 +5,6 @@ Every step is a command that a user could type; the demo runs each in a process 
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -17,13 +16,20 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 
 from memrl_ctrl.cli.demo_report import Score, draw, score, show
+from memrl_ctrl.cli.values import OutputFolder, Seconds, Seed, real, whole
 from memrl_ctrl.errors import MemrlError, UsageError
+from memrl_ctrl.installed import missing
+from memrl_ctrl.outputs import write_json
+from memrl_ctrl.program import load_program
+from memrl_ctrl.terminal import Terminal
 
 WANTED_SHRINK = 10.0
 """By what factor the median phase error must shrink."""
+MOST_MINUTES = 24.0 * 60.0
+MOST_CYCLES = 10_000
+"""The score holds all profiles in memory."""
 STOP_WAIT_S = 20.0
 READY_WAIT_S = 90.0
 """How long the machine may take to publish; its kernel may have to be compiled first, s."""
@@ -64,16 +70,18 @@ class Plan:
 
 def demo(
     *,
-    out: Path = Path("demo-out"),
-    minutes: float = 3.0,
+    out: OutputFolder = Path("demo-out"),
+    minutes: Annotated[float, real(0.0, MOST_MINUTES, above=True, unit="minutes")] = 3.0,
     seed: Annotated[
-        int, Parameter(help="Of training; the machine's hidden offset comes from it too.")
+        Seed, Parameter(help="Of training; the machine's hidden offset comes from it too.")
     ] = 1,
-    cycles: int = 30,
-    period: float = 0.1,
+    cycles: Annotated[int, whole(2, MOST_CYCLES)] = 30,
+    period: Seconds = 0.1,
     program: str = "psb-2gev",
 ) -> int:
     """Train, export, deploy over ZeroMQ, record, replay and score: about four minutes, no set-up.
+
+    Needs the extras `train` and `plot`.
 
     The machine is a process of its own with an offset that it does not tell. Exit code 0 if the
     median phase error shrank at least tenfold, 1 otherwise.
@@ -91,9 +99,11 @@ def demo(
     program
         Cycle program that the machine plays, by name or file.
     """
-    if not minutes > 0 or cycles < 2 or period < 0:
-        raise UsageError("minutes must be above 0, cycles at least 2, period at least 0")
-    console = Console()
+    problem = missing("demo")
+    if problem is not None:
+        raise problem
+    load_program(program)  # one that is wrong is told now, not after the training
+    console = Terminal()
     _prepare(out)
     plan = Plan(
         out=out,
@@ -111,7 +121,7 @@ def demo(
     _control(console, plan)
     trace = _newest_trace(plan.records)
     identical = _step(console, "4/5 Replay", plan, "replay", str(trace), allow=(0, 1)) == 0
-    console.rule("5/5 Score")
+    _title(console, "5/5 Score")
     result = score(
         run=plan.run,
         policy=plan.policy,
@@ -120,12 +130,12 @@ def demo(
         replay_identical=identical,
     )
     pictures = draw(result, plan.out)
-    (plan.out / "report.json").write_text(json.dumps(result.as_json(), indent=2) + "\n")
+    write_json(plan.out / "report.json", result.as_json())
     show(result, console, [*pictures, plan.out / "report.json", trace])
     return _verdict(result, console)
 
 
-def _verdict(result: Score, console: Console) -> int:
+def _verdict(result: Score, console: Terminal) -> int:
     if not result.replay_identical:
         console.print("[red]Failed: the replay differs from what was recorded.[/red]")
         return 1
@@ -139,6 +149,10 @@ def _verdict(result: Score, console: Console) -> int:
         f"{WANTED_SHRINK:.0f} were wanted. Train longer: --minutes.[/red]"
     )
     return 1
+
+
+def _title(console: Terminal, words: str) -> None:
+    console.print(f"[bold]── {words} ──[/bold]")
 
 
 def _train(plan: Plan) -> list[str]:
@@ -191,11 +205,11 @@ def _environment() -> dict[str, str]:
 
 
 def _step(
-    console: Console, title: str, plan: Plan, *arguments: str, allow: tuple[int, ...] = (0,)
+    console: Terminal, title: str, plan: Plan, *arguments: str, allow: tuple[int, ...] = (0,)
 ) -> int:
     """Run one command in the foreground and return its exit code."""
     if title:
-        console.rule(title)
+        _title(console, title)
     console.print(f"[dim]memrl-ctrl {' '.join(arguments)}[/dim]")
     code = subprocess.run(_command(*arguments), check=False, env=_environment()).returncode  # noqa: S603
     if code not in allow:
@@ -205,7 +219,7 @@ def _step(
     return code
 
 
-def _control(console: Console, plan: Plan) -> None:
+def _control(console: Terminal, plan: Plan) -> None:
     """Start the machine as its own process, close the loop over it, stop it."""
     arguments = [
         "machine",
@@ -220,7 +234,7 @@ def _control(console: Console, plan: Plan) -> None:
         "--truth-log",
         str(plan.truth),
     ]
-    console.rule("3/5 Machine and deploy")
+    _title(console, "3/5 Machine and deploy")
     console.print(f"[dim]memrl-ctrl {' '.join(arguments)} &[/dim]")
     log = (plan.out / "machine.log").open("w")
     machine = subprocess.Popen(  # noqa: S603 - our own command

@@ -14,11 +14,13 @@ from rich.console import Console
 from rich.table import Table
 
 from memrl_ctrl.errors import MemrlError
+from memrl_ctrl.outputs import output_file
 from memrl_ctrl.policy.runner import OnnxPolicy
 from memrl_ctrl.trace import TraceReader
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 FloatArray = NDArray[np.float64]
 
@@ -178,16 +180,21 @@ def draw(result: Score, out: Path) -> list[Path]:
         figure, axes = plt.subplots(figsize=size, layout="constrained")
         painter(result, axes)
         made.append(out / f"{name}.png")
-        figure.savefig(made[-1], dpi=120)
+        _save(figure, made[-1])
         plt.close(figure)
     figure, pair = plt.subplots(1, 2, figsize=(9.0, 6.0), sharey=True, layout="constrained")
     _waterfall(result, pair[0], 0, "before")
     _waterfall(result, pair[1], -1, "after")
     pair[0].set_ylabel("ctime [ms]")
     made.append(out / "profiles.png")
-    figure.savefig(made[-1], dpi=120)
+    _save(figure, made[-1])
     plt.close(figure)
     return made
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with output_file(path) as partial:
+        figure.savefig(partial, dpi=120)
 
 
 def _learning_curve(result: Score, axes: Axes) -> None:

@@ -5,47 +5,29 @@ from __future__ import annotations
 import importlib
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
-from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from memrl_ctrl import __version__, registry
 from memrl_ctrl.errors import BeamError, MemrlError
+from memrl_ctrl.installed import NEEDS, library_versions, missing, requirements
+from memrl_ctrl.terminal import Terminal
 
-BASE = (
-    "numpy",
-    "scipy",
-    "numba",
-    "gymnasium",
-    "pyzmq",
-    "h5py",
-    "onnxruntime",
-    "msgspec",
-    "google-crc32c",
-    "cryptography",
-    "cyclopts",
-    "rich",
-    "PyYAML",
-)
-EXTRAS = {
-    "blond": ("blond",),
-    "train": ("torch", "onnx", "tensorboard"),
-    "plot": ("matplotlib", "imageio"),
-}
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OMP_WAIT_POLICY")
 
 
 def doctor() -> int:
-    """Show versions, which extras and backends are usable and why not, threads, and a self-check.
+    """Show versions, which extras, commands and backends are usable and why not, and a self-check.
 
     The self-check matches one bunch with the kernel and holds it against what symmetry demands.
     Exit code 0 if everything of the base install works, 1 otherwise.
     """
-    console = Console()
+    console = Terminal()
     healthy = _versions(console)
     _extras(console)
+    _commands(console)
     healthy &= _plugins(console)
     _threads(console)
     healthy &= _kernel(console)
@@ -55,42 +37,51 @@ def doctor() -> int:
     return 0 if healthy else 1
 
 
-def _versions(console: Console) -> bool:
+def _versions(console: Terminal) -> bool:
     table = Table(title=f"memrl-ctrl {__version__} on Python {platform.python_version()}")
     table.add_column("base package")
     table.add_column("version")
-    complete = True
-    for name in BASE:
-        try:
-            table.add_row(name, version(name))
-        except PackageNotFoundError:
-            table.add_row(name, "[red]missing[/red]")
-            complete = False
+    base = requirements()[""]
+    found = library_versions(base)
+    for name in base:
+        table.add_row(name, found.get(name, "[red]missing[/red]"))
     console.print(table)
-    return complete
+    return all(name in found for name in base)
 
 
-def _extras(console: Console) -> None:
+def _extras(console: Terminal) -> None:
     table = Table(title="Extras")
     table.add_column("extra")
     table.add_column("usable")
     table.add_column("what is there, or how to get it")
-    for extra, names in EXTRAS.items():
-        found, missing = [], []
-        for name in names:
-            try:
-                found.append(f"{name} {version(name)}")
-            except PackageNotFoundError:
-                missing.append(name)
-        words = ", ".join(found)
-        if missing:
-            words = f'{", ".join(missing)} missing: pip install "memrl-ctrl\\[{extra}]"'
-        table.add_row(extra, "no" if missing else "yes", words)
+    for extra, names in requirements().items():
+        if not extra:
+            continue
+        found = library_versions(names)
+        absent = [name for name in names if name not in found]
+        words = ", ".join(f"{name} {found[name]}" for name in names if name in found)
+        if absent:
+            words = f'{", ".join(absent)} missing: pip install "memrl-ctrl[{extra}]"'
+        table.add_row(extra, "no" if absent else "yes", escape(words))
     console.print(table)
 
 
-def _plugins(console: Console) -> bool:
-    table = Table(title="Backends, commands, rewards, benchmarks")
+def _commands(console: Terminal) -> None:
+    """Say of each command whether what is installed is enough for it."""
+    table = Table(title="Commands")
+    table.add_column("usable")
+    table.add_column("command")
+    names = sorted({*registry.points(registry.COMMANDS), *NEEDS})
+    table.add_row("yes", ", ".join(name for name in names if missing(name) is None))
+    for name in names:
+        problem = missing(name)
+        if problem is not None:
+            table.add_row("[yellow]no[/yellow]", escape(str(problem)))
+    console.print(table)
+
+
+def _plugins(console: Terminal) -> bool:
+    table = Table(title="Plug-ins that load")
     table.add_column("kind")
     table.add_column("usable")
     table.add_column("not usable, and why")
@@ -117,13 +108,13 @@ def _plugins(console: Console) -> bool:
     return healthy
 
 
-def _threads(console: Console) -> None:
+def _threads(console: Terminal) -> None:
     settings = ", ".join(f"{name}={os.environ.get(name, '(not set)')}" for name in THREAD_VARIABLES)
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     console.print(f"Processors: {usable} usable of {os.cpu_count()}; {settings}")
 
 
-def _kernel(console: Console) -> bool:
+def _kernel(console: Terminal) -> bool:
     """Match one bunch: at Bdot = 0 and phi_2 = 0 its profile must mirror itself."""
     try:
         beam = importlib.import_module("memrl_ctrl.beam")

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from memrl_ctrl import registry
+from memrl_ctrl.cli.values import OutputFolder
 from memrl_ctrl.errors import FileError, TraceError
+from memrl_ctrl.terminal import Terminal
 from memrl_ctrl.trace.folder import HDF5_NAME, JOURNAL_NAME, RECORDS, run_folders
 from memrl_ctrl.trace.reader import TraceReader, find_trace, stale
 from memrl_ctrl.trace.recovery import recover as recover_trace
@@ -36,8 +37,11 @@ def ls(folder: Path = RECORDS) -> None:
     folder
         Folder of the runs, or of one run.
     """
-    console = Console()
-    table = Table("run", "mode", "machine", "program", "cycles", "state", box=None, pad_edge=False)
+    console = Terminal()
+    table = Table(box=None, pad_edge=False)
+    table.add_column("run", no_wrap=True, overflow="fold")  # a name that is cut can not be typed
+    for heading in ("mode", "machine", "program", "cycles", "state"):
+        table.add_column(heading)
     for run in run_folders(folder):
         table.add_row(run.name, *_summary(run))
     if table.row_count:
@@ -74,7 +78,7 @@ def show(trace: Path) -> None:
     trace
         trace.h5, trace.journal, or the folder of a run.
     """
-    console = Console(highlight=False)
+    console = Terminal(highlight=False)
     with _progress("reading") as advance, TraceReader(trace, advance) as reader:
         header, report, machine = reader.header, reader.report, reader.header.machine
         modes = sorted(set(reader.array("mode"))) if len(reader) else []
@@ -119,7 +123,7 @@ def recover(path: Path) -> int:
         A journal, the folder of a run, or the folder of several: then every run without an
         HDF5 file, or with one that is older than its journal, is recovered.
     """
-    console = Console(highlight=False)
+    console = Terminal(highlight=False)
     journals = list(_to_recover(path))
     code = WHOLE
     for journal in journals:
@@ -171,10 +175,10 @@ def verify(trace: Path) -> int:
         with _progress("verifying") as advance:
             report = verify_trace(trace, advance)
     except TraceError as error:
-        errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+        errors = Terminal(stderr=True, highlight=False, soft_wrap=True, markup=False)
         errors.print(f"unusable: {error}", style="red")
         return UNUSABLE
-    console = Console(highlight=False)
+    console = Terminal(highlight=False)
     console.print(f"{report.path}:", soft_wrap=True, markup=False)
     for sentence in report.sentences():
         console.print(sentence, soft_wrap=True, markup=False)
@@ -182,7 +186,9 @@ def verify(trace: Path) -> int:
 
 
 @app.command
-def plot(trace: Path, *, out: Annotated[Path | None, Parameter(name="--out")] = None) -> None:
+def plot(
+    trace: Path, *, out: Annotated[OutputFolder | None, Parameter(name="--out")] = None
+) -> None:
     """Draw profiles, phase function and asymmetry as PNG.
 
     Parameters
@@ -194,7 +200,7 @@ def plot(trace: Path, *, out: Annotated[Path | None, Parameter(name="--out")] = 
     """
     from memrl_ctrl.trace.plot import plot_trace
 
-    console = Console(highlight=False)
+    console = Terminal(highlight=False)
     try:
         with _progress("drawing") as advance, TraceReader(trace, advance) as reader:
             made = plot_trace(reader, out or reader.path.parent / "plots", advance)
@@ -220,7 +226,7 @@ def _progress(words: str) -> Iterator[Advance]:
         TaskProgressColumn(),
         TimeRemainingColumn(),
     )
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as bar:

@@ -6,7 +6,7 @@ A run writes with `JournalWriter`; `recover` makes the HDF5 file; `TraceReader` 
 from memrl_ctrl.trace.folder import HDF5_NAME, JOURNAL_NAME, RECORDS, new_run_folder
 from memrl_ctrl.trace.hdf5 import build_hdf5
 from memrl_ctrl.trace.journal import JournalWriter
-from memrl_ctrl.trace.provenance import environment_fingerprint, library_versions
+from memrl_ctrl.trace.provenance import environment_fingerprint, recorded_versions
 from memrl_ctrl.trace.reader import TraceReader
 from memrl_ctrl.trace.records import (
     POLICY_FILE,
@@ -42,9 +42,9 @@ __all__ = [
     "Verdict",
     "build_hdf5",
     "environment_fingerprint",
-    "library_versions",
     "new_run_folder",
     "read_journal",
+    "recorded_versions",
     "recover",
     "verify",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memrl_ctrl.errors import TraceError
-from memrl_ctrl.metrics import asymmetry
+from memrl_ctrl.metrics import asymmetry, measure
+from memrl_ctrl.outputs import check_output_folder, output_file
 from memrl_ctrl.trace.reader import TraceReader
 from memrl_ctrl.trace.scan import Progress
 
@@ -35,31 +37,26 @@ def plot_trace(
         progress: called with the cycles done and their number.
 
     Raises:
-        TraceError: the trace has no cycle, or the folder cannot be written.
+        TraceError: the trace has no cycle.
+        FileError: the folder cannot be written.
         ModuleNotFoundError: matplotlib is not installed.
     """
     from matplotlib.figure import Figure
 
     if not len(trace):
         raise TraceError(trace.path, "has no cycle; there is nothing to draw")
-    folder = Path(folder)
+    folder = check_output_folder(folder)
     made = []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, size, painter in (
-            ("profiles.png", (9.0, 6.0), _profiles),
-            ("phase_function.png", (7.5, 4.2), _phase_function),
-        ):
-            figure = Figure(figsize=size, layout="constrained")
-            painter(trace, figure)
-            figure.savefig(folder / name, dpi=DPI)
-            made.append(folder / name)
-        figure = Figure(figsize=(8.0, 5.0), layout="constrained")
-        _asymmetry(trace, figure, progress)
-        figure.savefig(folder / "asymmetry.png", dpi=DPI)
-        made.append(folder / "asymmetry.png")
-    except OSError as error:
-        raise TraceError(folder, f"pictures cannot be written here: {error}") from error
+    for name, size, painter in (
+        ("profiles.png", (9.0, 6.0), _profiles),
+        ("phase_function.png", (7.5, 4.2), _phase_function),
+        ("asymmetry.png", (8.0, 5.0), partial(_asymmetry, progress=progress)),
+    ):
+        figure = Figure(figsize=size, layout="constrained")
+        painter(trace, figure)
+        with output_file(folder / name) as place:
+            figure.savefig(place, dpi=DPI)
+        made.append(folder / name)
     return made
 
 
@@ -121,7 +118,7 @@ def _phase_function(trace: TraceReader, figure: Figure) -> None:
 
 
 def _asymmetry(trace: TraceReader, figure: Figure, progress: Progress | None) -> None:
-    """Heat map of the measured asymmetry, shot by shot."""
+    """Heat map of the measured asymmetry, shot by shot; beside it the last cycle's, with its error."""
     count = len(trace)
     values = np.empty((trace.header.machine.points, count))
     for start in range(0, count, BLOCK_CYCLES):
@@ -129,7 +126,7 @@ def _asymmetry(trace: TraceReader, figure: Figure, progress: Progress | None) ->
         values[:, start:end] = asymmetry(trace.array("profile", slice(start, end))).T
         if progress is not None:
             progress(end, count)
-    axes = figure.subplots()
+    axes, side = figure.subplots(1, 2, sharey=True, width_ratios=(3.0, 1.0))
     positions, label = _positions(trace)
     finite = np.abs(values[np.isfinite(values)])
     reach = float(np.percentile(finite, 98)) if finite.size else 1.0
@@ -149,3 +146,10 @@ def _asymmetry(trace: TraceReader, figure: Figure, progress: Progress | None) ->
     axes.set_ylabel(label)
     axes.set_title("Measured asymmetry; white is symmetric")
     figure.colorbar(image, ax=axes, label="asymmetry (skewness)")
+    last = measure(trace.array("profile", count - 1))
+    place = np.arange(values.shape[0])
+    side.errorbar(last.asymmetry, place, xerr=last.asymmetry_sigma, fmt="o", ms=3, lw=1.0)
+    side.axvline(0.0, color="k", lw=0.5)
+    side.grid(True, axis="x", alpha=0.3)
+    side.set_xlabel("asymmetry, one sigma")
+    side.set_title(f"Cycle {trace.cycles[-1]}")

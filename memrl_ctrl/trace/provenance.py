@@ -5,39 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
-LIBRARIES = (
-    "memrl-ctrl",
-    "numpy",
-    "scipy",
-    "numba",
-    "gymnasium",
-    "pyzmq",
-    "h5py",
-    "onnxruntime",
-    "msgspec",
-    "google-crc32c",
-    "cryptography",
-    "blond",
-    "torch",
-)
-"""Libraries whose versions a trace records where they are installed."""
+from memrl_ctrl.installed import DISTRIBUTION, library_versions, processor, requirements
+
 COMPUTING = ("numpy", "onnxruntime")
 """Libraries whose versions decide whether a replay is identical to the bit."""
-CPUINFO = Path("/proc/cpuinfo")
+OPTIONAL = ("blond", "torch")
+"""Optional libraries whose versions a trace records beside those of the base install."""
 
 
-def library_versions(names: tuple[str, ...] = LIBRARIES) -> dict[str, str]:
-    """Return the versions of the installed ones among `names`, and Python's; imports none."""
-    found = {"python": platform.python_version()}
-    for name in names:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+def recorded_versions() -> dict[str, str]:
+    """Return the versions that a trace records: Python's, ours, and of what is installed."""
+    return library_versions((DISTRIBUTION, *requirements()[""], *OPTIONAL))
 
 
 def environment_fingerprint() -> dict[str, str]:
@@ -46,7 +25,7 @@ def environment_fingerprint() -> dict[str, str]:
     Processor architecture, model and instruction set extensions (they choose onnxruntime's
     kernels), the C library, and the versions of what computes.
     """
-    model, flags = _processor()
+    model, flags = processor()
     return {
         "machine": platform.machine(),
         "system": platform.system(),
@@ -56,23 +35,3 @@ def environment_fingerprint() -> dict[str, str]:
         "cpus": str(os.cpu_count() or 0),
         **library_versions(COMPUTING),
     }
-
-
-def _processor() -> tuple[str, list[str]]:
-    """Return the first processor's model name and its instruction set flags."""
-    model = platform.processor()
-    flags: list[str] = []
-    try:
-        lines = CPUINFO.read_text(errors="replace").splitlines()
-    except OSError:
-        return model, flags
-    for line in lines:
-        key, _, value = line.partition(":")
-        match key.strip():
-            case "model name":
-                model = value.strip()
-            case "flags" | "Features":
-                flags = value.split()
-            case "":
-                break  # only the first processor
-    return model, flags

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from memrl_ctrl.backend import FloatArray, MachineDescription, Reading, Receipt
 from memrl_ctrl.limits import PhaseLimits
-from memrl_ctrl.trace.provenance import environment_fingerprint, library_versions
+from memrl_ctrl.trace.provenance import environment_fingerprint, recorded_versions
 
 SCHEMA_VERSION = 1
 """Version of the records and of the HDF5 layout; another one is refused."""
@@ -154,7 +154,7 @@ class TraceHeader:
             policy_sha256="" if policy is None else hashlib.sha256(policy).hexdigest(),
             manifest_json=manifest_json,
             configuration=dict(configuration or {}),
-            versions=library_versions(),
+            versions=recorded_versions(),
             fingerprint=environment_fingerprint(),
             files=kept,
         )

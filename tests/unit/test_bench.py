@@ -36,7 +36,8 @@ def test_report_prints_a_table_and_writes_the_same_as_json(tmp_path):
 
 
 def test_report_that_cannot_be_written_is_one_sentence(tmp_path):
-    """A folder that does not exist: which file, and why."""
+    """A place where no file can be made: which file, and why."""
+    (tmp_path / "no").touch()
     with pytest.raises(FileError, match="cannot be written"):
         publish(
             name="x",

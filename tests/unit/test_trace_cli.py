@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from memrl_ctrl.cli.trace import app
-from memrl_ctrl.errors import TraceError
+from memrl_ctrl.errors import FileError, TraceError
 from memrl_ctrl.testing.traces import sample_header, write_sample_journal
 from memrl_ctrl.trace import JournalWriter, recover
 
@@ -133,3 +133,24 @@ def test_plot_of_an_empty_trace_is_a_sentence(tmp_path: Path) -> None:
         pass
     with pytest.raises(TraceError, match="has no cycle; there is nothing to draw"):
         call("plot", tmp_path)
+
+
+def test_ls_in_a_pipe_has_whole_names(
+    records: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the output is no terminal, no name and no reason is cut."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    long = records / ("20261121T065735Z-closed-loop-of-a-very-long-name" + "-x" * 40)
+    (records / "a-closed-loop").rename(long)
+    call("ls", records)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert any(line.startswith(f"{long.name} ") for line in lines)
+    assert "…" not in "".join(lines)
+
+
+def test_plot_into_a_place_that_is_none_is_a_sentence(records: Path) -> None:
+    """A file where the folder should be is told before anything is read."""
+    (records / "file").touch()
+    with pytest.raises(FileError, match="file is a file, not a folder"):
+        call("plot", records / "a-closed-loop", "--out", records / "file")
