@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from memrl_ctrl.cli.program_optimum import optimum
 from memrl_ctrl.errors import MemrlError, MissingExtraError, ProgramError, UsageError
 from memrl_ctrl.program import (
     CycleProgram,
@@ -35,6 +36,7 @@ Repeated = Parameter(negative="", show_default=False)
 """An option that may be given several times."""
 
 app = App(name="program", help="List, check, draw, import, export and edit cycle programs.")
+app.command(optimum)
 
 
 @app.command(name="list")
