@@ -24,7 +24,7 @@ from memrl_ctrl.agents.batch import Batch, Sequence, Window
 from memrl_ctrl.agents.priorities import Drawn, Priorities
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 Array = NDArray[Any]
 Ints = NDArray[np.int64]
@@ -300,7 +300,7 @@ class Replay:
             state |= {f"priority_{k}": v for k, v in self.priorities.state().items()}
         return state
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:
         """Take back what `state` returned.
 
         Raises:

@@ -16,7 +16,6 @@ from typing import Any
 from torch import Tensor
 
 from memrl_ctrl.agents.lstm_td3 import LstmTd3
-from memrl_ctrl.agents.replay import PrioritySettings, Replay
 from memrl_ctrl.agents.task import TaskSpec
 from memrl_ctrl.config import TrainingConfig
 from memrl_ctrl.errors import FileError, UsageError
@@ -25,6 +24,7 @@ from memrl_ctrl.training.collect import Collected, Collector, Ends
 from memrl_ctrl.training.environments import make_environment, task_of
 from memrl_ctrl.training.evaluation import TorchPolicy, run_episodes
 from memrl_ctrl.training.logs import JsonLines, Logger, TensorBoard, draw_learning_curve
+from memrl_ctrl.training.off_policy import OffPolicy
 from memrl_ctrl.training.process import (
     interruptible,
     torch_threads,
@@ -152,21 +152,10 @@ class _Run:
         self.stepper, self.start = environments
         self.task = self.stepper.task
         self.progress: Progress | None = None
-        self.agent = LstmTd3(self.task, config.agent, seed=config.seed, device=device)
-        self.collector = Collector(self.stepper, self.start, self.agent)
-        self.replay = Replay(
-            capacity=config.replay.capacity,
-            columns=config.environment.num_envs,
-            n_observation=self.task.n_observation,
-            n_action=self.task.n_action,
-            n_truth=self.task.n_truth if config.agent.critic_sees_truth else 0,
-            n_state=self.agent.n_state,
-            priorities=priorities_of(config),
-            device=device,
-        )
+        self.learner = OffPolicy(config, self.task, None, device)
+        self.collector = Collector(self.stepper, self.start, self.learner.agent)
         self.ends = Ends(config.environment.num_envs)
-        self.steps = self.learnt_to = 0
-        self.learn_from = config.agent.update_after
+        self.steps, self.device = 0, device
         self.seconds_before = self.paused_s = 0.0
         self.began = self.logged = self.saved_at = time.monotonic()
         self.passing: list[Path] = []
@@ -177,29 +166,20 @@ class _Run:
 
     def go_on_from(self, begun: Begun) -> None:
         """Take over where another run stood."""
-        self.agent, self.steps, self.seconds_before = begun.agent, begun.steps, begun.seconds
-        self.collector = Collector(self.stepper, self.start, self.agent)
-        self.learnt_to, self.resumed = self.steps, begun.how
-        if begun.replay is None:
-            # The buffer fills first, as at the start of a run.
-            self.learn_from = begun.steps + self.config.agent.update_after
-            return
-        try:
-            self.replay.restore(begun.replay)
-        except ValueError as error:
-            raise UsageError(
-                f"the replay buffer of the run to resume does not fit this configuration ({error}); "
-                "keep its replay settings, environment.num_envs and environment.options"
-            ) from error
-        if begun.run is None:
-            # The environments begin new episodes.
-            self.replay.break_off()
-            return
-        self.stepper.restore(begun.run["stepper"])
-        self.collector.restore(begun.run["collector"])
-        self.ends.restore(begun.run["ends"])
-        self.learnt_to = int(begun.run["learnt_to"])
-        self.learn_from = int(begun.run["learn_from"])
+        self.steps, self.seconds_before = begun.steps, begun.seconds
+        self.resumed = begun.how
+        self.learner = OffPolicy(self.config, self.task, begun.agent, self.device)
+        self.learner.go_on(begun.steps, begun.experience, exactly=begun.run is not None)
+        self.collector = Collector(self.stepper, self.start, self.learner.agent)
+        if begun.run is not None:
+            self.stepper.restore(begun.run["stepper"])
+            self.collector.restore(begun.run["collector"])
+            self.ends.restore(begun.run["ends"])
+
+    @property
+    def agent(self) -> LstmTd3:
+        """What learns."""
+        return self.learner.agent
 
     def check_budget(self, resume: str | Path | None) -> None:
         """Refuse a budget that the run to resume has spent already.
@@ -224,8 +204,6 @@ class _Run:
             "stepper": environments,
             "collector": self.collector.state(),
             "ends": self.ends.state(),
-            "learnt_to": self.learnt_to,
-            "learn_from": self.learn_from,
         }
 
     # --- the loop -----------------------------------------------------------------------------------
@@ -238,7 +216,6 @@ class _Run:
         the run.
         """
         rows = self.config.environment.num_envs
-        calls = max(1, self.config.agent.update_every // rows)
         self.began = self.logged = self.saved_at = time.monotonic()
         if not self.config.overlap:
             # What was due when a checkpoint was written is still to be learnt.
@@ -246,9 +223,10 @@ class _Run:
         with ThreadPoolExecutor(1, thread_name_prefix="collect") as thread:
             while self.fraction() < 1.0 and not interrupt.is_set():
                 self.agent.refresh_behaviour()
-                random = self.steps < self.config.agent.start_steps
                 left = -(-(self.config.steps - self.steps) // rows)
-                collect = partial(self.collector.collect, min(calls, left), random=random)
+                calls = min(self.learner.calls, left)
+                random = self.learner.is_random(self.steps)
+                collect = partial(self.collector.collect, calls, random=random)
                 if self.config.overlap:
                     pending = thread.submit(collect)
                     self._learn()
@@ -260,9 +238,8 @@ class _Run:
     def _take(self, collected: list[Collected]) -> None:
         """Store what was collected; log, evaluate and save where it is time."""
         before = self.steps
+        self.learner.take(collected)
         for one in collected:
-            self.agent.observe(one.observation[one.step.valid])
-            one.store(self.replay, truth=self.config.agent.critic_sees_truth)
             self.ends.note(one.step)
             self.steps += int(one.step.valid.sum())
         for every, action in (
@@ -277,21 +254,8 @@ class _Run:
             self._log()
 
     def _learn(self) -> None:
-        """Do the rounds of updates that are due."""
-        agent = self.config.agent
-        if self.config.learns_whole_episodes:
-            ready = self.replay.episodes > 0
-        else:
-            ready = self.replay.steps > 2 * self.replay.columns
-        if self.steps < self.learn_from or not ready:
-            self.learnt_to = self.steps
-            return
-        rounds = (self.steps - self.learnt_to) // agent.update_every
-        self.learnt_to += rounds * agent.update_every
-        for _ in range(rounds * agent.updates_per_round):
-            done = min(self.fraction(), 1.0)
-            beta = self.config.replay.beta + (1.0 - self.config.replay.beta) * done
-            self.seen |= self.agent.update(self.replay, progress=done, beta=beta)
+        """Do the updates that are due."""
+        self.seen |= self.learner.learn(self.steps, self.fraction)
 
     # --- budget and figures -------------------------------------------------------------------------
 
@@ -372,7 +336,7 @@ class _Run:
             agent=self.agent,
             steps=self.steps,
             seconds=self.seconds,
-            rest={"replay": self.replay.state(), "run": self.state()} if whole else {},
+            rest={"experience": self.learner.state(), "run": self.state()} if whole else {},
         )
         self.saved_at = time.monotonic()
 
@@ -430,20 +394,6 @@ def with_environments(config: TrainingConfig) -> TrainingConfig:
         return config
     environment = dataclasses.replace(config.environment, num_envs=usable_cores())
     return dataclasses.replace(config, environment=environment)
-
-
-def priorities_of(config: TrainingConfig) -> PrioritySettings | None:
-    """Return how the replay draws by priority; None where it draws uniformly."""
-    replay, agent = config.replay, config.agent
-    if not replay.prioritised:
-        return None
-    return PrioritySettings(
-        of="episodes" if config.learns_whole_episodes else "rows",
-        alpha=replay.alpha,
-        epsilon=replay.epsilon,
-        separate=replay.layout == "separate",
-        history=agent.history_length if agent.memory == "window" else agent.burn_in,
-    )
 
 
 def _open_environment(config: TrainingConfig) -> tuple[Stepper, TaskSpec]:

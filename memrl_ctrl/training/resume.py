@@ -30,8 +30,8 @@ class Begun:
     """Environment steps."""
     seconds: float
     """Wall time of acting and learning, s."""
-    replay: dict[str, Any] | None
-    """The replay buffer's state; None where the checkpoint has none."""
+    experience: dict[str, Any] | None
+    """What was experienced, as the learner keeps it; None where the checkpoint has none."""
     run: dict[str, Any] | None
     """How environments and loop stood; None where the run cannot go on exactly."""
 
@@ -40,7 +40,7 @@ class Begun:
         """In which way the run goes on, in words."""
         if self.run is not None:
             return EXACTLY
-        return EMPTY_BUFFER if self.replay is None else NEW_EPISODES
+        return EMPTY_BUFFER if self.experience is None else NEW_EPISODES
 
 
 def begun_from(folder: Path, config: TrainingConfig, task: TaskSpec, device: str) -> Begun:
@@ -59,17 +59,17 @@ def begun_from(folder: Path, config: TrainingConfig, task: TaskSpec, device: str
                 f"run {folder} has another {name} than this configuration; "
                 f"use its own: {folder / 'config.yaml'}"
             )
-    replay, run = content.get("replay"), content.get("run")
+    experience, run = content.get("experience"), content.get("run")
     same_loop = all(
         getattr(old, name) == getattr(config, name)
         for name in ("seed", "environment", "replay", "overlap")
     )
-    exact = replay is not None and run is not None and same_loop
+    exact = experience is not None and run is not None and same_loop
     return Begun(
         agent=agent,
         steps=int(content["steps"]),
         seconds=float(content["seconds"]),
-        replay=checkpoints.unpacked(replay),
+        experience=checkpoints.unpacked(experience),
         run=checkpoints.unpacked(run) if exact else None,
     )
 

@@ -36,7 +36,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     go = loop._Run.go
 
     def spy(run: Any, interrupt: Any) -> None:
-        state = {name: array.copy() for name, array in run.replay.state().items()}
+        state = {name: array.copy() for name, array in run.learner.replay.state().items()}
         start = run.start.observation.copy()
         runs.append({"run": run, "replay": state, "start": start, "updates": run.agent.updates})
         go(run, interrupt)
@@ -50,7 +50,7 @@ def test_the_replay_buffer_comes_back(seen: list[dict[str, Any]], tmp_path: Path
     broken off, and learning goes on at once."""
     keep = "logging.checkpoint_replay=always"
     first = train(quick(404, keep), out=tmp_path / "a")
-    saved = seen[0]["run"].replay
+    saved = seen[0]["run"].learner.replay
     second = train(quick(436, keep, "seed=1"), out=tmp_path / "b", resume=first.folder)
     back = seen[1]["replay"]
     for name in ("observation", "previous", "action", "reward", "written"):
