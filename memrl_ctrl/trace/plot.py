@@ -126,7 +126,7 @@ def _asymmetry(trace: TraceReader, figure: Figure, progress: Progress | None) ->
         values[:, start:end] = asymmetry(trace.array("profile", slice(start, end))).T
         if progress is not None:
             progress(end, count)
-    axes, side = figure.subplots(1, 2, sharey=True, width_ratios=(3.0, 1.0))
+    axes, side = figure.subplots(1, 2, sharey=True, width_ratios=(2.5, 1.0))
     positions, label = _positions(trace)
     finite = np.abs(values[np.isfinite(values)])
     reach = float(np.percentile(finite, 98)) if finite.size else 1.0
@@ -151,5 +151,6 @@ def _asymmetry(trace: TraceReader, figure: Figure, progress: Progress | None) ->
     side.errorbar(last.asymmetry, place, xerr=last.asymmetry_sigma, fmt="o", ms=3, lw=1.0)
     side.axvline(0.0, color="k", lw=0.5)
     side.grid(True, axis="x", alpha=0.3)
-    side.set_xlabel("asymmetry, one sigma")
+    side.locator_params(axis="x", nbins=3)
+    side.set_xlabel("asymmetry ± sigma")
     side.set_title(f"Cycle {trace.cycles[-1]}")
