@@ -9,6 +9,9 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import memrl_ctrl  # noqa: F401 - registers the environments
+from memrl_backends.blond.along import open_along
+from memrl_backends.blond.backend import Matched
+from memrl_backends.blond.scenario import Scenario
 from memrl_ctrl.backend import AlongCycle, circular
 from memrl_ctrl.beam import Conditions, matched_profiles, reference_optimum
 from memrl_ctrl.config import resolve
@@ -130,6 +133,38 @@ def test_what_a_bucket_does_not_hold_is_lost_for_the_rest_of_the_passage():
     assert lost > 0
     injected = backend.start(seed=1).truth.emittance_evs[0]
     assert reading.truth.emittance_evs[0] < 0.97 * injected
+
+
+@pytest.mark.parametrize(
+    ("converged", "share", "left"), [(True, 0.5, 0.25), (True, 0.0, 0.01), (False, 0.5, 1.0)]
+)
+def test_losses_end_at_a_hundredth_and_need_a_matched_bunch(converged, share, left):
+    """Halved twice is a quarter; what is lost whole stays at 1 %; an unmatched point loses nothing."""
+
+    def capture(conditions, n_slices, _threads, _rng):
+        profile = matched_profiles(conditions, n_slices).line_density
+        rows = len(conditions)
+        return Matched(profile, np.full(rows, converged), np.full(rows, share))
+
+    program = load_program(PROGRAM)
+    backend = open_along(
+        machine=program.machine,
+        programs=[program],
+        ctime_ms=[program.control_points_ms],
+        scenario=Scenario(filling=(0.5, 0.9)),
+        reference=None,
+        rows=2,
+        n_slices=64,
+        fidelity="matched",
+        seed=0,
+        threads=1,
+        profiles=capture,
+    )
+    first = backend.start().truth
+    for _ in range(2):
+        last = backend.play(backend.held_rad).truth
+    assert last.emittance_evs / first.emittance_evs == pytest.approx(left)
+    assert last.intensity / first.intensity == pytest.approx(left)
 
 
 def test_the_profile_of_what_was_captured_is_the_one_that_was_seen():

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memrl_backends.blond.backend import Fidelity, SimulationBackend
+from memrl_backends.blond.backend import NO_MATCH, Fidelity, SimulationBackend
 from memrl_backends.blond.scenario import Draw, Drawn, Scenario
 from memrl_ctrl.backend import FloatArray, MachineDescription, Reading, Receipt, circular
 from memrl_ctrl.beam import Conditions, bucket_area_evs
@@ -251,7 +251,8 @@ class AlongCycleBackend(SimulationBackend):
         reading = super()._measure(drawn, rows)
         met = drawn.conditions
         # Where no matched bunch was found nothing is known of losses: the point is flagged.
-        captured = np.where(np.isfinite(self._captured), self._captured, 1.0)
+        found = (reading.quality & NO_MATCH) == 0
+        captured = np.where(found & np.isfinite(self._captured), self._captured, 1.0)
         ends = self.points_left == 0
         emittance = np.maximum(met.emittance_evs * captured, LEAST_SHARE * self._emittance)
         intensity = np.maximum(met.intensity * captured, LEAST_SHARE * self._intensity)
