@@ -14,7 +14,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from memrl_ctrl.cli.program_optimum import optimum
+from memrl_ctrl.cli.values import OutputFile, real
 from memrl_ctrl.errors import MemrlError, MissingExtraError, ProgramError, UsageError
+from memrl_ctrl.outputs import output_file
 from memrl_ctrl.program import (
     CycleProgram,
     MachineWarning,
@@ -289,7 +291,13 @@ def check(program: str, /) -> int:
 
 @app.command
 def plot(
-    program: str, /, *, out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None
+    program: str,
+    /,
+    *,
+    out: Annotated[OutputFile | None, Parameter(name=["--out", "-o"])] = None,
+    optimum: Annotated[bool, Parameter(negative="")] = False,
+    intensity: Annotated[float | None, real(0.0, 1e16)] = None,
+    filling: Annotated[float | None, real(0.0, above=True)] = None,
 ) -> None:
     """Draw a program: field and ramp, voltages, phi_hw and synchronous phase over ctime.
 
@@ -299,7 +307,17 @@ def plot(
         Name or file of a program.
     out
         PNG file to write; by default the program's name in the working folder.
+    optimum
+        Draw the optimum of phi_2 beside phi_hw (more of it: memrl-ctrl program optimum).
+    intensity
+        Protons in the ring, for the optimum.
+    filling
+        Emittance as a fraction of the cycle's smallest bucket, for the optimum; by default 0.7.
     """
+    if optimum and intensity is None:
+        raise UsageError("plot --optimum needs --intensity, the protons in the ring")
+    if not optimum and (intensity is not None or filling is not None):
+        raise UsageError("--intensity and --filling are those of the optimum; add --optimum")
     loaded = load_program(program, check_limits=False)
     path = out or Path(f"{loaded.name}.png")
     try:
@@ -308,10 +326,13 @@ def plot(
         if (error.name or "").partition(".")[0] != "matplotlib":
             raise
         raise MissingExtraError("program plot", "matplotlib", "plot") from error
-    try:
-        draw(loaded, path)
-    except OSError as error:
-        raise ProgramError(path, f"cannot be written: {error.strerror}") from error
+    found = None
+    if optimum and intensity is not None:
+        from memrl_ctrl.program.optimum import cycle_optimum
+
+        found = cycle_optimum(loaded, intensity=intensity, filling=filling)
+    with output_file(path) as partial:
+        draw(loaded, partial, found)
     Console(highlight=False, soft_wrap=True).print(f"wrote {escape(str(path))}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,6 +11,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from memrl_ctrl.program.cycle import CycleProgram, ProgramPoints
+
+if TYPE_CHECKING:
+    from memrl_ctrl.program.optimum import CycleOptimum
 
 FloatArray = NDArray[np.float64]
 
@@ -19,8 +23,13 @@ SAMPLES = 1061
 """Samples of every curve between injection and extraction."""
 
 
-def draw(program: CycleProgram, out: Path) -> None:
+def draw(program: CycleProgram, out: Path, optimum: CycleOptimum | None = None) -> None:
     """Write the functions of a program, from injection to extraction, as PNG.
+
+    Args:
+        program: the program.
+        out: the file.
+        optimum: drawn beside phi_hw, on an axis of its own: the offset between them is the hardware's.
 
     Raises:
         OSError: the file cannot be written.
@@ -35,6 +44,8 @@ def draw(program: CycleProgram, out: Path) -> None:
     _line(axes[2], curve.ctime_ms, np.degrees(curve.phi_hw_rad), ALONE)
     _dots(axes[2], points.ctime_ms, np.degrees(points.phi_hw_rad), ALONE)
     axes[2].set_ylabel("phi_hw [degrees]")
+    if optimum is not None:
+        _optimum(axes[2], optimum)
     _line(axes[3], curve.ctime_ms, np.degrees(curve.synchronous_phase_rad), ALONE)
     _dots(axes[3], points.ctime_ms, np.degrees(points.synchronous_phase_rad), ALONE)
     axes[3].set_ylabel("synchronous phase [degrees]\nasin(C ρ Ḃ / V1)")
@@ -43,9 +54,14 @@ def draw(program: CycleProgram, out: Path) -> None:
         axis.grid(alpha=0.25)
         axis.set_xlim(low, high)
         axis.spines[["top"]].set_visible(False)
-    figure.suptitle(
-        f"{program.name} on machine {program.machine.name}: {len(points)} control points (dots)"
-    )
+    title = f"{program.name} on machine {program.machine.name}: {len(points)} control points (dots)"
+    if optimum is not None:
+        none = "; shaded: there is none" if not optimum.found.all() else ""
+        title += (
+            f"\noptimum of phi_2: {optimum.criterion}, {optimum.intensity:.3g} protons, "
+            f"{optimum.emittance_evs:.3g} eV s{none}"
+        )
+    figure.suptitle(title)
     figure.align_ylabels(axes)
     # Without a suffix matplotlib would add one, and the file would not be where it was asked for.
     figure.savefig(out, dpi=130, format="png")
@@ -79,6 +95,32 @@ def _voltages(axis: Axes, curve: ProgramPoints, points: ProgramPoints) -> None:
         )
     axis.set_ylabel("voltage [kV]")
     axis.set_ylim(0.0, 1.15e-3 * max(float(curve.v1_v.max()), float(curve.v2_v.max()), 1.0))
+
+
+def _optimum(axis: Axes, optimum: CycleOptimum) -> None:
+    """Draw the optimum of phi_2 on an axis of the same scale: shapes compare, the offset is unknown."""
+    phase = np.degrees(optimum.phi2_rad)
+    other = axis.twinx()
+    _line(other, optimum.ctime_ms, phase, SECOND)
+    other.set_ylabel("optimum of phi_2 [degrees]", color=SECOND)
+    other.spines[["top"]].set_visible(False)
+    half_step = 0.5 * float(optimum.ctime_ms[1] - optimum.ctime_ms[0])
+    for first, last, _, _ in optimum.gaps():
+        axis.axvspan(first - half_step, last + half_step, color=SECOND, alpha=0.12, linewidth=0.0)
+    low, high = axis.get_ylim()
+    if not optimum.found.any():
+        other.set_yticks([])
+        other.annotate(
+            "no optimum at any ctime", (0.5, 0.9), xycoords="axes fraction", color=SECOND
+        )
+        return
+    margin = 1.1 * (np.nanmax(phase) - np.nanmin(phase))
+    half = 0.5 * max(high - low, float(margin))
+    for one, middle in (
+        (axis, 0.5 * (low + high)),
+        (other, 0.5 * float(np.nanmax(phase) + np.nanmin(phase))),
+    ):
+        one.set_ylim(middle - half, middle + half)
 
 
 def _line(axis: Axes, time: FloatArray, value: FloatArray, colour: str) -> None:

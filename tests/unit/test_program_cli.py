@@ -61,8 +61,25 @@ def test_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "a picture"
     assert main(["program", "plot", "psb-2gev", "--out", str(out)]) == 0
     assert out.read_bytes().startswith(b"\x89PNG")
-    assert main(["program", "plot", "psb-2gev", "--out", str(tmp_path / "no" / "x.png")]) == 3
-    assert "cannot be written: No such file or directory" in capsys.readouterr().err
+    assert main(["program", "plot", "psb-2gev", "--out", str(tmp_path / "new" / "x.png")]) == 0
+    assert (tmp_path / "new" / "x.png").is_file()
+    assert main(["program", "plot", "psb-2gev", "--out", str(out / "x.png")]) == 3
+    assert "is a file, not a folder" in capsys.readouterr().err
+
+
+def test_plot_with_the_optimum(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The optimum is drawn for an intensity, and only asked for as a whole."""
+    plain, out = tmp_path / "plain.png", tmp_path / "x.png"
+    command = ["program", "plot", "psb-2gev", "--out"]
+    assert main([*command, str(plain)]) == 0
+    optimum = ["--optimum", "--intensity", "9e12", "--filling", "0.6"]
+    assert main([*command, str(out), *optimum]) == 0
+    assert out.read_bytes().startswith(b"\x89PNG")
+    assert out.read_bytes() != plain.read_bytes()
+    assert main([*command, str(out), "--optimum"]) == 2
+    assert "plot --optimum needs --intensity" in capsys.readouterr().err
+    assert main([*command, str(out), "--intensity", "9e12"]) == 2
+    assert "those of the optimum; add --optimum" in capsys.readouterr().err
 
 
 def test_plot_without_matplotlib(
