@@ -23,6 +23,7 @@ NEEDS = {
     "demo": ("torch", "onnx", "tensorboard", "matplotlib"),
     "program plot": ("matplotlib",),
     "trace plot": ("matplotlib",),
+    "validate": ("blond",),
 }
 """Optional libraries without which a command cannot do its work; the others need the base install only."""
 COLLECTING = ("all", "dev")
