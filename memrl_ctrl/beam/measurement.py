@@ -34,7 +34,8 @@ FOOT = 0.1
 """Part of the digitiser's range that lies below zero, as a fraction of what lies above (assumption:
 an operator leaves a tenth for undershoot and noise)."""
 TINY = 1.0e-30
-"""Keeps the tail that a pole leaves out of the subnormal numbers, which are slow."""
+"""Keeps the tail that a pole leaves out of the subnormal numbers, which are slow; a peak that is not
+above it is no beam."""
 POSSIBLE = {
     "bandwidth_mhz": (1.0, 1e6, "MHz"),
     "low_cutoff_khz": (0.0, 1e3, "kHz"),
@@ -150,13 +151,12 @@ class Monitor:
             )
 
     def draw(self, count: int, rng: np.random.Generator) -> MonitorState:
-        """Draw `count` instruments for an episode."""
+        """Draw `count` instruments for an episode; any monitor takes as many draws from `rng`."""
 
         def drawn(limits: Range, factor: float = 1.0) -> Array:
             low, high = limits
-            if low == high:
-                return np.full(count, low * factor)
-            return rng.uniform(low, high, count) * factor
+            share = rng.random(count)
+            return factor * (low + (high - low) * share if high > low else np.full(count, low))
 
         return MonitorState(
             bandwidth_hz=drawn(self.bandwidth_mhz, 1e6),
@@ -178,9 +178,7 @@ class Monitor:
             rng: generator.
             common: whether the rows are one instrument that drifts as one.
         """
-        if self.gain_drift == 0.0:
-            return state
-        step = rng.normal(0.0, self.gain_drift, 1 if common else len(state))
+        step = self.gain_drift * rng.standard_normal(1 if common else len(state))
         return dataclasses.replace(state, gain=state.gain * np.exp(step))
 
     def measure(
@@ -224,10 +222,10 @@ class Monitor:
         result = rng.standard_normal(density.shape, dtype=np.float32)
         early, offset = rng.standard_normal((2, count))
         peak = density.max(axis=1).astype(np.float64)
-        top = np.where(np.isfinite(peak) & (peak > 0.0), peak, 1.0)
+        top = np.where(np.isfinite(peak) & (peak > TINY), peak, 1.0)
         if reference_peak is not None:
             given = np.broadcast_to(np.asarray(reference_peak, dtype=np.float64), (count,))
-            top = np.where(np.isfinite(given) & (given > 0.0), given, top)
+            top = np.where(np.isfinite(given) & (given > TINY), given, top)
         amplitude = peak * drawn.gain
         slice_s = 1.0 / (frequency * n_slices)
         flags = np.zeros(count, dtype=np.uint16)

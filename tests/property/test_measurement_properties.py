@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from memrl_ctrl.backend import Quality
-from memrl_ctrl.beam.measurement import FOOT, IDEAL, Monitor
+from memrl_ctrl.beam.measurement import FOOT, IDEAL, TINY, Monitor
 from memrl_ctrl.metrics import measure
 
 SLICES = st.sampled_from([16, 33, 64, 100, 128, 500])
@@ -107,7 +107,7 @@ def test_steps_err_by_half_and_flags_stand_exactly_where_slices_were_cut(
     )
     profile, flags = limited.measure(density, 1e6, np.random.default_rng(seed), state=state)
     peak = density.max(axis=1)
-    top = (state.full_scale * np.where(peak > 0.0, peak, 1.0))[:, None]
+    top = (state.full_scale * np.where(peak > TINY, peak, 1.0))[:, None]
     step = (1.0 + FOOT) * top / (2**bits - 1)
     inside = np.clip(signal, -FOOT * top, top)
     # float32, in which a slice that lies between two steps may fall to either

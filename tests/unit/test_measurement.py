@@ -116,10 +116,12 @@ def test_the_trigger_moves_the_profile_in_time():
     mean = np.angle(profile @ np.exp(1j * angle)) / (2.0 * np.pi * REVOLUTION_HZ)
     assert np.std(mean) == pytest.approx(jitter_ns * 1e-9, rel=0.05)
     np.testing.assert_allclose(profile.sum(axis=1), density.sum(axis=1), rtol=1e-5)
-    late, _ = seen(bunches(500, 1), seed=1, trigger_jitter_ns=1e3 / 500)
+    monitor = dataclasses.replace(SILENT, trigger_jitter_ns=1e3 / 500)  # one slice
+    state = monitor.draw(1, np.random.default_rng(0))
+    late, _ = monitor.measure(density[:1], REVOLUTION_HZ, np.random.default_rng(1), state=state)
     draws = np.random.default_rng(1)
     draws.standard_normal((1, 500), dtype=np.float32)
-    moved = draws.standard_normal((2, 1))[0, 0]  # slices: the jitter is one slice
+    moved = draws.standard_normal((2, 1))[0, 0]
     whole = math.floor(moved)
     first, second = np.roll(density[0], whole), np.roll(density[0], whole + 1)
     expected = first + (moved - whole) * (second - first)
@@ -264,6 +266,28 @@ def test_the_points_of_a_cycle_are_seen_with_one_instrument():
     rows = open_backend("blond", machine="psb", rows=4, **options).start()
     area = rows.profile.sum(axis=1)
     assert np.ptp(area) / area.mean() > 0.1
+
+
+def test_a_seed_hides_the_same_behind_any_monitor():
+    """Conditions, offsets and references do not depend on what profiles are seen with."""
+    truths = []
+    for monitor in ("wcm", "ideal", {"bits": 8, "gain": [0.5, 2.0], "gain_drift": 0.0}):
+        backend = open_backend(
+            "blond",
+            machine="psb",
+            rows=3,
+            n_slices=64,
+            seed=4,
+            offset_drift_deg=1.0,
+            monitor=monitor,
+        )
+        first = backend.start()
+        backend.play(first.applied_rad + 0.1)
+        truths.append(backend.start(mask=np.array([True, False, True])).truth)
+    for truth in truths[1:]:
+        np.testing.assert_array_equal(truth.offset_rad, truths[0].offset_rad)
+        np.testing.assert_array_equal(truth.emittance_evs, truths[0].emittance_evs)
+        np.testing.assert_array_equal(truth.reference_rad, truths[0].reference_rad)
 
 
 def test_the_range_stays_as_it_was_set_at_the_start():

@@ -11,6 +11,7 @@ from memrl_ctrl.beam import (
     matched_profiles,
     reference_optimum,
 )
+from memrl_ctrl.beam.measurement import WCM
 from memrl_ctrl.errors import UsageError
 from memrl_ctrl.metrics import (
     asymmetry,
@@ -104,6 +105,103 @@ def test_noise_spreads_the_metrics_but_does_not_bias_them(n_slices, noise, worst
     bias = np.median(metrics.bunching_factor / model.bunching_factor) - 1.0
     assert abs(bias) < 0.02
     assert np.median(metrics.noise / peak[:, 0]) == pytest.approx(noise, rel=0.05)
+
+
+QUANTITIES = (
+    ("asymmetry", "asymmetry_sigma"),
+    ("bunching_factor", "bunching_factor_sigma"),
+    ("rms_length_turns", "rms_length_sigma_turns"),
+    ("mean_turns", "mean_sigma_turns"),
+)
+
+
+def pulls(seen, model):
+    """(measured - true) / sigma of each quantity, [profiles, repetitions]."""
+    frequency = np.asarray(model.conditions.rf_frequency_hz)
+    true = {
+        "asymmetry": model.asymmetry,
+        "bunching_factor": model.bunching_factor,
+        "rms_length_turns": 0.25 * model.bunch_length_s * frequency,
+        "mean_turns": model.mean_phase_rad / (2.0 * np.pi),
+    }
+    for name, sigma in QUANTITIES:
+        away = getattr(seen, name) - true[name][:, None]
+        if name == "mean_turns":
+            away = (away + 0.5) % 1.0 - 0.5
+        yield name, away / getattr(seen, sigma)
+
+
+@pytest.mark.parametrize("noise", [0.005, 0.02, 0.05])
+@pytest.mark.parametrize("n_slices", [64, 128, 300, 1000])
+def test_metrics_scatter_by_the_stated_uncertainty(n_slices, noise):
+    """Pulls have unit width over shapes from flat to lopsided, and less bias than sigma."""
+    model = bunches(60, seed=4, away_rad=1.0, n_slices=n_slices)
+    rng = np.random.default_rng(5)
+    density = model.line_density[:, None, :]
+    scale = noise * density.max(axis=2, keepdims=True)
+    seen = measure(density + scale * rng.standard_normal((60, 60, n_slices)))
+    for name, pull in pulls(seen, model):
+        width = pull.std(axis=1)
+        assert np.isfinite(pull).all(), name
+        assert np.sqrt(np.mean(width**2)) == pytest.approx(1.0, abs=0.12), name
+        assert 0.6 < width.min() < width.max() < 1.6, name  # 60 repetitions: 0.09 by chance
+        assert abs(np.median(pull)) < 0.5, name
+        assert np.quantile(np.abs(pull.mean(axis=1)), 0.9) < 1.0, name
+
+
+@pytest.mark.parametrize("n_slices", [64, 128, 1000])
+def test_metrics_of_a_good_monitors_profiles_scatter_by_the_stated_uncertainty(n_slices):
+    """The same behind the default instrument: band limits, baseline, trigger, gain and steps."""
+    model = bunches(60, seed=6, away_rad=1.0, n_slices=n_slices)
+    rng = np.random.default_rng(7)
+    frequency = model.conditions.rf_frequency_hz
+    shots = [WCM.measure(model.line_density, frequency, rng) for _ in range(60)]
+    assert not any(flags.any() for _, flags in shots)
+    seen = measure(np.stack([profile for profile, _ in shots], axis=1))
+    for name, pull in pulls(seen, model):
+        if name == "mean_turns":
+            continue  # the trigger moves it
+        width = pull.std(axis=1)
+        assert np.sqrt(np.mean(width**2)) == pytest.approx(1.0, abs=0.15), name
+        assert abs(np.median(pull)) < 0.6, name
+
+
+def test_uncertainties_shrink_with_the_noise_and_the_number_of_slices():
+    """Proportional to the noise, and to the root of the slices' number where the noise is the same."""
+    model = {n: bunches(40, n_slices=n).line_density for n in (128, 512)}
+    rng = np.random.default_rng(8)
+
+    def typical(n_slices, noise, name):
+        density = model[n_slices]
+        scale = noise * density.max(axis=1, keepdims=True)
+        seen = measure(density + scale * rng.standard_normal(density.shape))
+        return np.median(getattr(seen, name))
+
+    for _, name in QUANTITIES:
+        reference = typical(512, 0.02, name)
+        assert typical(512, 0.01, name) == pytest.approx(reference / 2.0, rel=0.2), name
+        assert typical(128, 0.02, name) == pytest.approx(reference * 2.0, rel=0.3), name
+
+
+def test_bunch_length_comes_with_its_uncertainty():
+    """Four times the rms length, and four times its standard deviation, in seconds."""
+    metrics = measure(triangle())
+    length, sigma = metrics.bunch_length_s(2.0e6)
+    assert length == pytest.approx(2.0e-6 * metrics.rms_length_turns)
+    assert sigma == pytest.approx(2.0e-6 * metrics.rms_length_sigma_turns)
+    assert bunch_length_s(triangle(), 2.0e6) == length
+
+
+def test_a_second_bunch_next_to_the_first_belongs_to_it():
+    """Two humps above the noise are one profile: the window holds both."""
+    phase = (np.arange(256) + 0.5) / 256
+    humps = np.maximum(0.0, 1.0 - ((phase - 0.4) / 0.1) ** 2)
+    humps += 0.4 * np.maximum(0.0, 1.0 - ((phase - 0.6) / 0.08) ** 2)
+    rng = np.random.default_rng(9)
+    metrics = measure(humps + 0.01 * rng.standard_normal((50, 256)))
+    mean = (humps * phase).sum() / humps.sum()
+    np.testing.assert_allclose(metrics.mean_turns, mean, atol=5e-3)
+    assert (metrics.window_turns > 0.36).all()
 
 
 def test_leading_dimensions_stay():
