@@ -70,9 +70,10 @@ class Picture:
         said = f"phase error {error:+.2f}°" if math.isfinite(error) else "no reference optimum"
         if task.reading.truth is None:
             said = "phase error not known on a machine"
+        name, _, unit = task.place_label.partition(" ")
         changed = round(math.degrees(task.applied[0]), 1) + 0.0
         upper.set_title(
-            f"{task.place_label.replace(' [ms]', '')} {place:.0f}:  {said},  "
+            f"{name} {place:.0f}{' ms' if unit else ''}:  {said},  "
             f"φ_hw {phi_hw:.1f}° (changed by {changed:+.1f}°)",
             fontsize="medium",
         )
