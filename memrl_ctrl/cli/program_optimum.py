@@ -23,6 +23,8 @@ from memrl_ctrl.program.reference import COLUMN
 from memrl_ctrl.program.table import TIME, format_columns
 
 PHASE = "phi_hw_deg"
+_HOLDS = 0.9995
+"""A bucket that captures this share holds the bunch."""
 
 
 def optimum(
@@ -127,10 +129,9 @@ def _report(console: Console, found: CycleOptimum, *, bridge: bool) -> None:
     )
     if there.any():
         phase = np.degrees(found.phi2_rad[there])
-        captured = found.at_optimum.captured_fraction[there]
         console.print(
             f"optimum at {np.count_nonzero(there)} of {there.size} points: phi_2 from "
-            f"{phase.min():.1f} to {phase.max():.1f} degrees, captured {captured.min():.3f} or more"
+            f"{phase.min():.1f} to {phase.max():.1f} degrees"
         )
         best, own = found.at_optimum.bunching_factor, found.at_program.bunching_factor
         console.print(
@@ -141,8 +142,30 @@ def _report(console: Console, found: CycleOptimum, *, bridge: bool) -> None:
         console.print(f"no optimum at any of {there.size} points")
     for first, last, count, reason in found.gaps():
         done = "interpolated" if bridge else "left out"
+        where = (
+            f"from {first:g} to {last:g} ms, {count} points" if count > 1 else f"at {first:g} ms"
+        )
+        console.print(f"no optimum {where} {done}: {reason}", style="yellow")
+    _report_bunch(console, found)
+
+
+def _report_bunch(console: Console, found: CycleOptimum) -> None:
+    """Say where the bunch at the optimum is not the one that was asked for."""
+    there, result = found.found, found.at_optimum
+    broken = np.count_nonzero(there & ~result.converged)
+    if broken:
         console.print(
-            f"no optimum from {first:g} to {last:g} ms, {count} points {done}: {reason}",
+            f"no matched bunch at the optimum at {broken} of {there.size} points: the well breaks apart "
+            f"at {found.intensity:.4g} protons",
+            style="yellow",
+        )
+    spilt = there & result.converged & (result.captured_fraction < _HOLDS)
+    if spilt.any():
+        first, last = found.ctime_ms[spilt][[0, -1]]
+        console.print(
+            f"the bucket at the optimum does not hold {found.emittance_evs:.4g} eV s at "
+            f"{np.count_nonzero(spilt)} of {there.size} points, between {first:g} and {last:g} ms: it is "
+            f"filled to its edge, {result.captured_fraction[spilt].min():.3f} of the bunch at worst",
             style="yellow",
         )
 

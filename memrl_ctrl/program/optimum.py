@@ -27,6 +27,8 @@ DEFAULT_FILLING = 0.7
 FEWEST, MOST = 2, 100_000
 """Fewest and most points of a function."""
 _PROFILE_SLICES = 256
+_CTIME_DIGITS, _PHASE_DIGITS = 6, 6
+"""Decimals of ctimes in ms and of phases in degrees: what is written is what people can read."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -99,7 +101,7 @@ class CycleOptimum:
         time, value = self.ctime_ms[found], np.degrees(self.phi_hw_rad[found])
         if bridge:
             time, value = self.ctime_ms, np.interp(self.ctime_ms, time, value)
-        return PiecewiseLinear(ctime_ms=time, value=value, beyond="hold")
+        return PiecewiseLinear(ctime_ms=time, value=value.round(_PHASE_DIGITS), beyond="hold")
 
     def as_program(self, *, bridge: bool = False) -> CycleProgram:
         """Return the program with phi_hw at the optimum; see `function`."""
@@ -147,7 +149,7 @@ def cycle_optimum(
         raise UsageError(f"points must be from {FEWEST} to {MOST}, not {points}")
     if not np.isfinite(offset_rad):
         raise UsageError(f"the offset must be a finite angle, not {offset_rad}")
-    at = program.at(np.linspace(*program.beam_ms, points))
+    at = program.at(np.round(np.linspace(*program.beam_ms, points), _CTIME_DIGITS))
     bare = Conditions(
         b_field_t=at.b_field_t,
         b_dot_t_per_s=at.b_dot_t_per_s,

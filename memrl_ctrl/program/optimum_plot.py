@@ -24,7 +24,7 @@ def draw(optimum: CycleOptimum, out: Path) -> None:
     figure = Figure(figsize=(9.0, 9.5), layout="constrained")
     axes: list[Axes] = list(figure.subplots(4, 1, sharex=True))
     time, found = optimum.ctime_ms, optimum.found
-    own = np.degrees(optimum.program.phi_hw_deg.at(time) * np.pi / 180.0)
+    own = optimum.program.phi_hw_deg.at(time)
 
     axes[0].plot(time, np.degrees(optimum.phi2_rad), color=SECOND, linewidth=1.4)
     axes[0].set_ylabel("optimum of phi_2 [degrees]")
