@@ -34,7 +34,7 @@ Train against the simulation, export the policy, run it beside the operators or 
 
 GROUPS = {
     "First steps": ("demo", "doctor"),
-    "Offline": ("program", "train", "evaluate", "export", "bench", "validate"),
+    "Offline": ("program", "fit", "train", "evaluate", "export", "bench", "validate"),
     "Online": ("machine", "deploy", "shadow", "replay", "trace"),
 }
 """Titles of the root's help, and which commands stand under them."""

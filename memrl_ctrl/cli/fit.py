@@ -1,0 +1,321 @@
+"""`memrl-ctrl fit`: what offset, emittance and intensity recorded profiles tell of."""
+
+from __future__ import annotations
+
+import json as json_library
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from cyclopts import Parameter
+from rich.console import Console
+from rich.table import Table
+
+from memrl_ctrl import __version__, registry
+from memrl_ctrl.beam import CycleFit, ProfileFit, fit_cycle, fit_profile, suggest_delta_rad
+from memrl_ctrl.beam.measurement import monitor_from
+from memrl_ctrl.cli._fit_source import Measured, chosen, from_file, from_trace, is_plain
+from memrl_ctrl.errors import BeamError, FileError, UsageError
+from memrl_ctrl.metrics import circular_difference
+
+TOGETHER = 2
+"""From so many profiles on, they are also fitted with one offset, emittance and intensity."""
+
+
+def fit(
+    source: Path,
+    /,
+    *,
+    program: str | None = None,
+    point: str = "all",
+    cycle: int | None = None,
+    ctime: float | None = None,
+    phi_hw_deg: float | None = None,
+    intensity: tuple[float, float] | None = None,
+    emittance: tuple[float, float] | None = None,
+    trigger: Literal["auto", "known", "unknown"] = "auto",
+    monitor: str = "wcm",
+    bandwidth_mhz: float | None = None,
+    truth: Path | None = None,
+    json: Annotated[Path | None, Parameter(name="--json")] = None,
+    plot: Annotated[Path | None, Parameter(name="--plot")] = None,
+    threads: int = 1,
+) -> None:
+    """Estimate hardware offset, emittance and intensity from measured profiles.
+
+    Each profile is fitted by itself; a cycle's profiles are also fitted together, with one offset,
+    emittance and intensity. Numbers are mean and 1-sigma uncertainty. See docs/fit.md.
+
+    Parameters
+    ----------
+    source
+        A trace (trace.h5, trace.journal, the folder of a run), or a plain file: .npy with one
+        profile or [n, n_slices], .csv or .txt with one profile a column and one slice a line.
+    program
+        Cycle program that was played, name or file; by default the trace's.
+    point
+        Control point, counted from 0, or `all`.
+    cycle
+        Number of the cycle in a trace; by default its last one.
+    ctime
+        Where in the cycle a plain file's profile was measured, ms.
+    phi_hw_deg
+        The knob when a plain file's profile was measured, degrees; by default the program's.
+    intensity
+        What is known of it: mean and standard deviation, protons.
+    emittance
+        What is known of it: mean and standard deviation, eV s.
+    trigger
+        Whether slice 0 begins at RF phase 0; `auto` finds out.
+    monitor
+        The monitor that the profiles came through: `wcm`, or `ideal` for none.
+    bandwidth_mhz
+        Upper limit of the monitor (-3 dB, one pole), MHz, in the place of the preset's.
+    truth
+        Truth log of a simulated machine (`machine --truth-log`), to compare with.
+    json
+        Also write the results to this file.
+    plot
+        Also draw profiles, residuals and offsets to this PNG file.
+    threads
+        Threads of the kernel.
+    """
+    if truth is not None and is_plain(source):
+        raise UsageError("--truth belongs to a cycle of a trace; a plain file has none")
+    if is_plain(source):
+        if cycle is not None:
+            raise UsageError(f"{source} is a plain file and has no cycles: leave out --cycle")
+        measured = from_file(
+            source, program=program, ctime_ms=ctime, phi_hw_deg=phi_hw_deg, point=point
+        )
+    else:
+        if ctime is not None or phi_hw_deg is not None:
+            raise UsageError("--ctime and --phi-hw-deg are for plain files; a trace holds both")
+        measured = from_trace(source, program=program, cycle=cycle, truth=truth)
+    measured = chosen(measured, point)
+    skipped = [k for k, flag in enumerate(measured.flags) if flag]
+    console = Console(highlight=False)
+    for k in skipped:
+        console.print(
+            f"skipped: {_where(measured, k)}: {measured.flags[k]}", soft_wrap=True, markup=False
+        )
+    used = np.array([k for k in range(len(measured.flags)) if k not in skipped], dtype=np.int64)
+    if not used.size:
+        raise FileError(measured.path, "every profile is flagged; there is nothing to fit")
+    measured = measured.take(used)
+    single, joint = _fitted(
+        measured,
+        intensity=intensity,
+        emittance_evs=emittance,
+        trigger=trigger,
+        monitor=monitor_from(monitor),
+        bandwidth_hz=None if bandwidth_mhz is None else 1e6 * bandwidth_mhz,
+        threads=threads,
+    )
+    for k in np.flatnonzero(~single.fitted).tolist():
+        console.print(
+            f"skipped: {_where(measured, k)}: {single.reason[k]}", soft_wrap=True, markup=False
+        )
+    _print(console, measured, single, joint)
+    if json is not None:
+        _write_json(json, measured, single, joint)
+        console.print(f"written: {json}", soft_wrap=True, markup=False)
+    if plot is not None:
+        _draw(plot, measured, single, joint)
+        console.print(f"written: {plot}", soft_wrap=True, markup=False)
+
+
+def _where(measured: Measured, k: int) -> str:
+    number = measured.points[k]
+    ctime = f"ctime {measured.ctime_ms[k]:.1f} ms"
+    return f"point {number}, {ctime}" if number >= 0 else ctime
+
+
+def _fitted(measured: Measured, **options: Any) -> tuple[ProfileFit, CycleFit | None]:
+    """Return each profile's fit, and that of all together where there are several."""
+    points = measured.program.at(measured.ctime_ms)
+    machine = measured.program.machine
+    options["phi_hw_rad"] = measured.phi_hw_rad
+    try:
+        if measured.profile.shape[0] >= TOGETHER:
+            joint = fit_cycle(measured.profile, machine, points, **options)
+            return joint.points, joint
+        return fit_profile(measured.profile, machine, points, **options), None
+    except BeamError as error:
+        raise FileError(measured.path, str(error)) from error
+
+
+def _print(
+    console: Console, measured: Measured, single: ProfileFit, joint: CycleFit | None
+) -> None:
+    head = f"{measured.path}"
+    if measured.cycle is not None:
+        head += f", cycle {measured.cycle}"
+    known = single.trigger_known[single.fitted].all()
+    phase = "slice 0 is RF phase 0" if known else "trigger phase unknown"
+    console.print(f"{head}, program {measured.program.name}: {phase}", soft_wrap=True, markup=False)
+    table = Table(box=None, pad_edge=False)
+    true = measured.true_offset_rad
+    for name in (
+        "point",
+        "ctime ms",
+        "offset deg",
+        "phi_2 deg",
+        "emittance eV s",
+        "intensity 1e12",
+        "chi2",
+        *(("true offset", "difference") if true is not None else ()),
+    ):
+        table.add_column(name, justify="right")
+    table.add_column("verdict")
+    for k in np.flatnonzero(single.fitted).tolist():
+        sigma = math.degrees(single.phi2_sigma_rad[k])
+        cells = [
+            "" if measured.points[k] < 0 else str(measured.points[k]),
+            f"{measured.ctime_ms[k]:.1f}",
+            f"{math.degrees(single.offset_rad[k]):.2f} ± {sigma:.2f}",
+            f"{math.degrees(single.phi2_rad[k]):.2f}",
+            f"{single.emittance_evs[k]:.4f} ± {single.emittance_sigma_evs[k]:.4f}",
+            _protons(single.intensity[k], single.intensity_sigma[k]),
+            f"{single.chi2_reduced[k]:.2f}",
+        ]
+        if true is not None:
+            gap = float(circular_difference(single.offset_rad[k], true[k]))
+            cells += [_turn(true[k]), f"{math.degrees(gap):+.2f}"]
+        table.add_row(*cells, _verdict(single, k))
+    console.print(table)
+    if joint is not None:
+        for line in _together(joint, true):
+            console.print(line, soft_wrap=True, markup=False)
+
+
+def _protons(mean: float, sigma: float) -> str:
+    return "no effect" if math.isnan(mean) else f"{mean / 1e12:.3f} ± {sigma / 1e12:.3f}"
+
+
+def _turn(angle_rad: float) -> str:
+    """An angle on the circle, degrees."""
+    return f"{math.degrees(float(circular_difference(angle_rad, 0.0))):.2f}"
+
+
+def _verdict(single: ProfileFit, k: int) -> str:
+    if not np.isfinite(single.second_phi2_rad[k]):
+        return str(single.verdict[k])
+    other = single.phi_hw_rad[k] - single.second_phi2_rad[k]
+    return f"{single.verdict[k]}: or {_turn(other)} (chi2 +{single.second_chi2_above[k]:.1f})"
+
+
+def _together(joint: CycleFit, true: Any) -> list[str]:
+    """Sentences on the fit of all profiles together."""
+    offset, sigma = math.degrees(joint.offset_rad), math.degrees(joint.offset_sigma_rad)
+    protons = _protons(joint.intensity, joint.intensity_sigma)
+    lines = [
+        f"together: offset {offset:.2f} ± {sigma:.2f} degrees, emittance {joint.emittance_evs:.4f} "
+        f"± {joint.emittance_sigma_evs:.4f} eV s, intensity {protons}"
+        + ("" if math.isnan(joint.intensity) else " 1e12")
+        + f", chi2 {joint.chi2_reduced:.2f}: {joint.verdict}"
+    ]
+    if joint.verdict == "poor":
+        lines.append(
+            "one offset, emittance and intensity do not describe all points: the offset moves along "
+            "the cycle, beam is lost, or single profiles are poor"
+        )
+    if np.isfinite(joint.second_offset_rad):
+        lines.append(f"not excluded: offset {math.degrees(joint.second_offset_rad):.2f} degrees")
+    if true is not None:
+        gap = np.degrees(circular_difference(joint.offset_rad, true))
+        lines.append(f"together less true offset: {np.mean(gap):+.3f} degrees on average")
+    return lines
+
+
+def _number(value: Any) -> float | None:
+    """A number as JSON has it: NaN is null."""
+    return float(value) if np.isfinite(value) else None
+
+
+def _write_json(path: Path, measured: Measured, single: ProfileFit, joint: CycleFit | None) -> None:
+    delta = suggest_delta_rad(single)
+    names = (
+        "offset_rad",
+        "phi2_rad",
+        "phi2_sigma_rad",
+        "phi_hw_rad",
+        "emittance_evs",
+        "emittance_sigma_evs",
+        "intensity",
+        "intensity_sigma",
+        "trigger_rad",
+        "trigger_sigma_rad",
+        "noise",
+        "chi2_reduced",
+        "p_value",
+        "second_phi2_rad",
+        "second_chi2_above",
+    )
+    rows = []
+    for k in range(len(single)):
+        row: dict[str, Any] = {
+            "point": int(measured.points[k]),
+            "ctime_ms": float(measured.ctime_ms[k]),
+            **{name: _number(getattr(single, name)[k]) for name in names},
+            "suggested_delta_rad": _number(delta[k]),
+            "trigger_known": bool(single.trigger_known[k]),
+            "verdict": str(single.verdict[k]),
+            "reason": str(single.reason[k]),
+        }
+        if measured.true_offset_rad is not None:
+            row["true_offset_rad"] = _number(measured.true_offset_rad[k])
+        rows.append(row)
+    together = None
+    if joint is not None:
+        together = {
+            name: _number(getattr(joint, name))
+            for name in (
+                "offset_rad",
+                "offset_sigma_rad",
+                "emittance_evs",
+                "emittance_sigma_evs",
+                "intensity",
+                "intensity_sigma",
+                "chi2_reduced",
+                "p_value",
+                "second_offset_rad",
+            )
+        } | {"verdict": joint.verdict}
+    text = json_library.dumps(
+        {
+            "memrl_ctrl": __version__,
+            "source": str(measured.path),
+            "cycle": measured.cycle,
+            "program": measured.program.name,
+            "points": rows,
+            "together": together,
+        },
+        indent=2,
+        allow_nan=False,
+    )
+    try:
+        path.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise FileError(path, f"cannot be written: {error.strerror}") from error
+
+
+def _draw(path: Path, measured: Measured, single: ProfileFit, joint: CycleFit | None) -> None:
+    try:
+        from memrl_ctrl.cli._fit_plot import draw
+    except ModuleNotFoundError as error:
+        raise registry.missing_extra("command 'fit --plot'", error) from error
+    what = measured.path.parent.name if measured.cycle is not None else measured.path.name
+    cycle = "" if measured.cycle is None else f", cycle {measured.cycle}"
+    try:
+        draw(
+            single,
+            measured.ctime_ms,
+            path,
+            title=f"{what}{cycle}, program {measured.program.name}",
+            cycle=joint,
+            true_offset_rad=measured.true_offset_rad,
+        )
+    except OSError as error:
+        raise FileError(path, f"cannot be written: {error.strerror}") from error
