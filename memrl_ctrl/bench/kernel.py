@@ -19,11 +19,13 @@ from memrl_ctrl.beam import (
     matched_profiles,
     reference_optimum,
 )
+from memrl_ctrl.beam.measurement import IDEAL, WCM, Monitor
 from memrl_ctrl.bench.report import publish
 from memrl_ctrl.errors import MemrlError
 
 BATCH = 512
 SLICES = 1000
+FEW_SLICES = 128
 REPETITIONS = 21
 RIVALS = "memrl_ctrl.benchmark_rivals"
 RIVAL = "blond-matching"
@@ -106,6 +108,12 @@ def run(json_path: Path | None = None, *, repetitions: int = REPETITIONS) -> dic
         f"{figures['converged_fraction']:.2%} converged, "
         f"{figures['iterations_mean']:.2f} iterations in the mean.",
     ]
+    for n_slices in (FEW_SLICES, SLICES):
+        noise_s, chain_s = _measurement_s(conditions, n_slices, repetitions)
+        figures[f"noise_us_{n_slices}"] = 1.0e6 * noise_s
+        figures[f"monitor_us_{n_slices}"] = 1.0e6 * chain_s
+        rows.append(_row(f"noise only, {n_slices} slices", noise_s))
+        rows.append(_row(f"monitor with noise, {n_slices} slices", chain_s))
     try:
         rival = registry.load(RIVALS, "benchmark rival", RIVAL)
         measured = rival(_fitting(conditions, RIVAL_CONDITIONS))
@@ -134,6 +142,19 @@ def run(json_path: Path | None = None, *, repetitions: int = REPETITIONS) -> dic
         json_path=json_path,
         notes=notes,
     )
+
+
+def _measurement_s(conditions: Conditions, n_slices: int, repetitions: int) -> tuple[float, float]:
+    """Return seconds a profile takes through a monitor with noise only, and through the whole one."""
+    solved = matched_profiles(conditions, n_slices)
+    density = np.nan_to_num(solved.line_density).astype(np.float32)
+    frequency, rng = conditions.rf_frequency_hz, np.random.default_rng(1)
+
+    def seconds(monitor: Monitor) -> float:
+        return _median_s(lambda: monitor.measure(density, frequency, rng), repetitions)
+
+    noise_s, chain_s = seconds(IDEAL), seconds(WCM)
+    return noise_s / len(conditions), chain_s / len(conditions)
 
 
 def _fitting(conditions: Conditions, count: int) -> Conditions:

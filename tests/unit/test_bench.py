@@ -67,6 +67,8 @@ def test_kernel_benchmark_without_blond_gives_its_own_figures(monkeypatch, capsy
     result = kernel.run(repetitions=1)
     assert result["figures"]["profiles_per_s"] > 0.0
     assert result["figures"]["profiles_per_s_zero_intensity"] > 0.0
+    for name in ("noise_us_128", "monitor_us_128", "noise_us_1000", "monitor_us_1000"):
+        assert result["figures"][name] > 0.0
     assert "ratio_to_blond_1_iteration" not in result["figures"]
     assert "BLonD was not measured" in result["notes"][1]
     assert "kernel" in capsys.readouterr().out
