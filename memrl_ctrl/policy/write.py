@@ -5,8 +5,6 @@ Needs the `onnx` package (extra `train`), which is imported where it is used.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,8 @@ import msgspec
 import numpy as np
 
 from memrl_ctrl import __version__
-from memrl_ctrl.errors import FileError, MissingExtraError
+from memrl_ctrl.errors import MissingExtraError
+from memrl_ctrl.outputs import write_output
 from memrl_ctrl.policy.manifest import (
     MANIFEST_KEY,
     ActionSpec,
@@ -67,26 +66,12 @@ def finish(model: Any, manifest: PolicyManifest) -> tuple[bytes, PolicyManifest]
 
 
 def write_file(path: str | Path, data: bytes) -> Path:
-    """Write a file whole or not at all: beside its place, made durable, then renamed.
+    """Write a file whole or not at all, and the folders it needs; see `memrl_ctrl.outputs`.
 
     Raises:
-        FileError: the folder does not exist or cannot be written to.
+        FileError: it cannot be written; what was there is still there.
     """
-    path = Path(path)
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
-            try:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-                os.chmod(file.name, 0o644)
-                os.replace(file.name, path)
-            except BaseException:
-                os.unlink(file.name)
-                raise
-    except OSError as error:
-        raise FileError(path, f"cannot be written: {error.strerror}") from error
-    return path
+    return write_output(path, data)
 
 
 def proportional_policy(

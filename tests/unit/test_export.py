@@ -90,10 +90,12 @@ def test_a_policy_that_gives_nan_is_not_written(tmp_path: Path) -> None:
         export_policy(accumulator(jump=float("nan")), tmp_path / "a.onnx", plan=SMALL)
 
 
-def test_a_folder_that_does_not_exist_is_said(tmp_path: Path) -> None:
-    """A wrong output path is one clear sentence."""
+def test_a_folder_that_does_not_exist_is_made_and_a_file_is_no_folder(tmp_path: Path) -> None:
+    """A path through a file is one clear sentence."""
+    made = export_policy(accumulator(), tmp_path / "new" / "a.onnx", plan=SMALL).path
+    assert made.is_file()
     with pytest.raises(FileError, match="cannot be written"):
-        export_policy(accumulator(), tmp_path / "none" / "a.onnx", plan=SMALL)
+        export_policy(accumulator(), made / "a.onnx", plan=SMALL)
 
 
 def test_exporting_leaves_the_warning_filters_alone(tmp_path: Path) -> None:

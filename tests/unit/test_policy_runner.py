@@ -268,8 +268,9 @@ def test_a_written_file_is_the_same_policy(data: bytes, tmp_path: Path) -> None:
     path = write_file(tmp_path / "p.onnx", data)
     assert OnnxPolicy.load(path).digest == OnnxPolicy.load(data).digest
     assert [p.name for p in tmp_path.iterdir()] == ["p.onnx"]
+    assert write_file(tmp_path / "new" / "p.onnx", data).read_bytes() == data
     with pytest.raises(FileError, match="cannot be written"):
-        write_file(tmp_path / "none" / "p.onnx", data)
+        write_file(path / "p.onnx", data)
 
 
 def test_flipped_bytes_never_escape_as_another_error(data: bytes) -> None:
