@@ -149,12 +149,14 @@ def _run(
     try:
         check_fit(loaded, source.description)
         options.check(source.description)
-        mode = mode_of(source)
-        runtime = _runtime(mode, loaded, options, console)
+        cycles, notice = options.limit(source.description)
+        runtime = _runtime(mode_of(source), loaded, options, cycles, console)
     except BaseException:
         source.close()
         raise
     console.on_gone = partial(runtime.stop, "nobody reads the output any more")
+    if notice:
+        console.print(notice, soft_wrap=True, highlight=False, markup=False)
     with stopped_by_signals(runtime):
         summary = runtime.run()
     if summary.error is not None and summary.trace is None:
@@ -165,10 +167,9 @@ def _run(
     return TraceError.exit_code if summary.trace_problem else 0
 
 
-def _runtime(mode: Mode, policy: OnnxPolicy, options: RunOptions, console: Terminal) -> Runtime:
-    cycles, notice = options.limit(mode.description)
-    if notice:
-        console.print(notice, soft_wrap=True, highlight=False, markup=False)
+def _runtime(
+    mode: Mode, policy: OnnxPolicy, options: RunOptions, cycles: int | None, console: Terminal
+) -> Runtime:
     guard = GuardConfig()
     return Runtime(
         mode,
