@@ -23,6 +23,8 @@ class BeamVectorEnv(VectorEnv[Observation, NDArray[np.float32], NDArray[Any]]):
 
     Args:
         task: what is played; closed with the environment.
+        autoreset: false leaves restarting to the caller (`AutoresetMode.DISABLED`, with
+            `options["reset_mask"]`), who may then give each restart a seed.
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012 - typed so by the base class
@@ -30,8 +32,13 @@ class BeamVectorEnv(VectorEnv[Observation, NDArray[np.float32], NDArray[Any]]):
         "autoreset_mode": AutoresetMode.SAME_STEP,
     }
 
-    def __init__(self, task: BeamTask) -> None:
+    def __init__(self, task: BeamTask, *, autoreset: bool = True) -> None:
         self.task = task
+        self._autoreset = autoreset
+        if not autoreset:
+            self.metadata = {**self.metadata, "autoreset_mode": AutoresetMode.DISABLED}
+        self.repeats = bool(getattr(task.backend, "repeats", False))
+        """Whether a reset with a seed and the same actions bring the same again."""
         self.num_envs = task.rows.size
         self.render_mode = None
         self.max_step_rad = task.max_step_rad
@@ -63,7 +70,7 @@ class BeamVectorEnv(VectorEnv[Observation, NDArray[np.float32], NDArray[Any]]):
         terminated, truncated = self.task.terminated(), self.task.truncated()
         observation, infos = self.task.observation(), self.task.info()
         ended = terminated | truncated
-        if ended.any():
+        if ended.any() and self._autoreset:
             final_observation, final_infos = observation, infos
             self.task.start(None, None if ended.all() else ended)
             observation, infos = self.task.observation(), self.task.info()
@@ -96,10 +103,15 @@ class BeamPhaseVectorEnv(BeamVectorEnv):
     """
 
     def __init__(
-        self, *, num_envs: int = 1, render_mode: str | None = None, **options: Any
+        self,
+        *,
+        num_envs: int = 1,
+        render_mode: str | None = None,
+        autoreset: bool = True,
+        **options: Any,
     ) -> None:
         _check_no_picture(render_mode)
-        super().__init__(BeamPhase(num_envs, **options))
+        super().__init__(BeamPhase(num_envs, **options), autoreset=autoreset)
 
 
 class BeamCycleVectorEnv(BeamVectorEnv):
@@ -110,7 +122,12 @@ class BeamCycleVectorEnv(BeamVectorEnv):
     """
 
     def __init__(
-        self, *, num_envs: int = 1, render_mode: str | None = None, **options: Any
+        self,
+        *,
+        num_envs: int = 1,
+        render_mode: str | None = None,
+        autoreset: bool = True,
+        **options: Any,
     ) -> None:
         _check_no_picture(render_mode)
-        super().__init__(BeamCycle(num_envs, **options))
+        super().__init__(BeamCycle(num_envs, **options), autoreset=autoreset)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
+from gymnasium.envs.registration import load_env_creator
 from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, VectorEnv
 
@@ -32,13 +34,16 @@ def make_environment(
     if name not in gymnasium.registry:
         raise UnknownNameError("environment", name, gymnasium.registry)
     kwargs = dict(options)
-    own = gymnasium.registry[name].vector_entry_point is not None
+    own = gymnasium.registry[name].vector_entry_point
     try:
-        if own:
+        if own is not None:
+            make = load_env_creator(own) if isinstance(own, str) else own
+            if "autoreset" in inspect.signature(make).parameters:
+                # The caller begins each episode, with a seed of its own.
+                kwargs["autoreset"] = False
             return gymnasium.make_vec(
                 name, num_envs, vectorization_mode="vector_entry_point", **kwargs
             )
-        # Without autoreset the caller begins each episode, with a seed of its own.
         by_hand = {"autoreset_mode": AutoresetMode.DISABLED}
         return gymnasium.make_vec(
             name, num_envs, vectorization_mode="sync", vector_kwargs=by_hand, **kwargs

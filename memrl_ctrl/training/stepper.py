@@ -7,34 +7,21 @@ environments back to where they were, so that an interrupted training goes on ex
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, TypeVar
 
 import numpy as np
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
 from memrl_ctrl.agents.task import TaskSpec
 from memrl_ctrl.errors import MismatchError
+from memrl_ctrl.training.past import past_of
 
 Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 ArrayT = TypeVar("ArrayT", bound=NDArray[Any])
-
-
-@runtime_checkable
-class Restorable(Protocol):
-    """An environment that can be brought back to where it was."""
-
-    def state(self) -> dict[str, Any]:
-        """Return arrays and plain values that its future depends on."""
-        ...
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state` returned."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +67,8 @@ class Step:
 class Stepper:
     """Steps a vector environment with unit actions, and sorts out its restarts.
 
-    Where the rows are environments of their own, every episode gets a seed of its own, made from the
-    run's seed, its row and its number: an episode is then known from its seed and its actions.
+    Where it begins the episodes itself, each beginning gets a seed of its own: an episode is then known
+    from its seed and its actions (see `memrl_ctrl.training.past`).
 
     Args:
         env: any Gymnasium vector environment with Box spaces.
@@ -92,28 +79,12 @@ class Stepper:
         self.env, self.task = env, task
         self.mode = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
         self._restarts = np.zeros(env.num_envs, dtype=np.bool_)
-        plain = env.unwrapped
-        self._rows_of_their_own = (
-            plain
-            if isinstance(plain, SyncVectorEnv) and self.mode is AutoresetMode.DISABLED
-            else None
-        )
-        self._seed: int | None = None
-        self._episode = np.zeros(env.num_envs, dtype=np.int64)
-        # Actions since the oldest episode that is still played began, and where each one began.
-        self._played: deque[NDArray[Any]] = deque()
-        self._first_played = 0
-        self._began = np.zeros(env.num_envs, dtype=np.int64)
+        self._past = past_of(env) if self.mode is AutoresetMode.DISABLED else None
 
     def reset(self, seed: int | None = None) -> Start:
         """Begin episodes in all rows."""
-        self._seed = seed
-        self._episode[:] = 0
-        self._played.clear()
-        self._first_played = 0
-        self._began[:] = 0
         self._restarts[:] = False
-        seeds: Any = seed if self._rows_of_their_own is None else self._seeds()
+        seeds: Any = seed if self._past is None else self._past.begin(seed)
         observation, infos = self.env.reset(seed=seeds)
         return Start(
             observation=self._rows(observation),
@@ -131,7 +102,8 @@ class Stepper:
             MismatchError: a reward or observation is not finite.
         """
         action = self.task.to_environment(unit)
-        self._remember(action)
+        if self._past is not None:
+            self._past.note(action)
         observation, reward, terminated, truncated, infos = self.env.step(action)
         observation = self._rows(observation)
         terminated = np.asarray(terminated, dtype=np.bool_)
@@ -174,20 +146,9 @@ class Stepper:
     def state(self) -> dict[str, Any] | None:
         """Return arrays and plain values from which `restore` brings the environments back.
 
-        None where neither the environments can do it themselves nor their episodes are known from
-        seeds and actions.
+        None where their episodes are not known from seeds and actions.
         """
-        plain = self.env.unwrapped
-        if isinstance(plain, Restorable):
-            return {"own": plain.state(), "restarts": self._restarts.copy()}
-        if self._rows_of_their_own is None or self._seed is None:
-            return None
-        return {
-            "seed": self._seed,
-            "episode": self._episode.copy(),
-            "began": self._began - self._first_played,
-            "played": np.array(self._played),
-        }
+        return None if self._past is None else self._past.state()
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Bring the environments to where they were when `state` was returned.
@@ -195,26 +156,11 @@ class Stepper:
         Raises:
             MismatchError: the state is of other environments than these.
         """
-        plain, rows = self.env.unwrapped, self._rows_of_their_own
-        if isinstance(plain, Restorable) and "own" in state:
-            plain.restore(state["own"])
-            self._restarts[:] = state["restarts"]
-            return
-        if rows is None or "played" not in state:
+        if self._past is None:
             raise MismatchError(
                 f"environment {self.task.environment!r} cannot be brought back to where it was"
             )
-        self._seed = int(state["seed"])
-        self._episode[:], self._began[:] = state["episode"], state["began"]
-        self._first_played = 0
-        self._played = deque(np.array(state["played"]))
-        for row, (env, seed) in enumerate(zip(rows.envs, self._seeds(), strict=True)):
-            if self._episode[row]:
-                # An environment's first reset may differ from its later ones in the last digits.
-                env.reset(seed=seed)
-            env.reset(seed=seed)
-            for action in state["played"][int(self._began[row]) :]:
-                env.step(action[row])
+        self._past.restore(state)
 
     def close(self) -> None:
         """Close the environment."""
@@ -222,29 +168,9 @@ class Stepper:
 
     def _begin(self, mask: Mask) -> tuple[Array, Mapping[str, Any]]:
         """Begin episodes in some rows of an environment that leaves it to the caller."""
-        self._episode += mask
-        self._began[mask] = self._first_played + len(self._played)
-        options = {"reset_mask": mask}
-        seeds: Any = None if self._rows_of_their_own is None else self._seeds()
-        observation, infos = self.env.reset(seed=seeds, options=options)
-        while self._first_played < self._began.min():
-            self._played.popleft()
-            self._first_played += 1
+        seeds: Any = None if self._past is None else self._past.begin_again(mask)
+        observation, infos = self.env.reset(seed=seeds, options={"reset_mask": mask.copy()})
         return self._rows(observation), infos
-
-    def _seeds(self) -> list[int | None]:
-        """Return the seed of each row's episode."""
-        if self._seed is None:
-            return [None] * self.env.num_envs
-        words = (
-            np.random.SeedSequence([self._seed, row, int(episode)]).generate_state(1)[0]
-            for row, episode in enumerate(self._episode)
-        )
-        return [int(word) & (2**31 - 1) for word in words]
-
-    def _remember(self, action: NDArray[Any]) -> None:
-        if self._rows_of_their_own is not None and self._seed is not None:
-            self._played.append(np.array(action))
 
     def _default_applied(self, unit: Array) -> Array:
         """Where the environment does not say what it applied, it applied the action."""

@@ -139,7 +139,41 @@ def test_an_environment_comes_back_from_seeds_and_actions() -> None:
         for name in ("reward", "terminated", "ended", "observation", "followed"):
             np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
     with pytest.raises(MismatchError, match="cannot be brought back"):
-        second.restore({"own": {}})
+        second.restore({"number": 0})
+
+
+@pytest.mark.parametrize(
+    ("environment", "options"),
+    [
+        ("memrl/BeamPhase-v0", {"machine": "psb", "offset_jitter_deg": 1.0, "noise": [0.01, 0.03]}),
+        ("memrl/BeamPhase-v0", {"machine": "psb", "terminate_on_convergence": True}),
+        ("memrl/BeamCycle-v0", {"program": "psb-2gev", "offset_drift_deg": 1.0}),
+    ],
+)
+def test_the_beam_comes_back(environment: str, options: dict[str, Any]) -> None:
+    """Simulated bunches, their monitors and offsets are where they were, also when some rows have
+    begun again and others have not."""
+    rng = np.random.default_rng(5)
+
+    def make() -> Stepper:
+        env = make_environment(environment, 3, {"n_slices": 32, **options})
+        return Stepper(env, task_of(environment, env))
+
+    first, second = make(), make()
+    first.reset(7)
+    for _ in range(40):
+        first.step(0.2 * rng.uniform(-1, 1, (3, 1)).astype("f4"))
+    state = first.state()
+    assert state is not None
+    second.reset(1)
+    second.restore(state)
+    for _ in range(40):
+        action = 0.2 * rng.uniform(-1, 1, (3, 1)).astype("f4")
+        one, other = first.step(action), second.step(action)
+        for name in ("reward", "ended", "observation", "followed", "phase_error_rad"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+    for stepper in (first, second):
+        stepper.close()
 
 
 def test_episodes_of_one_seed_differ_by_row_and_number() -> None:

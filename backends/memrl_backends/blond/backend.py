@@ -84,6 +84,9 @@ class SimulationBackend:
     offset. With `rows` it is a batch of unrelated conditions, each with an offset of its own.
     """
 
+    repeats = True
+    """The same seed and the same functions bring the same readings."""
+
     def __init__(
         self,
         *,
