@@ -256,8 +256,9 @@ def test_the_documents_machine_file_is_valid(tmp_path: Path) -> None:
     blocks = re.findall(r"```yaml\n(.*?)```", page.read_text(), flags=re.DOTALL)
     (tmp_path / "machine.yaml").write_text(blocks[1])
     (tmp_path / "cell.csv").write_text("frequency_hz,real_ohm,imag_ohm\n1e5,1,2\n1e6,3,-4\n")
+    (tmp_path / "finemet.txt").write_text("Freq. [Hz]\tx\t|Z| CL\tp\n1e5\t0\t3\t45\n1e7\t0\t9\t0\n")
     machine = load_machine(tmp_path / "machine.yaml")
-    assert len(machine.ring.impedance) == 3
+    assert len(machine.ring.impedance) == 5
 
 
 def test_an_export_or_a_pickle_in_the_place_of_a_program(tmp_path: Path) -> None:
