@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from memrl_ctrl.errors import ProgramError, UsageError
+from memrl_ctrl.outputs import check_output_folder
 from memrl_ctrl.program import library, yaml_text
 from memrl_ctrl.program.controls_files import NO_PICKLES, PICKLES
 from memrl_ctrl.program.cycle import (
@@ -239,12 +240,14 @@ def write_texts(texts: Mapping[Path, str], *, force: bool) -> None:
     They are written under other names first and then renamed, in their order.
 
     Raises:
-        ProgramError: a file exists and `force` is not given, or the folder cannot be written.
+        ProgramError: a file exists and `force` is not given, or it cannot be written.
+        FileError: nothing can be written in the folder.
     """
     for path in reversed(list(texts)):
         if path.exists() and not (force and path.is_file()):
             raise ProgramError(path, "exists; choose another name, or give --force to replace it")
     last = list(texts)[-1]
+    check_output_folder(last.parent)
     try:
         last.parent.mkdir(parents=True, exist_ok=True)
         _write_all(texts)
