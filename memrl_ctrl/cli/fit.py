@@ -18,7 +18,10 @@ from memrl_ctrl.beam.measurement import monitor_from
 from memrl_ctrl.cli._fit_source import Measured, chosen, from_file, from_trace, is_plain
 from memrl_ctrl.errors import BeamError, FileError, UsageError
 from memrl_ctrl.metrics import circular_difference
+from memrl_ctrl.ranges import named_values
 
+TABLE_WIDTH = 116
+"""Columns that the table needs."""
 TOGETHER = 2
 """From so many profiles on, they are also fitted with one offset, emittance and intensity."""
 
@@ -32,11 +35,10 @@ def fit(
     cycle: int | None = None,
     ctime: float | None = None,
     phi_hw_deg: float | None = None,
-    intensity: tuple[float, float] | None = None,
-    emittance: tuple[float, float] | None = None,
+    intensity: Annotated[tuple[float, float] | None, Parameter(negative=())] = None,
+    emittance: Annotated[tuple[float, float] | None, Parameter(negative=())] = None,
     trigger: Literal["auto", "known", "unknown"] = "auto",
-    monitor: str = "wcm",
-    bandwidth_mhz: float | None = None,
+    monitor: Annotated[list[str] | None, Parameter(negative=())] = None,
     truth: Path | None = None,
     json: Annotated[Path | None, Parameter(name="--json")] = None,
     plot: Annotated[Path | None, Parameter(name="--plot")] = None,
@@ -69,9 +71,8 @@ def fit(
     trigger
         Whether slice 0 begins at RF phase 0; `auto` finds out.
     monitor
-        The monitor that the profiles came through: `wcm`, or `ideal` for none.
-    bandwidth_mhz
-        Upper limit of the monitor (-3 dB, one pole), MHz, in the place of the preset's.
+        What the profiles were seen with: `wcm` (the default: a good wall-current monitor), `ideal`
+        for none, or a value of it, for example bandwidth_mhz=60; may be given several times.
     truth
         Truth log of a simulated machine (`machine --truth-log`), to compare with.
     json
@@ -96,6 +97,8 @@ def fit(
     measured = chosen(measured, point)
     skipped = [k for k, flag in enumerate(measured.flags) if flag]
     console = Console(highlight=False)
+    if console.width < TABLE_WIDTH:  # a pipe, or a narrow terminal: numbers are not to be broken
+        console = Console(highlight=False, width=TABLE_WIDTH)
     for k in skipped:
         console.print(
             f"skipped: {_where(measured, k)}: {measured.flags[k]}", soft_wrap=True, markup=False
@@ -109,8 +112,7 @@ def fit(
         intensity=intensity,
         emittance_evs=emittance,
         trigger=trigger,
-        monitor=monitor_from(monitor),
-        bandwidth_hz=None if bandwidth_mhz is None else 1e6 * bandwidth_mhz,
+        monitor=monitor_from(named_values("--monitor", monitor) if monitor else None),
         threads=threads,
     )
     for k in np.flatnonzero(~single.fitted).tolist():
