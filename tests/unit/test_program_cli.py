@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -136,3 +137,40 @@ def test_import_refuses_and_replaces(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_programs_are_found() -> None:
     """The shipped programs are there by name."""
     assert {"psb-2gev", "psb-seed-2gev"} <= set(available_programs())
+
+
+def test_check_notes_an_impedance_whose_phase_does_not_fit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`program check` prints one note and passes; another command says it on stderr, as one line."""
+    rows = ["f z p", *(f"{1e5 * 1.2**k:.6g} 50 80" for k in range(40))]
+    (tmp_path / "cell.txt").write_text("\n".join(rows) + "\n")
+    shipped = available_programs()["psb-2gev"].with_name("psb.yaml").read_text()
+    item = (
+        "    - table: {label: cell, file: cell.txt, frequency_column: f, magnitude_column: z, "
+        "magnitude_unit: ohm, phase_column: p, phase_unit: deg, count: 13}\n"
+    )
+    ring = tmp_path / "ring.yaml"
+    ring.write_text(shipped.replace("  impedance:\n", "  impedance:\n" + item, 1))
+    save_program(load_program("psb-2gev"), tmp_path / "mine.yaml")
+    text = (tmp_path / "mine.yaml").read_text()
+    (tmp_path / "mine.yaml").write_text(text.replace("machine: psb", "machine: ./ring.yaml"))
+    assert main(["program", "check", str(tmp_path / "mine.yaml")]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.count("note: ") == 1
+    assert "the phase of impedance 'cell' does not look as if it belonged" in captured.out
+    assert captured.err == ""
+
+
+def test_a_warning_is_one_line_of_words() -> None:
+    """A warning of this project has no place in the code in it; others stay as they are."""
+    from memrl_ctrl.cli import _plain_warnings
+    from memrl_ctrl.program import MachineWarning
+
+    usual = warnings.formatwarning
+    with _plain_warnings():
+        ours = warnings.formatwarning("the phase looks wrong", MachineWarning, "a.py", 3)
+        other = warnings.formatwarning("something else", UserWarning, "a.py", 3)
+    assert ours == "memrl-ctrl: note: the phase looks wrong\n"
+    assert other == usual("something else", UserWarning, "a.py", 3)
+    assert warnings.formatwarning is usual
