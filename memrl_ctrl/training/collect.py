@@ -144,12 +144,14 @@ class Ends:
 
     def __init__(self, rows: int) -> None:
         self._return, self._length = np.zeros(rows), np.zeros(rows, dtype=np.int64)
+        self._episodes = 0
         self._returns: deque[float] = deque(maxlen=RECENT)
         self._lengths: deque[int] = deque(maxlen=RECENT)
         self._errors: deque[float] = deque(maxlen=RECENT)
 
     def note(self, step: Step) -> None:
         """Take a step into account."""
+        self._episodes += int(step.ended.sum())
         self._return += np.where(step.valid, step.reward, 0.0)
         self._length += step.valid
         ended = step.ended
@@ -166,6 +168,7 @@ class Ends:
         """Return everything, as arrays, for a checkpoint."""
         recent = {"returns": self._returns, "lengths": self._lengths, "errors": self._errors}
         return {
+            "episodes": self._episodes,
             "return": self._return,
             "length": self._length,
             **{name: np.array(values, dtype=np.float64) for name, values in recent.items()},
@@ -173,6 +176,7 @@ class Ends:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take back what `state` returned."""
+        self._episodes = int(state["episodes"])
         self._return[:], self._length[:] = state["return"], state["length"]
         self._returns.extend(state["returns"].tolist())
         self._lengths.extend(int(n) for n in state["lengths"])
@@ -180,7 +184,7 @@ class Ends:
 
     def figures(self) -> dict[str, Any]:
         """Return means and spreads; nothing before the first end."""
-        shown: dict[str, float] = {}
+        shown: dict[str, float] = {"episodes": float(self._episodes)}
         if self._returns:
             shown["return"] = float(np.mean(self._returns))
             shown["return_std"] = float(np.std(self._returns))
