@@ -16,8 +16,10 @@ from memrl_ctrl import __version__, registry
 from memrl_ctrl.beam import CycleFit, ProfileFit, fit_cycle, fit_profile, suggest_delta_rad
 from memrl_ctrl.beam.measurement import monitor_from
 from memrl_ctrl.cli._fit_source import Measured, chosen, from_file, from_trace, is_plain
+from memrl_ctrl.cli.values import OutputFile
 from memrl_ctrl.errors import BeamError, FileError, UsageError
 from memrl_ctrl.metrics import circular_difference
+from memrl_ctrl.outputs import output_file, write_output
 from memrl_ctrl.ranges import named_values
 
 TABLE_WIDTH = 116
@@ -40,8 +42,8 @@ def fit(
     trigger: Literal["auto", "known", "unknown"] = "auto",
     monitor: Annotated[list[str] | None, Parameter(negative=())] = None,
     truth: Path | None = None,
-    json: Annotated[Path | None, Parameter(name="--json")] = None,
-    plot: Annotated[Path | None, Parameter(name="--plot")] = None,
+    json: Annotated[OutputFile | None, Parameter(name="--json")] = None,
+    plot: Annotated[OutputFile | None, Parameter(name="--plot")] = None,
     threads: int = 1,
 ) -> None:
     """Estimate hardware offset, emittance and intensity from measured profiles.
@@ -297,10 +299,7 @@ def _write_json(path: Path, measured: Measured, single: ProfileFit, joint: Cycle
         indent=2,
         allow_nan=False,
     )
-    try:
-        path.write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise FileError(path, f"cannot be written: {error.strerror}") from error
+    write_output(path, text + "\n")
 
 
 def _draw(path: Path, measured: Measured, single: ProfileFit, joint: CycleFit | None) -> None:
@@ -310,14 +309,12 @@ def _draw(path: Path, measured: Measured, single: ProfileFit, joint: CycleFit | 
         raise registry.missing_extra("command 'fit --plot'", error) from error
     what = measured.path.parent.name if measured.cycle is not None else measured.path.name
     cycle = "" if measured.cycle is None else f", cycle {measured.cycle}"
-    try:
+    with output_file(path) as partial:
         draw(
             single,
             measured.ctime_ms,
-            path,
+            partial,
             title=f"{what}{cycle}, program {measured.program.name}",
             cycle=joint,
             true_offset_rad=measured.true_offset_rad,
         )
-    except OSError as error:
-        raise FileError(path, f"cannot be written: {error.strerror}") from error

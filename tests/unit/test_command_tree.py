@@ -86,9 +86,7 @@ def test_the_walk_finds_the_commands() -> None:
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "much"])
-@pytest.mark.parametrize(
-    ("name", "option"), [(n, o) for n, o, k in OPTIONS if k in (int, float)], ids=" ".join
-)
+@pytest.mark.parametrize(("name", "option"), [(n, o) for n, o, k in OPTIONS if k in (int, float)])
 def test_a_number_is_a_finite_number(name: str, option: str, value: str) -> None:
     """NaN, infinity and words are refused by the name of the option."""
     with pytest.raises(cyclopts.CycloptsError) as refused:
@@ -104,7 +102,6 @@ def test_a_number_is_a_finite_number(name: str, option: str, value: str) -> None
         for n, o, k in OPTIONS
         if k is int and o in ("--cycles", "--episodes", "--steps", "--slices", "--points")
     ],
-    ids=" ".join,
 )
 def test_a_number_of_things_is_a_whole_one_above_0(name: str, option: str, value: str) -> None:
     """Zero, negative and broken numbers of cycles, episodes, steps, slices and points are refused."""
@@ -124,7 +121,6 @@ def test_a_seed_is_one_that_every_generator_takes(name: str, value: str) -> None
 @pytest.mark.parametrize(
     ("name", "option"),
     [(n, o) for n, o, _ in OPTIONS if o in OUTPUTS and f"{n} {o}" not in THEMSELVES],
-    ids=" ".join,
 )
 def test_an_output_is_tried_before_the_work(name: str, option: str, tmp_path: Path) -> None:
     """A place where nothing can be written is refused while the options are read."""
