@@ -152,13 +152,17 @@ def _report(console: Console, found: CycleOptimum, *, bridge: bool) -> None:
 def _report_bunch(console: Console, found: CycleOptimum) -> None:
     """Say where the bunch at the optimum is not the one that was asked for."""
     there, result = found.found, found.at_optimum
-    broken = np.count_nonzero(there & ~result.converged)
-    if broken:
-        console.print(
-            f"no matched bunch at the optimum at {broken} of {there.size} points: the well breaks apart "
-            f"at {found.intensity:.4g} protons",
-            style="yellow",
-        )
+    for place, profiles, where in (
+        ("at the optimum", result, there),
+        ("at the program's phase", found.at_program, np.ones_like(there)),
+    ):
+        broken = np.count_nonzero(where & ~profiles.converged)
+        if broken:
+            console.print(
+                f"no matched bunch {place} at {broken} of {there.size} points: no bucket, or the well "
+                f"breaks apart at {found.intensity:.4g} protons",
+                style="yellow",
+            )
     spilt = there & result.converged & (result.captured_fraction < _HOLDS)
     if spilt.any():
         first, last = found.ctime_ms[spilt][[0, -1]]

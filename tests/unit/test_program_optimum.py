@@ -14,6 +14,7 @@ from memrl_ctrl.cli import main
 from memrl_ctrl.errors import BeamError, ProgramError, UnknownNameError, UsageError
 from memrl_ctrl.program import (
     PiecewiseLinear,
+    available_programs,
     import_controls_export,
     load_program,
     load_reference,
@@ -209,6 +210,27 @@ def test_the_command_says_where_the_bunch_does_not_fit(
     assert re.search(
         r"does not hold 4 eV s at 6 of 10 points, .* 0\.\d+ of the bunch at worst", text
     )
+
+
+def test_the_command_says_where_the_well_breaks_apart(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """At an intensity that no bunch survives, the report says where there is no matched profile."""
+    text = run(capsys, "psb-2gev", "--intensity", "1e15", "--emittance", 1, "--points", 20)
+    assert re.search(
+        r"no matched bunch at the program's phase at \d+ of 20 points: .* breaks apart at 1e\+15",
+        text,
+    )
+
+
+@pytest.mark.parametrize("name", sorted(available_programs()))
+def test_every_shipped_program_has_an_optimum(name: str) -> None:
+    """Every shipped program, the second ring's too, has a continuous optimum over most of its cycle."""
+    result = cycle_optimum(load_program(name), intensity=5e12, points=60)
+    assert result.found.mean() > 0.75
+    steps = np.abs(np.diff(np.degrees(result.phi2_rad[result.found])))
+    assert steps.max() < 30.0
+    assert result.at_optimum.converged[result.found].all()
 
 
 def test_an_optimum_that_cannot_be_played_is_not_written(
