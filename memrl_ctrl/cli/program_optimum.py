@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from cyclopts import Parameter
 from rich.console import Console
 from rich.markup import escape
 
-from memrl_ctrl.beam import Criterion
 from memrl_ctrl.cli.values import Count, OutputFile, real, whole
 from memrl_ctrl.errors import MissingExtraError, ProgramError, UsageError
 from memrl_ctrl.outputs import check_output_file, output_file, write_output
 from memrl_ctrl.program import check_ranges, load_program
 from memrl_ctrl.program.controls_export import export_program
 from memrl_ctrl.program.controls_files import EXAMPLE
-from memrl_ctrl.program.optimum import FEWEST, MOST, CycleOptimum, cycle_optimum
 from memrl_ctrl.program.reference import COLUMN
 from memrl_ctrl.program.table import TIME, format_columns
 
+if TYPE_CHECKING:
+    from memrl_ctrl.program.optimum import CycleOptimum
+
+# The beam model takes half a second to load: it is imported where an optimum is computed.
+Criterion = Literal["symmetry", "equal-wells", "bunching-factor"]
+FEWEST, MOST = 2, 100_000
 PHASE = "phi_hw_deg"
 _HOLDS = 0.9995
 """A bucket that captures this share holds the bunch."""
@@ -93,6 +97,8 @@ def optimum(
     loaded = load_program(program)
     if plot is not None:
         _need_matplotlib()
+    from memrl_ctrl.program.optimum import cycle_optimum
+
     found = cycle_optimum(
         loaded,
         intensity=intensity,
@@ -209,8 +215,10 @@ def _export(
     broken = [check.sentence for check in check_ranges(program) if not check.ok]
     if broken:
         raise ProgramError(out, f"not written, the optimum cannot be played: {broken[0]}")
+    notes: list[str] = []
     devices = {PHASE: device} if device else {}
     if not devices and ring is None and PHASE not in program.devices:
         devices = {PHASE: EXAMPLE[PHASE][1]}
+        notes.append(f"{program.name} names no device for phi_hw: {devices[PHASE]} stands for it")
     exported = export_program(program, out, devices=devices, ring=ring, force=force)
-    return list(exported.notes)
+    return [*notes, *exported.notes]

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from memrl_ctrl.beam.minimum_phase import THRESHOLD_DEG, phase_distance_deg
 from memrl_ctrl.errors import ProgramError
 from memrl_ctrl.program.document import Item, Section, relative
 from memrl_ctrl.program.machine import ImpedanceItem
@@ -197,6 +196,8 @@ def _better(
     phase: _Choice,
 ) -> str:
     """Return words for the reading of the file that comes nearest to minimum phase, if another."""
+    from memrl_ctrl.beam import minimum_phase
+
     name, values, unit = magnitude
     used = {name, phase.name, table.named(part.need("frequency_column").text())}
     others = [other for other in table.names if other not in used]
@@ -218,9 +219,9 @@ def _better(
             )
             if tried_unit != unit:
                 words += f" with magnitude_unit {tried_unit}"
-            tried.append((phase_distance_deg(frequency, impedance), words))
+            tried.append((minimum_phase.phase_distance_deg(frequency, impedance), words))
     first, (least, words) = tried[0], min(tried, key=lambda one: one[0])
-    if least < THRESHOLD_DEG < first[0]:
+    if least < minimum_phase.THRESHOLD_DEG < first[0]:
         return f"; phases of {words} would fit ({least:.0f} degrees)"
     return ""
 
@@ -236,6 +237,9 @@ def _note(
     label: str, path: Path, frequency: FloatArray, impedance: ComplexArray, better: str
 ) -> str:
     """Return one sentence where the phase does not look like that of the magnitude."""
+    # Imported here: the beam model takes half a second to load, and most machines have no table.
+    from memrl_ctrl.beam.minimum_phase import THRESHOLD_DEG, phase_distance_deg
+
     away = phase_distance_deg(frequency, impedance)
     if math.isnan(away) or away <= THRESHOLD_DEG:
         return ""

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from memrl_ctrl.beam.machine import SPEED_OF_LIGHT_M_PER_S
 from memrl_ctrl.limits import PhaseLimits
 from memrl_ctrl.program.document import Item, Section, open_document, relative
 from memrl_ctrl.program.functions import PiecewiseLinear
@@ -86,7 +85,7 @@ def _notes(
 ) -> tuple[str, ...]:
     """Return what a person should look at in impedances and the notes of their reading."""
     notes = [note for _, note in impedance if note]
-    fastest_hz = SPEED_OF_LIGHT_M_PER_S / circumference_m
+    fastest_hz = 299_792_458.0 / circumference_m  # speed of light, m/s
     for item, _ in impedance:
         if item.kind != "table":
             continue

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import subprocess
+import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 
-from memrl_ctrl.beam import Conditions, reference_optimum
-from memrl_ctrl.cli import main
+from memrl_ctrl.beam import CRITERIA, Conditions, reference_optimum
+from memrl_ctrl.cli import main, program_optimum
 from memrl_ctrl.errors import BeamError, ProgramError, UnknownNameError, UsageError
 from memrl_ctrl.program import (
     PiecewiseLinear,
@@ -288,3 +291,19 @@ def test_too_low_a_voltage_for_the_ramp_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x-v1_v.csv").write_text(f"ctime_ms,v1_v\n{rows}\n")
     with pytest.raises(ProgramError, match="V1 is 3000 V at ctime 674 ms, too low for the Bdot"):
         load_program(tmp_path / "x.yaml")
+
+
+def test_the_command_knows_the_criteria_and_bounds_of_the_model() -> None:
+    """What the command offers, without loading the model, is what the model has."""
+    assert set(get_args(program_optimum.Criterion)) == set(CRITERIA)
+    bounds = program_optimum.FEWEST, program_optimum.MOST
+    assert bounds == (optimum.FEWEST, optimum.MOST)
+
+
+def test_machines_and_programs_load_without_the_beam_model() -> None:
+    """Loading a program or the commands of programs does not import the model, which is slow to load."""
+    code = (
+        "import sys; import memrl_ctrl.cli.program; from memrl_ctrl.program import load_program; "
+        "load_program('psb-2gev'); sys.exit('numba' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
