@@ -12,6 +12,7 @@ from memrl_ctrl.beam import (  # noqa: E402
     Machine,
     Resonator,
     bucket_area_evs,
+    fit_profile,
     reference_optimum,
     sample_particles,
 )
