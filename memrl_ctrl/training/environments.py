@@ -1,9 +1,20 @@
-"""Making vector environments by name, and describing them as a policy sees them."""
+"""Making vector environments by name, and describing them as a policy sees them.
+
+Beside its own options every environment takes those of what is seen of it:
+
+| option | meaning |
+|---|---|
+| `pomdp` | kind of partial observability (`memrl_ctrl.tasks.pomdp`), for example `remove_velocity` |
+| `flicker_probability`, `noise_sigma`, `missing_probability` | its parameters (0.2, 0.1, 0.1) |
+| `velocity_indices` | where the velocities are, for a task that is not known |
+| `window_observation` | steps that are shown beside the present one, for policies without memory |
+"""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -13,7 +24,14 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from memrl_ctrl.agents.task import TaskSpec, beam_task
 from memrl_ctrl.errors import MemrlError, UnknownNameError, UsageError
-from memrl_ctrl.tasks import recall
+from memrl_ctrl.tasks import bullet, recall
+from memrl_ctrl.tasks.pomdp import Degradation
+from memrl_ctrl.tasks.wrappers import PomdpVectorWrapper, PomdpWrapper, WindowObservation
+
+Wrapper = Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any, Any]]
+
+PARAMETERS = ("flicker_probability", "noise_sigma", "missing_probability", "velocity_indices")
+"""Options that belong to `pomdp`."""
 
 
 def make_environment(
@@ -22,18 +40,26 @@ def make_environment(
     """Make a vector environment: the task's own vector version where it has one.
 
     Args:
-        name: Gymnasium's name.
+        name: Gymnasium's name, or that of a PyBullet task.
         num_envs: environments that step together.
-        options: the environment's keyword arguments.
+        options: the environment's keyword arguments, and those of what is seen of it.
 
     Raises:
         UnknownNameError: no environment of that name.
         UsageError: it cannot be made with these options.
+        MissingExtraError: it needs a library that is not installed.
     """
     recall.register()
+    if bullet.is_bullet(name):
+        bullet.register(name)
     if name not in gymnasium.registry:
-        raise UnknownNameError("environment", name, gymnasium.registry)
+        raise UnknownNameError("environment", name, {*gymnasium.registry, *bullet.NAMES})
     kwargs = dict(options)
+    sight = {
+        key: kwargs.pop(key)
+        for key in (*PARAMETERS, "pomdp", "window_observation")
+        if key in kwargs
+    }
     own = gymnasium.registry[name].vector_entry_point
     try:
         if own is not None:
@@ -41,17 +67,66 @@ def make_environment(
             if "autoreset" in inspect.signature(make).parameters:
                 # The caller begins each episode, with a seed of its own.
                 kwargs["autoreset"] = False
-            return gymnasium.make_vec(
+            env = gymnasium.make_vec(
                 name, num_envs, vectorization_mode="vector_entry_point", **kwargs
             )
+            return _seen_by_all(name, env, sight)
         by_hand = {"autoreset_mode": AutoresetMode.DISABLED}
         return gymnasium.make_vec(
-            name, num_envs, vectorization_mode="sync", vector_kwargs=by_hand, **kwargs
+            name,
+            num_envs,
+            vectorization_mode="sync",
+            vector_kwargs=by_hand,
+            wrappers=_wrappers(name, sight),
+            **kwargs,
         )
     except MemrlError:
         raise
     except TypeError as error:
         raise UsageError(f"environment {name!r} cannot be made so: {error}") from error
+
+
+def _wrappers(name: str, sight: Mapping[str, Any]) -> list[Wrapper]:
+    """Return what is put around each environment, the innermost first."""
+    found: list[Wrapper] = [bullet.BulletCover] if bullet.is_bullet(name) else []
+    kind, parameters = _pomdp(sight)
+    if kind is not None:
+        found.append(partial(PomdpWrapper, kind=kind, **parameters))
+    if sight.get("window_observation"):
+        found.append(partial(WindowObservation, length=sight["window_observation"]))
+    return found
+
+
+def _seen_by_all(
+    name: str, env: VectorEnv[Any, Any, Any], sight: Mapping[str, Any]
+) -> VectorEnv[Any, Any, Any]:
+    """Put what is seen around an environment that plays all rows in one call."""
+    try:
+        if sight.get("window_observation"):
+            raise UsageError(
+                f"window_observation cannot be had of {name!r}, whose rows are played together; "
+                "agent.memory=window shows the policy the last steps"
+            )
+        kind, parameters = _pomdp(sight)
+        if kind is None:
+            return env
+        size = env.single_observation_space.shape
+        degradation = Degradation.of(kind, size=size[0] if size else 0, task=name, **parameters)
+        if hasattr(env.unwrapped, "max_step_rad") and len(degradation.kept) != degradation.size:
+            raise UsageError(f"pomdp {kind!r} would leave out entries of {name!r}, a profile")
+        return PomdpVectorWrapper(env, degradation)
+    except MemrlError:
+        env.close()
+        raise
+
+
+def _pomdp(sight: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
+    """Return the kind of partial observability, None for none, and its parameters."""
+    parameters = {key: sight[key] for key in PARAMETERS if key in sight}
+    kind = sight.get("pomdp")
+    if kind is None and parameters:
+        raise UsageError(f"{', '.join(parameters)} given without pomdp: say which kind it is for")
+    return kind, parameters
 
 
 def task_of(name: str, env: VectorEnv[Any, Any, Any]) -> TaskSpec:
@@ -71,7 +146,7 @@ def task_of(name: str, env: VectorEnv[Any, Any, Any]) -> TaskSpec:
             f"environment {name!r} has action space {acts}; "
             "needed is a Box with one dimension and finite limits"
         )
-    max_step_rad = getattr(env, "max_step_rad", None)
+    max_step_rad = getattr(env.unwrapped, "max_step_rad", None)
     if max_step_rad is not None:
         return beam_task(
             n_slices=seen.shape[0] - 1,

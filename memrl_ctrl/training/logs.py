@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from memrl_ctrl.outputs import output_file
+from memrl_ctrl.outputs import output_file, write_output
 
 METRICS = "metrics.jsonl"
 CURVE = "learning_curve.png"
@@ -32,9 +32,18 @@ class Logger(Protocol):
 
 
 class JsonLines:
-    """One JSON object a line, in `metrics.jsonl`."""
+    """One JSON object a line, in `metrics.jsonl`.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: the run folder.
+        after: steps that a run to go on with has done; what it logged behind them is dropped.
+    """
+
+    def __init__(self, folder: Path, *, after: int = 0) -> None:
+        path = folder / METRICS
+        if path.exists():
+            kept = [row for row in read_metrics(folder) if row["steps"] <= after]
+            write_output(path, "".join(json.dumps(row) + "\n" for row in kept))
         self._file = (folder / METRICS).open("a", encoding="utf-8")
 
     def log(self, steps: int, figures: Mapping[str, float]) -> None:
@@ -49,12 +58,19 @@ class JsonLines:
 
 
 class TensorBoard:
-    """Scalars for TensorBoard, in the folder `tensorboard`."""
+    """Scalars for TensorBoard, in the folder `tensorboard`.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: the run folder.
+        after: steps that a run to go on with has done; what it logged behind them is not shown.
+    """
+
+    def __init__(self, folder: Path, *, after: int = 0) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter
 
-        self._writer: Any = SummaryWriter(str(folder / "tensorboard"))
+        self._writer: Any = SummaryWriter(
+            str(folder / "tensorboard"), purge_step=after + 1 if after else None
+        )
 
     def log(self, steps: int, figures: Mapping[str, float]) -> None:
         """See `Logger`."""

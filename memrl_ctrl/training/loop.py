@@ -94,7 +94,8 @@ def train(
 
     Args:
         config: the resolved configuration (`memrl_ctrl.config.resolve`).
-        out: run folder, new or empty; without it `runs/<name>-<time stamp>`.
+        out: run folder, new or empty; without it `runs/<name>-<time stamp>`. The folder of the run to
+            resume goes on with that run in place.
         progress: called about once a `logging.every_s`.
         resume: run folder whose last checkpoint is the start; its agent settings must be the same. Its
             steps and minutes count as part of the configuration's.
@@ -121,10 +122,10 @@ def train(
             run.go_on_from(begun)
             run.check_budget(resume)
         # Nothing is written before all of it fits together.
-        run.folder = make_run_folder(config, out)
-        logger.append(JsonLines(run.folder))
+        run.folder = make_run_folder(config, out, resume=resume)
+        logger.append(JsonLines(run.folder, after=run.steps))
         if config.logging.tensorboard:
-            logger.append(TensorBoard(run.folder))
+            logger.append(TensorBoard(run.folder, after=run.steps))
         with torch_threads(config.torch_threads), interruptible() as interrupt:
             try:
                 run.go(interrupt)

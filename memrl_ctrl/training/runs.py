@@ -20,7 +20,7 @@ from typing import Any
 from memrl_ctrl.agents.exportable import ExportablePolicy, exportable
 from memrl_ctrl.agents.lstm_td3 import LstmTd3
 from memrl_ctrl.agents.task import TaskSpec
-from memrl_ctrl.config import TrainingConfig, dump, from_dict, to_dict
+from memrl_ctrl.config import TrainingConfig, dump, from_dict, resolve, to_dict
 from memrl_ctrl.errors import FileError, UsageError
 from memrl_ctrl.policy.manifest import Training
 from memrl_ctrl.training import checkpoint as checkpoints
@@ -29,19 +29,29 @@ RUNS = Path("runs")
 CONFIG = "config.yaml"
 
 
-def make_run_folder(config: TrainingConfig, out: str | Path | None) -> Path:
+BUDGET = ("steps", "minutes", "device", "torch_threads", "evaluation", "logging")
+"""What may change when a run goes on in its own folder."""
+
+
+def make_run_folder(
+    config: TrainingConfig, out: str | Path | None, *, resume: str | Path | None = None
+) -> Path:
     """Make the folder of a run and write its configuration.
 
     Args:
         config: the resolved configuration.
         out: the folder; without it `runs/<name>-<time stamp>`.
+        resume: the folder of a run that this one goes on with; the same one as `out` is used again.
 
     Raises:
         UsageError: it exists and is not empty; nothing is overwritten.
         FileError: it cannot be made.
     """
     folder = RUNS / f"{config.name}-{time.strftime('%Y%m%dT%H%M%S')}" if out is None else Path(out)
-    if out is None:
+    in_place = out is not None and resume is not None and folder.resolve() == Path(resume).resolve()
+    if in_place:
+        _check_same(folder, config)
+    elif out is None:
         stem, number = folder.name, 2
         while folder.exists():
             folder, number = folder.with_name(f"{stem}-{number}"), number + 1
@@ -53,6 +63,21 @@ def make_run_folder(config: TrainingConfig, out: str | Path | None) -> Path:
     except OSError as error:
         raise FileError(folder, f"cannot be written: {error.strerror}") from error
     return folder
+
+
+def _check_same(folder: Path, config: TrainingConfig) -> None:
+    """Refuse to go on in a folder with another configuration than that of its run.
+
+    Raises:
+        UsageError: names what differs.
+    """
+    old, new = to_dict(resolve(folder / CONFIG)), to_dict(config)
+    changed = [name for name in new if name not in BUDGET and old.get(name) != new[name]]
+    if changed:
+        raise UsageError(
+            f"{folder} was trained with another {', '.join(changed)}; to go on with a changed "
+            "configuration choose a new folder with --out"
+        )
 
 
 def save_run(

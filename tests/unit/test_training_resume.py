@@ -11,6 +11,7 @@ import pytest
 from memrl_ctrl.config import TrainingConfig, resolve
 from memrl_ctrl.errors import UsageError
 from memrl_ctrl.training import loop, train
+from memrl_ctrl.training.logs import read_metrics
 from memrl_ctrl.training.stepper import Start, Stepper
 
 QUICK = [
@@ -101,3 +102,26 @@ def test_a_buffer_of_another_size_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"does not fit this configuration.*keep its replay"):
         train(quick(500, "replay.capacity=5000"), out=tmp_path / "b", resume=first.folder)
     assert not (tmp_path / "b").exists()
+
+
+def test_a_run_goes_on_in_its_own_folder(tmp_path: Path) -> None:
+    """Given its own folder, a run goes on there: figures behind its checkpoint are dropped, the rest
+    stays, and another configuration is refused with what differs."""
+    often = ("logging.every_s=0", "logging.checkpoint_replay=always")
+    first = train(quick(400, *often), out=tmp_path / "a")
+    before = read_metrics(first.folder)
+    with (first.folder / "metrics.jsonl").open("a") as file:
+        file.write('{"steps": 4000, "return": 1.0}\n')
+    second = train(quick(600, *often), out=first.folder, resume=first.folder)
+    after = read_metrics(second.folder)
+    assert second.folder == first.folder
+    assert after[: len(before)] == before
+    assert [row["steps"] for row in after] == sorted(row["steps"] for row in after)
+    assert after[-1]["steps"] == second.steps < 4000
+    assert "steps: 600" in (second.folder / "config.yaml").read_text()
+    with pytest.raises(UsageError, match="another environment; to go on with a changed"):
+        train(
+            quick(800, *often, "environment.options={length: 9}"),
+            out=first.folder,
+            resume=first.folder,
+        )
