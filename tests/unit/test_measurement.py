@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from memrl_backends.zmq.cli import machine
 from memrl_ctrl.backend import Quality
 from memrl_ctrl.beam.measurement import FOOT, IDEAL, PRESETS, WCM, Monitor, monitor_from
 from memrl_ctrl.errors import UnknownNameError, UsageError
@@ -317,6 +318,25 @@ def test_the_range_stays_as_it_was_set_at_the_start():
     assert saturated.any()
     assert np.array_equal(reading.usable, ~saturated)
     assert reading.profile[saturated].max() == pytest.approx(top, rel=1e-5)
+
+
+def test_along_the_cycle_the_range_is_set_point_by_point():
+    """The bunch gets shorter along the ramp; a good instrument's range follows it, a poor one's not."""
+    options = {"program": "psb-2gev", "along_cycle": True, "rows": 8, "n_slices": 64, "seed": 1}
+    good = open_backend("blond", **options)
+    flags = [good.start().quality] + [good.observe().quality for _ in range(29)]
+    assert not (np.array(flags) & Quality.SATURATED).any()
+    poor = open_backend("blond", monitor={"full_scale": 0.8}, **options)
+    flags = [poor.start().quality] + [poor.observe().quality for _ in range(5)]
+    assert (np.array(flags) & Quality.SATURATED).all()
+
+
+def test_the_command_refuses_a_monitor_that_there_is_not():
+    """`memrl-ctrl machine --monitor` names what is wrong before anything is opened."""
+    with pytest.raises(UnknownNameError, match=r"'bit'.*did you mean 'bits'"):
+        machine(monitor=["wcm", "bit=8"], quiet=True)
+    with pytest.raises(UsageError, match="is not of the form"):
+        machine(monitor=["bits="], quiet=True)
 
 
 def test_saturated_rows_are_still_flagged_after_others_begin_anew():

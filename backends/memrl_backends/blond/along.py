@@ -231,6 +231,10 @@ class AlongCycleBackend(SimulationBackend):
             conditions, self._table.ctime_ms[chosen], threads=self._threads
         )
 
+    def _range_set_for(self, peak: NDArray[np.float32], rows: IntArray) -> FloatArray:
+        """Return the peak that the digitiser's range is set for: at each control point its own."""
+        return peak.astype(np.float64)
+
     def _offset_now(self, rows: IntArray) -> FloatArray:
         """Return the offset of `rows`: one a cycle."""
         return self._offset[rows] + self._jitter[rows]

@@ -333,25 +333,28 @@ class SimulationBackend:
         conditions: Conditions,
         rows: NDArray[np.int64],
     ) -> tuple[ProfileArray, NDArray[np.uint16]]:
-        """Return what the monitor shows of line densities and their flags, for `rows`.
-
-        The digitiser's range is set at the start of an episode, for a cycle's highest profile.
-        """
+        """Return what the monitor shows of line densities and their flags, for `rows`."""
         if self._monitor is None:
             self._monitor = self._draw_monitor(np.arange(self.description.points))
-        peak = density.max(axis=1)
-        if self.description.ctime_ms is not None and np.isfinite(peak).any():
-            peak = np.full(rows.size, np.nanmax(peak))
-        known = self._reference_peak[rows]
-        self._reference_peak[rows] = np.where(np.isfinite(known), known, peak)
         profile, flags = self._draw.scenario.monitor.measure(
             density,
             conditions.rf_frequency_hz,
             self._rng,
             state=self._monitor if rows.size == len(self._monitor) else self._monitor.take(rows),
-            reference_peak=self._reference_peak[rows],
+            reference_peak=self._range_set_for(density.max(axis=1), rows),
         )
         return profile, quality | flags
+
+    def _range_set_for(self, peak: ProfileArray, rows: NDArray[np.int64]) -> FloatArray:
+        """Return the peak that the digitiser's range of `rows` is set for; theirs is now `peak`.
+
+        It is set at the start of an episode, for a cycle's highest profile.
+        """
+        if self.description.ctime_ms is not None and np.isfinite(peak).any():
+            peak = np.full(rows.size, np.nanmax(peak))
+        known = self._reference_peak[rows]
+        self._reference_peak[rows] = np.where(np.isfinite(known), known, peak)
+        return self._reference_peak[rows]
 
     def play(self, phi_hw_rad: FloatArray) -> Reading:
         """Submit for the next cycle, then observe that cycle."""
