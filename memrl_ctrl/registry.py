@@ -27,6 +27,7 @@ EXTRA_OF_LIBRARY = {
     "matplotlib": ("matplotlib", "plot"),
     "imageio": ("imageio", "plot"),
     "pybullet": ("PyBullet", "bench"),
+    "pybullet_envs_gymnasium": ("pybullet-envs-gymnasium", "bench"),
     "minigrid": ("MiniGrid", "bench"),
 }
 """Import name of an optional library: its name in words and the extra that brings it."""

@@ -124,7 +124,7 @@ def _pomdp(sight: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
     """Return the kind of partial observability, None for none, and its parameters."""
     parameters = {key: sight[key] for key in PARAMETERS if key in sight}
     kind = sight.get("pomdp")
-    if kind is None and parameters:
+    if "pomdp" not in sight and parameters:
         raise UsageError(f"{', '.join(parameters)} given without pomdp: say which kind it is for")
     return kind, parameters
 
