@@ -272,10 +272,24 @@ def _measure_one(
     result[_PEAK] = peak
     result[_LEFT] = left / slices
     result[_RIGHT] = (right + 1) / slices
+    middle = 0.5 * (left + right) - mean
+    _uncertainties(result, right - left + 1, middle, rms, area, of_level, of_baseline)
+
+
+@compiled
+def _uncertainties(
+    result: Any, count: Any, middle: Any, rms: Any, area: Any, of_level: Any, of_baseline: Any
+) -> None:
+    """Put in the standard deviations of what is in `result`.
+
+    count: slices of the bunch, whose middle lies `middle` slices behind its mean. of_level: variance
+    of the top in units of a slice's. of_baseline: standard deviation of the baseline.
+    """
+    noise, peak, skewness = result[_NOISE], result[_PEAK], result[_SKEWNESS]
+    n = float(count)
+    off = middle / rms
+    q = 1.0 / (rms * rms)
     # Sums of powers of d over the ends, from those about the middle: no further pass.
-    n = float(right - left + 1)
-    off = (0.5 * (left + right) - mean) / rms
-    q = 1.0 / second
     p2 = n * (n * n - 1.0) / 12.0 * q
     p4 = p2 * (3.0 * n * n - 7.0) / 20.0 * q
     p6 = p2 * (3.0 * n**4 - 18.0 * n * n + 31.0) / 112.0 * q * q
@@ -286,9 +300,9 @@ def _measure_one(
     d5 = n * off**5 + 10.0 * off**3 * p2 + 5.0 * off * p4
     d6 = n * off**6 + 15.0 * off**4 * p2 + 15.0 * off**2 * p4 + p6
     slice2, base2 = (noise / area) ** 2, (of_baseline / area) ** 2
-    result[_OF_MEAN] = rms / slices * math.sqrt(slice2 * d2 + base2 * d1**2)
+    result[_OF_MEAN] = result[_SIGMA] * math.sqrt(slice2 * d2 + base2 * d1**2)
     spread = slice2 * (d4 - 2.0 * d2 + n) + base2 * (d2 - n) ** 2
-    result[_OF_SIGMA] = 0.5 * rms / slices * math.sqrt(spread)
+    result[_OF_SIGMA] = 0.5 * result[_SIGMA] * math.sqrt(spread)
     a, c = -1.5 * skewness, 0.5 * skewness
     # g = d^3 + a d^2 - 3 d + c
     total = d3 + a * d2 - 3.0 * d1 + c * n
@@ -305,7 +319,7 @@ def _measure_one(
     # Area and top share slices; the top's weights have the sum 1.
     own2 = (n / area**2 - 2.0 / (area * peak) + of_level / peak**2) * noise**2
     both = (1.0 / peak - n / area) * of_baseline
-    result[_OF_BUNCHING] = area / slices / peak * math.sqrt(max(own2, 0.0) + both**2)
+    result[_OF_BUNCHING] = result[_BUNCHING] * math.sqrt(max(own2, 0.0) + both**2)
 
 
 @compiled
