@@ -15,6 +15,7 @@ from rich.table import Table
 
 from memrl_ctrl import registry
 from memrl_ctrl.cli.bars import work_bar
+from memrl_ctrl.cli.several import INTERRUPTED, train_several
 from memrl_ctrl.cli.values import Count, ExistingPath, JsonFile, OutputFolder, Seed, Steps, real
 from memrl_ctrl.config import TrainingConfig, resolve
 from memrl_ctrl.errors import MemrlError, UsageError
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
     from memrl_ctrl.training import Evaluation, RunResult, Snapshot
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C or SIGTERM, by the shell's convention (128 + SIGINT)."""
 WITHOUT_END = 10**12
 """Steps of a run that only its time limits."""
 MOST_MINUTES = 60.0 * 24.0 * 365.0
@@ -40,11 +39,12 @@ Overrides = Annotated[
 
 
 def train(
-    config: str = "psb",
-    *,
+    *configs: str,
     steps: Count | None = None,
     minutes: Annotated[float, real(0.0, MOST_MINUTES, above=True, unit="minutes")] | None = None,
     seed: Seed | None = None,
+    seeds: str | None = None,
+    jobs: Count = 1,
     out: OutputFolder | None = None,
     set_: Overrides = None,
     program: str | None = None,
@@ -57,8 +57,9 @@ def train(
 
     Parameters
     ----------
-    config
-        Name of a shipped configuration, or a YAML file.
+    configs
+        Name of a shipped configuration, or a YAML file; `psb` without one. Of several, each is
+        trained in a process of its own.
     steps
         Environment steps to train for, those of a run to resume included; without `--minutes` this
         alone decides.
@@ -66,8 +67,13 @@ def train(
         Wall time to train for, that of a run to resume included.
     seed
         Of everything that is drawn.
+    seeds
+        Several runs that differ in their seed: `0:5` for 0 to 4, or `1,4,7`.
+    jobs
+        Of several runs, how many at a time.
     out
-        Run folder, new or empty; default `runs/<name>-<time>`.
+        Run folder, new or empty; default `runs/<name>-<time>`. Of several runs the folder that holds
+        theirs: given again, what is done is left alone and what was interrupted goes on.
     program
         Beam: draw conditions from this cycle program instead of the configuration's.
     fidelity
@@ -80,14 +86,24 @@ def train(
     json_
         File for the result; `-` is standard output.
     """
-    resolved = resolve(config, set_ or ())
-    resolved = _with_budget(resolved, steps, minutes)
     changes: dict[str, Any] = {"seed": seed, "device": device}
-    resolved = dataclasses.replace(
-        resolved, **{name: value for name, value in changes.items() if value is not None}
-    )
-    resolved = _with_beam_options(resolved, program=program, fidelity=fidelity)
+    changes = {name: value for name, value in changes.items() if value is not None}
+    wanted = []
+    for config in configs or ("psb",):
+        resolved = _with_budget(resolve(config, set_ or ()), steps, minutes)
+        resolved = dataclasses.replace(resolved, **changes)
+        wanted.append(_with_beam_options(resolved, program=program, fidelity=fidelity))
     console = Terminal(stderr=True, highlight=False)
+    if seeds is not None or len(wanted) > 1:
+        if resume is not None or (seeds is not None and seed is not None):
+            raise UsageError(
+                "of several runs give --seeds instead of --seed, and their --out again instead of "
+                "--resume"
+            )
+        with _torch("training"):
+            import torch  # noqa: F401 - what is missing is said here, instead of in each run's log
+        return train_several(console, wanted, seeds, jobs=jobs, out=out, json_path=json_)
+    resolved = wanted[0]
     with _torch("training"):
         from memrl_ctrl.training import train as run
 
