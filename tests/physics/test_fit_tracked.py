@@ -78,10 +78,11 @@ class QuietStart:
         return self.columns.pop(0)
 
 
-def tracked_profile(point, rng):
+def tracked_profiles(point, rng, shots=1):
     """What a monitor shows of a bunch of the kernel's distribution after BLonD tracked it.
 
-    [SLICES], the mean of some turns, plus 2 % noise, in arbitrary units with a baseline.
+    [shots, SLICES], the mean of some turns, each shot with noise of its own of 2 % of the peak, in
+    arbitrary units with a baseline.
     """
     library = blond_import.blond()
     machine = blond_import.BlondMachine(point, PARTICLES)
@@ -106,13 +107,13 @@ def tracked_profile(point, rng):
             total.induced_voltage_sum()
             tracker.track()
     shown = counts / counts.max()
-    return 40.0 * (shown + NOISE * rng.standard_normal(SLICES)) - 7.0
+    return 40.0 * (shown + NOISE * rng.standard_normal((shots, SLICES))) - 7.0
 
 
 def error_deg(fit, point):
-    """Error of the fitted offset, degrees; the knob stood at 30 degrees."""
-    true = np.radians(30.0) - point.phi2_rad
-    return float(np.degrees(circular_difference(fit.offset_rad, true))[0])
+    """Errors of the fitted offsets, degrees; the knob stood at 30 degrees."""
+    true = np.radians(30.0) - point.phi2_rad[0]
+    return np.degrees(circular_difference(fit.offset_rad, true))
 
 
 TYPICAL = (
@@ -126,24 +127,29 @@ TYPICAL = (
 @pytest.mark.parametrize("case", TYPICAL, ids=lambda case: f"{case['field']}T")
 @pytest.mark.parametrize("away_rad", [0.0, 0.5])
 def test_offset_of_a_tracked_bunch_within_half_a_degree(case, away_rad):
-    """At 2 % noise a slice the offset of bunches that BLonD tracked comes back within 0.5 degree."""
+    """At 2 % noise a slice the offset of bunches that BLonD tracked comes back within 0.5 degree.
+
+    That is for the mean of three shots, and no shot is further off than its uncertainty allows.
+    """
     seed = round(1000 * case["field"] + 10 * away_rad)
     point = condition(**case, away_rad=away_rad)
-    profile = tracked_profile(point, np.random.default_rng(seed))
-    fit = fit_profile(profile, MACHINE, point, phi_hw_rad=np.radians(30.0))
-    assert fit.verdict[0] == "good"
-    assert fit.trigger_known[0]
-    assert abs(error_deg(fit, point)) < 0.5
-    assert fit.emittance_evs[0] == pytest.approx(point.emittance_evs[0], rel=0.02)
-    assert abs(fit.intensity[0] - point.intensity[0]) < 4.0 * fit.intensity_sigma[0] + 1e11
+    profiles = tracked_profiles(point, np.random.default_rng(seed), shots=3)
+    fit = fit_profile(profiles, MACHINE, point, phi_hw_rad=np.radians(30.0))
+    assert set(fit.verdict) == {"good"}
+    assert fit.trigger_known.all()
+    error, sigma = error_deg(fit, point), np.degrees(fit.phi2_sigma_rad)
+    assert abs(np.mean(error)) < 0.5
+    assert np.abs(error / sigma).max() < 3.5
+    assert np.allclose(fit.emittance_evs, point.emittance_evs[0], rtol=0.02)
+    assert np.all(np.abs(fit.intensity - point.intensity[0]) < 4.0 * fit.intensity_sigma + 1e11)
 
 
 def test_a_kernel_that_forgets_the_wake_finds_another_offset():
     """The comparison would notice a model without intensity effects: it is many degrees off."""
     point = condition(**TYPICAL[1], away_rad=0.0)
-    profile = tracked_profile(point, np.random.default_rng(9))
+    profile = tracked_profiles(point, np.random.default_rng(9))
     bare = fit_profile(profile, Machine(), point, phi_hw_rad=np.radians(30.0))
-    assert bare.verdict[0] == "poor" or abs(error_deg(bare, point)) > 5.0
+    assert bare.verdict[0] == "poor" or abs(error_deg(bare, point)[0]) > 5.0
 
 
 @pytest.mark.slow
@@ -161,8 +167,9 @@ def test_uncertainties_of_tracked_bunches_are_honest():
             away_rad=rng.uniform(-0.5, 0.5),
             intensity=rng.uniform(5e11, 9e12),
         )
-        fit = fit_profile(tracked_profile(point, rng), MACHINE, point, phi_hw_rad=np.radians(30.0))
-        errors.append(error_deg(fit, point))
+        profile = tracked_profiles(point, rng)
+        fit = fit_profile(profile, MACHINE, point, phi_hw_rad=np.radians(30.0))
+        errors.append(error_deg(fit, point)[0])
         sigmas.append(float(np.degrees(fit.phi2_sigma_rad[0])))
     error, sigma = np.array(errors), np.array(sigmas)
     assert np.median(np.abs(error)) < 0.5
