@@ -56,8 +56,7 @@ def register(name: str) -> None:
         return
     try:
         with silence():
-            import pybullet  # noqa: F401 - prints when it is imported
-            import pybullet_envs_gymnasium  # noqa: F401 - registers
+            import pybullet_envs_gymnasium  # noqa: F401 - registers the tasks, imports PyBullet
     except ModuleNotFoundError as error:
         raise missing_extra(f"environment {name!r}", error) from error
 

@@ -51,9 +51,12 @@ class PomdpWrapper(
         velocity_indices: Sequence[int] | None = None,
         **parameters: float,
     ) -> None:
-        RecordConstructorArgs.__init__(
-            self, kind=kind, velocity_indices=velocity_indices, **parameters
-        )
+        recorded: dict[str, Any] = {
+            "kind": kind,
+            "velocity_indices": velocity_indices,
+            **parameters,
+        }
+        RecordConstructorArgs.__init__(self, **recorded)
         gymnasium.ObservationWrapper.__init__(self, env)
         seen = _box(env.observation_space, kind)
         self.degradation = Degradation.of(

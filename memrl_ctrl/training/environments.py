@@ -28,7 +28,7 @@ from memrl_ctrl.tasks import bullet, recall
 from memrl_ctrl.tasks.pomdp import Degradation
 from memrl_ctrl.tasks.wrappers import PomdpVectorWrapper, PomdpWrapper, WindowObservation
 
-Wrapper = Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any, Any]]
+Wrapper = Callable[[gymnasium.Env[Any, Any]], gymnasium.Wrapper[Any, Any, Any, Any]]
 
 PARAMETERS = ("flicker_probability", "noise_sigma", "missing_probability", "velocity_indices")
 """Options that belong to `pomdp`."""
