@@ -41,10 +41,14 @@ class Row:
 
     best: Solution
     second: Solution | None
+    """Of another phi2, where it is not excluded."""
     moments: Posterior
     known: bool
+    """Whether the trigger was taken for the RF phase."""
     reduced: float
+    """Chi2 per degree of freedom."""
     p_value: float
+    """Probability of a larger chi2."""
 
 
 def fit_row(model: FitModel, k: int, given: FitInput, row: int, priors: Priors) -> Row | None:

@@ -43,7 +43,7 @@ def draw(
     lines = -(-shown.size // columns)
     with_offset = rows.size > 1
     figure = Figure(
-        figsize=(3.6 * columns + 0.6, 2.9 * lines + (3.2 if with_offset else 0.4)),
+        figsize=(max(3.6 * columns + 0.6, 6.4), 2.9 * lines + (3.2 if with_offset else 0.4)),
         layout="constrained",
     )
     heights = [2.9 * lines, 3.2] if with_offset else [1.0]
