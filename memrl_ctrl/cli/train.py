@@ -101,7 +101,8 @@ def train(
                 "--resume"
             )
         with _torch("training"):
-            import torch  # noqa: F401 - what is missing is said here, instead of in each run's log
+            # What is missing is said here, instead of in each run's log.
+            from memrl_ctrl.training import process  # noqa: F401
         return train_several(console, wanted, seeds, jobs=jobs, out=out, json_path=json_)
     resolved = wanted[0]
     with _torch("training"):

@@ -5,26 +5,30 @@ that cannot work are refused at construction. The whole resolved configuration i
 run folder and the policy file. This package needs no torch.
 """
 
-from memrl_ctrl.config.reading import AGENT_CONFIGS, dump, from_dict, resolve, shipped, to_dict
+from memrl_ctrl.config.checks import ConfigError
+from memrl_ctrl.config.lstm_td3 import LayersConfig, LstmTd3Config
+from memrl_ctrl.config.ppo_lstm import PpoLstmConfig
+from memrl_ctrl.config.reading import dump, from_dict, resolve, shipped, to_dict
 from memrl_ctrl.config.schema import (
-    ConfigError,
+    AGENT_CONFIGS,
+    AgentConfig,
     EnvironmentConfig,
     EvaluationConfig,
-    LayersConfig,
     LoggingConfig,
-    LstmTd3Config,
     ReplayConfig,
     TrainingConfig,
 )
 
 __all__ = [
     "AGENT_CONFIGS",
+    "AgentConfig",
     "ConfigError",
     "EnvironmentConfig",
     "EvaluationConfig",
     "LayersConfig",
     "LoggingConfig",
     "LstmTd3Config",
+    "PpoLstmConfig",
     "ReplayConfig",
     "TrainingConfig",
     "dump",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
+import typing
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -13,11 +14,9 @@ from typing import Any
 import msgspec
 import yaml
 
-from memrl_ctrl.config.schema import ConfigError, LstmTd3Config, TrainingConfig
+from memrl_ctrl.config.checks import ConfigError
+from memrl_ctrl.config.schema import AGENT_CONFIGS, TrainingConfig
 from memrl_ctrl.errors import FileError, UnknownNameError
-
-AGENT_CONFIGS: dict[str, type] = {"lstm-td3": LstmTd3Config}
-"""Settings of each algorithm; `agent` is read as the one that `algorithm` names."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -76,8 +75,10 @@ def from_dict(values: Mapping[str, Any]) -> TrainingConfig:
     algorithm = values.get("algorithm", "lstm-td3")
     if not isinstance(algorithm, str) or algorithm not in AGENT_CONFIGS:
         raise UnknownNameError("algorithm", str(algorithm), AGENT_CONFIGS)
-    _check_keys(values, TrainingConfig, ())
-    return _convert(values, TrainingConfig)
+    kinds: Kinds = {TrainingConfig: {"agent": AGENT_CONFIGS[algorithm]}}
+    _check_keys(values, TrainingConfig, (), kinds)
+    made: TrainingConfig = _make(values, TrainingConfig, (), kinds)
+    return made
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -137,9 +138,20 @@ def _override(values: dict[str, Any], text: str) -> None:
         raise ConfigError(f"--set {text!r}: the value is no YAML") from error
 
 
-def _check_keys(values: Mapping[str, Any], kind: type, path: tuple[str, ...]) -> None:
+Kinds = Mapping[type, Mapping[str, type]]
+"""For a dataclass the fields whose own dataclass depends on other values."""
+
+
+def _types(kind: type, kinds: Kinds) -> dict[str, Any]:
+    """Return the types of a dataclass' fields by name."""
+    hints = typing.get_type_hints(kind)
+    known = {item.name: hints[item.name] for item in dataclasses.fields(kind)}
+    return known | dict(kinds.get(kind, {}))
+
+
+def _check_keys(values: Mapping[str, Any], kind: type, path: tuple[str, ...], kinds: Kinds) -> None:
     """Refuse keys and choices that the dataclass does not have, at every depth."""
-    known = {item.name: item.type for item in _fields(kind)}
+    known = _types(kind, kinds)
     for key, value in values.items():
         here = ".".join((*path, str(key)))
         if key not in known:
@@ -148,30 +160,44 @@ def _check_keys(values: Mapping[str, Any], kind: type, path: tuple[str, ...]) ->
             where = ".".join(path) or "a configuration"
             raise ConfigError(f"no key {here!r}{hint} {where} has: {', '.join(known)}")
         expected = known[key]
-        if isinstance(expected, msgspec.inspect.LiteralType) and value not in expected.values:
-            choices = ", ".join(str(choice) for choice in expected.values)
-            raise ConfigError(f"{here} cannot be {value!r}; it is one of: {choices}")
-        if isinstance(expected, msgspec.inspect.DataclassType):
+        if typing.get_origin(expected) is typing.Literal:
+            allowed = typing.get_args(expected)
+            if value not in allowed:
+                choices = ", ".join(sorted(str(choice) for choice in allowed))
+                raise ConfigError(f"{here} cannot be {value!r}; it is one of: {choices}")
+        if dataclasses.is_dataclass(expected):
             if not isinstance(value, Mapping):
                 raise ConfigError(f"{here} is {_words(value)}; expected a group of keys")
-            _check_keys(value, expected.cls, (*path, str(key)))
+            _check_keys(value, typing.cast("type", expected), (*path, str(key)), kinds)
 
 
-def _fields(kind: type) -> tuple[msgspec.inspect.Field, ...]:
-    info = msgspec.inspect.type_info(kind)
-    return info.fields if isinstance(info, msgspec.inspect.DataclassType) else ()
-
-
-def _convert(values: Mapping[str, Any], kind: type[TrainingConfig]) -> TrainingConfig:
-    """Make the dataclass; what is wrong is named with its path."""
+def _make(values: Mapping[str, Any], kind: type, path: tuple[str, ...], kinds: Kinds) -> Any:
+    """Make a dataclass; what is wrong is named with its path."""
+    known = _types(kind, kinds)
+    fields = {}
+    for key, expected in known.items():
+        if dataclasses.is_dataclass(expected):
+            if key in values or key in kinds.get(kind, {}):
+                part = typing.cast("type", expected)
+                fields[key] = _make(values.get(key, {}), part, (*path, key), kinds)
+        elif key in values:
+            fields[key] = _convert(values[key], expected, ".".join((*path, key)))
     try:
-        return msgspec.convert(values, kind)
+        return kind(**fields)
+    except ConfigError as error:
+        raise ConfigError(f"{'.'.join(path)}: {error}" if path else str(error)) from error
+
+
+def _convert(value: Any, kind: Any, path: str) -> Any:
+    """Convert a plain value; what is wrong is named with its path."""
+    try:
+        return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         found = re.fullmatch(r"(.*?)(?: - at `\$\.?([^`]*)`)?", str(error), re.DOTALL)
-        sentence, path = (found.group(1), found.group(2)) if found else (str(error), None)
+        sentence, inside = (found.group(1), found.group(2) or "") if found else (str(error), "")
         if sentence.startswith("Expected"):
             sentence = sentence.replace("`", "").replace("Expected", "expected")
-        raise ConfigError(f"{path}: {sentence}" if path else sentence) from error
+        raise ConfigError(f"{path}{inside}: {sentence}") from error
 
 
 def _words(value: Any) -> str:

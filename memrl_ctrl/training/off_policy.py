@@ -29,33 +29,33 @@ class OffPolicy:
         self, config: TrainingConfig, task: TaskSpec, agent: LstmTd3 | None, device: str
     ) -> None:
         self.config = config
-        self.agent = agent or LstmTd3(task, config.agent, seed=config.seed, device=device)
+        self.agent = agent or LstmTd3(task, config.lstm_td3, seed=config.seed, device=device)
         self.replay = Replay(
             capacity=config.replay.capacity,
             columns=config.environment.num_envs,
             n_observation=task.n_observation,
             n_action=task.n_action,
-            n_truth=task.n_truth if config.agent.critic_sees_truth else 0,
+            n_truth=task.n_truth if config.lstm_td3.critic_sees_truth else 0,
             n_state=self.agent.n_state,
             priorities=priorities_of(config),
             device=device,
         )
-        self.calls = max(1, config.agent.update_every // config.environment.num_envs)
+        self.calls = max(1, config.lstm_td3.update_every // config.environment.num_envs)
         """Steps of all environments in a round."""
         self.learnt_to = 0
         """Environment steps that updates were made for."""
-        self.learn_from = config.agent.update_after
+        self.learn_from = config.lstm_td3.update_after
         """Environment steps before the first update."""
 
     def is_random(self, steps: int) -> bool:
         """Whether acting is still random after `steps` environment steps."""
-        return steps < self.config.agent.start_steps
+        return steps < self.config.lstm_td3.start_steps
 
     def take(self, collected: list[Collected]) -> None:
         """Store what was collected."""
         for one in collected:
             self.agent.observe(one.observation[one.step.valid])
-            one.store(self.replay, truth=self.config.agent.critic_sees_truth)
+            one.store(self.replay, truth=self.config.lstm_td3.critic_sees_truth)
 
     def learn(self, steps: int, fraction: Callable[[], float]) -> dict[str, Tensor]:
         """Do the updates that are due.
@@ -67,7 +67,7 @@ class OffPolicy:
         Returns:
             What is worth logging.
         """
-        agent, seen = self.config.agent, dict[str, Tensor]()
+        agent, seen = self.config.lstm_td3, dict[str, Tensor]()
         if self.config.learns_whole_episodes:
             ready = self.replay.episodes > 0
         else:
@@ -105,7 +105,7 @@ class OffPolicy:
         self.learnt_to = steps
         if state is None:
             # The buffer fills first, as at the start of a run.
-            self.learn_from = steps + self.config.agent.update_after
+            self.learn_from = steps + self.config.lstm_td3.update_after
             return
         try:
             self.replay.restore(state)
@@ -123,7 +123,7 @@ class OffPolicy:
 
 def priorities_of(config: TrainingConfig) -> PrioritySettings | None:
     """Return how the replay draws by priority; None where it draws uniformly."""
-    replay, agent = config.replay, config.agent
+    replay, agent = config.replay, config.lstm_td3
     if not replay.prioritised:
         return None
     return PrioritySettings(

@@ -225,7 +225,7 @@ def cells_of(
 
 def config_of(base: TrainingConfig, task: str, version: str, algorithm: str) -> TrainingConfig:
     """Return the configuration of a cell."""
-    agent = base.agent
+    agent = base.lstm_td3
     steps = agent.history_length or 5
     sight: dict[str, Any] = {} if version == FULL else {"pomdp": version}
     if algorithm == "lstm-td3":
