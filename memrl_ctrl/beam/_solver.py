@@ -23,13 +23,13 @@ from typing import Any
 
 import numpy as np
 
+from memrl_ctrl.beam._anderson import HISTORY, mix
 from memrl_ctrl.beam._fourier import analyse, synthesise
 from memrl_ctrl.beam._jit import compiled
 
 GRID = 256
 QUARTER = GRID // 4
 STEP = 2.0 * math.pi / GRID
-HISTORY = 8
 DAMPING = 0.9
 PATIENCE = 16
 MAX_ITERATIONS = 80
@@ -129,12 +129,13 @@ def find_bucket(u):
 
 @compiled
 def _edge_terms(inside, outside):
-    """What the grid sums of sqrt(y) and 1/sqrt(y) lack at a crossing of zero between two points.
+    """What the grid sums of sqrt(y), 1/sqrt(y) and y lack at a crossing of zero between two points.
 
     y falls from `inside` > 0 to `outside` <= 0. Near it y is linear, the sums are those of
     sqrt(k + theta), and the generalised Euler-Maclaurin formula gives the difference from the
     integral as Hurwitz zeta functions of 1 + theta (here polynomials, error 2e-5); the point next
-    to the crossing is taken out of the sum.
+    to the crossing is taken out of the sum. For y itself, -zeta(-1, theta) is Bernoulli's polynomial
+    B2(theta) / 2.
     """
     slope = inside - outside
     theta = inside / slope
@@ -144,7 +145,8 @@ def _edge_terms(inside, outside):
     )
     own = math.sqrt(inside)
     derivative = (1.4605 + theta * (1.3011 - theta * (0.4627 - 0.1613 * theta))) / root
-    return -zeta * root - own, derivative - 1.0 / own
+    bernoulli = 0.5 * (theta * (theta - 1.0) + 1.0 / 6.0)
+    return -zeta * root - own, derivative - 1.0 / own, bernoulli * slope
 
 
 @compiled
@@ -172,24 +174,28 @@ def area_inside(u, left, right, level):
     while level - u[last] <= 0.0:
         last -= 1
     if first > left + 1 or level < u[left]:
-        a, b = _edge_terms(level - u[first], level - u[first - 1])
+        a, b, c = _edge_terms(level - u[first], level - u[first - 1])
         roots += a
         inverse += b
+        total += c
     if last < right or level < u[right + 1]:
-        a, b = _edge_terms(level - u[last], level - u[last + 1])
+        a, b, c = _edge_terms(level - u[last], level - u[last + 1])
         roots += a
         inverse += b
+        total += c
     if width < last - first + 1:  # an inner barrier stands above the level
         for i in range(first, last):
             here, there = level - u[i], level - u[i + 1]
             if here > 0.0 and there <= 0.0:
-                a, b = _edge_terms(here, there)
+                a, b, c = _edge_terms(here, there)
                 roots += a
                 inverse += b
+                total += c
             elif here <= 0.0 and there > 0.0:
-                a, b = _edge_terms(there, here)
+                a, b, c = _edge_terms(there, here)
                 roots += a
                 inverse += b
+                total += c
     return roots, total, width, inverse
 
 
@@ -249,7 +255,7 @@ def fill(u, left, right, edge, kappa, target, guess):
             low = level
         step = value / slope if slope > 0.0 else 0.0
         following = level - step
-        if following >= high and not known:
+        if (step == 0.0 or following >= high) and not known:
             share = _edge_fill(u, left, right, edge, kappa, target)
             if share < 1.0:
                 return edge, share, bottom
@@ -263,94 +269,98 @@ def fill(u, left, right, edge, kappa, target, guess):
 
 
 @compiled
-def _mix(x, residual, scratch, count, size, damping):
-    """One step of Anderson acceleration, in place on `x`; returns the number of steps made.
+def _end_terms(here, there, i, shift):
+    """What grid sums of y and its moments lack where y crosses zero between the points i and i + 1.
 
-    Rows of `scratch`: the last x and residual, then HISTORY differences of each.
+    y is `here` and `there`. Returns the terms for y, y d, y d^2 and y d^3, d the index less `shift`.
+    Near the crossing y = slope t, t the distance from it; the integral of y t^j exceeds its sum by
+    slope B_(j+2)(theta) / (j+2), with Bernoulli's polynomials (see `_edge_terms`).
     """
-    old_x, old_residual = scratch[0], scratch[1]
-    if count > 0:
-        slot = (count - 1) % HISTORY
-        for j in range(size):
-            scratch[2 + slot, j] = x[j] - old_x[j]
-            scratch[2 + HISTORY + slot, j] = residual[j] - old_residual[j]
-    for j in range(size):
-        old_x[j] = x[j]
-        old_residual[j] = residual[j]
-    depth = min(count, HISTORY)
-    normal = np.zeros((HISTORY, HISTORY + 1))
-    for a in range(depth):
-        for b in range(a + 1):
-            dot = 0.0
-            for j in range(size):
-                dot += scratch[2 + HISTORY + a, j] * scratch[2 + HISTORY + b, j]
-            normal[a, b] = dot
-            normal[b, a] = dot
-        dot = 0.0
-        for j in range(size):
-            dot += scratch[2 + HISTORY + a, j] * residual[j]
-        normal[a, HISTORY] = dot
-    for a in range(depth):
-        normal[a, a] *= 1.0 + 1.0e-10
-        normal[a, a] += 1.0e-300
-    for a in range(depth):  # the matrix is positive: no pivoting
-        for b in range(a + 1, depth):
-            factor = normal[b, a] / normal[a, a]
-            for k in range(a, depth):
-                normal[b, k] -= factor * normal[a, k]
-            normal[b, HISTORY] -= factor * normal[a, HISTORY]
-    for a in range(depth - 1, -1, -1):
-        for b in range(a + 1, depth):
-            normal[a, HISTORY] -= normal[a, b] * normal[b, HISTORY]
-        normal[a, HISTORY] /= normal[a, a]
-    for j in range(size):
-        x[j] += damping * residual[j]
-    for a in range(depth):
-        weight = normal[a, HISTORY]
-        for j in range(size):
-            x[j] -= weight * (scratch[2 + a, j] + damping * scratch[2 + HISTORY + a, j])
-    return count + 1
+    inside, outside = (here, there) if here > 0.0 else (there, here)
+    slope = inside - outside
+    theta = inside / slope
+    inwards = -1.0 if here > 0.0 else 1.0
+    d = (i + theta if here > 0.0 else i + 1.0 - theta) - shift
+    square = theta * (theta - 1.0)
+    second = 0.5 * (square + 1.0 / 6.0) * slope
+    third = inwards * square * (theta - 0.5) / 3.0 * slope
+    fourth = 0.25 * (square * square - 1.0 / 30.0) * slope
+    return (
+        second,
+        second * d + third,
+        second * d * d + 2.0 * third * d + fourth,
+        second * d * d * d + 3.0 * third * d * d + 3.0 * fourth * d,
+    )
 
 
 @compiled
 def _moments(u, left, right, level, result):
-    """Normalisation, mean, variance, skewness and peak of the profile, into `result`."""
-    total, first, peak = 0.0, 0.0, 0.0
+    """Normalisation, mean, variance, skewness and peak of the profile, into `result`.
+
+    The sums over the grid are corrected where the profile begins and ends between points, and the
+    peak is that of the parabola through three points: so that bunches of a few points are measured
+    well.
+    """
+    first, last, points, top = -1, -1, 0, left + 1
+    m0, m1, m2, m3 = 0.0, 0.0, 0.0, 0.0
+    middle = 0.5 * (left + right)
     for i in range(left + 1, right + 1):
-        y = max(0.0, level - u[i])
-        total += y
-        first += y * i
-        peak = max(peak, y)
-    mean = first / total
-    second, third = 0.0, 0.0
-    for i in range(left + 1, right + 1):
-        y = max(0.0, level - u[i])
-        d = i - mean
-        second += y * d * d
-        third += y * d * d * d
-    second /= total
-    third /= total
-    result[R_NORM] = total * STEP
-    result[R_MEAN] = (mean + 0.5 - GRID) * STEP
-    result[R_VARIANCE] = second * STEP * STEP
-    result[R_SKEWNESS] = third / (second * math.sqrt(second))
-    result[R_PEAK] = peak / (total * STEP)
+        y = level - u[i]
+        if y > 0.0:
+            if first < 0:
+                first = i
+            last = i
+            points += 1
+            d = i - middle
+            m0 += y
+            m1 += y * d
+            m2 += y * d * d
+            m3 += y * d * d * d
+            if u[i] < u[top]:
+                top = i
+    i = first - 1
+    while i <= last:
+        here, there = level - u[i], level - u[i + 1]
+        # A bunch that reaches the bucket's top ends there in a parabola, which needs no term.
+        if (here > 0.0) != (there > 0.0) and i < right:
+            c0, c1, c2, c3 = _end_terms(here, there, i, middle)
+            m0, m1, m2, m3 = m0 + c0, m1 + c1, m2 + c2, m3 + c3
+        i = last if i < first and points == last - first + 1 else i + 1
+    mean = m1 / m0
+    variance = m2 / m0 - mean * mean
+    third = m3 / m0 - 3.0 * mean * variance - mean**3
+    peak = level - u[top]
+    below, above = u[top - 1] - u[top], u[top + 1] - u[top]
+    if below + above > 0.0:
+        peak += 0.125 * (below - above) ** 2 / (below + above)
+    result[R_NORM] = m0 * STEP
+    result[R_MEAN] = (mean + middle + 0.5 - GRID) * STEP
+    result[R_VARIANCE] = variance * STEP * STEP
+    result[R_SKEWNESS] = third / (variance * math.sqrt(variance))
+    result[R_PEAK] = peak / (m0 * STEP)
 
 
 @compiled
-def _total_bucket(u, left, right, edge, level, kappa, total_u):
+def _total_bucket(u, left, right, edge, level, kappa, norm, total_u):
     """Integral of sqrt(edge - U), U with space charge (kappa: potential per line density).
 
-    `total_u` is scratch memory for U.
+    `norm` is the integral of the profile, `total_u` scratch memory for U.
     """
-    total = 0.0
-    for i in range(left + 1, right + 1):
-        total += max(0.0, level - u[i])
-    factor = kappa / (total * STEP)
-    total_u[left] = u[left]
+    if kappa == 0.0:
+        roots, _, _, _ = area_inside(u, left, right, edge)
+        return roots * STEP
+    factor = kappa / norm
+    gap = edge - level
     total_u[right + 1] = u[right + 1]
-    for i in range(left + 1, right + 1):
-        total_u[i] = u[i] + factor * max(0.0, level - u[i])
+    for i in range(left, right + 1):
+        y = level - u[i]
+        total_u[i] = u[i]
+        if y > 0.0:
+            total_u[i] += factor * y
+        elif y < -gap:
+            # Where the bunch fills the bucket, U goes on beyond their common end as it does inside of
+            # it, or the crossing is misplaced; it does not where the bunch ends well before.
+            total_u[i] += factor * (1.0 + gap / y) * (edge - u[i])
     roots, _, _, _ = area_inside(total_u, left, right, edge)
     return roots * STEP
 
@@ -447,7 +457,7 @@ def solve(parameters, wake, x, table, ws, tolerance, limit, result):
             # close to what a bunch can stand.
             count = 0
             damping *= 0.5
-        count = _mix(x, residual, mixing, count, size, damping)
+        count = mix(x, residual, mixing, count, size, damping)
     result[R_LEVEL] = level
     result[R_CAPTURED] = share
     result[R_LEFT] = (left + 0.5 - GRID) * STEP
@@ -455,5 +465,5 @@ def solve(parameters, wake, x, table, ws, tolerance, limit, result):
     result[R_ITERATIONS] = iteration
     _moments(u, left, right, level, result)
     result[R_BUCKET] = _total_bucket(
-        u, left, right, edge, level, parameters[P_KAPPA] * share, density
+        u, left, right, edge, level, parameters[P_KAPPA] * share, result[R_NORM], density
     )
