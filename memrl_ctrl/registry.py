@@ -26,6 +26,7 @@ EXTRA_OF_LIBRARY = {
     "tensorboard": ("TensorBoard", "train"),
     "matplotlib": ("matplotlib", "plot"),
     "imageio": ("imageio", "plot"),
+    "wandb": ("Weights & Biases", "wandb"),
     "pybullet": ("PyBullet", "bench"),
     "pybullet_envs_gymnasium": ("pybullet-envs-gymnasium", "bench"),
     "minigrid": ("MiniGrid", "bench"),

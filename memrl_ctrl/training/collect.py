@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from memrl_ctrl.agents.lstm_td3 import LstmTd3
+from memrl_ctrl.agents.recurrent import MemoryState
 from memrl_ctrl.agents.replay import Replay
 from memrl_ctrl.training.stepper import Start, Step, Stepper
 
@@ -64,6 +65,19 @@ class Collected:
         )
 
 
+class Acted(NamedTuple):
+    """What the policy decided last, and with which memory; arrays [rows, ...]."""
+
+    previous: Array
+    """Unit action that was applied before."""
+    before: MemoryState
+    """Memory that it decided with."""
+    after: MemoryState
+    """Memory that it left, also where a new episode began then."""
+    squashed: Array
+    """The decision, noise included."""
+
+
 class Collector:
     """The environments, and what acting in them carries from step to step.
 
@@ -80,6 +94,7 @@ class Collector:
         self._at_rest = np.ascontiguousarray(at_rest)
         self._observation, self._truth = start.observation, start.truth
         self._previous, self._memory = self._at_rest, agent.initial_memory(rows)
+        self.acted: Acted | None = None
 
     def collect(self, calls: int, *, random: bool) -> list[Collected]:
         """Step the environments.
@@ -112,6 +127,7 @@ class Collector:
         squashed, unit, memory = self._agent.act(
             self._observation, self._previous, self._memory, random=random
         )
+        self.acted = Acted(self._previous, self._memory, memory, squashed)
         step = self._stepper.step(unit)
         applied = self._stepper.task.to_unit(step.applied)
         result = Collected(
@@ -188,6 +204,8 @@ class Ends:
         if self._returns:
             shown["return"] = float(np.mean(self._returns))
             shown["return_std"] = float(np.std(self._returns))
+            low, high = np.percentile(self._returns, (5.0, 95.0))
+            shown |= {"return_p05": float(low), "return_p95": float(high)}
             shown["episode_length"] = float(np.mean(self._lengths))
         if self._errors:
             shown["phase_error_deg_median"] = float(np.median(self._errors))

@@ -1,17 +1,65 @@
-"""Where a run's figures go: lines of JSON, TensorBoard, and a picture at the end."""
+"""Where a run's figures go: lines of JSON, TensorBoard, Weights & Biases, and a picture at the end.
+
+`metrics.jsonl` has the figures by their plain names (`return`, `critic_loss`); TensorBoard and Weights &
+Biases show them in groups (`train/return`, `losses/critic_loss`), see `grouped`.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
+from memrl_ctrl.config import TrainingConfig, dump, to_dict
+from memrl_ctrl.errors import MissingExtraError
 from memrl_ctrl.outputs import output_file, write_output
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 METRICS = "metrics.jsonl"
 CURVE = "learning_curve.png"
+BINS = 64
+"""Bins of a histogram."""
+JUDGED_BY = (
+    "return",
+    "evaluation_return",
+    "phase_error_deg_median",
+    "evaluation_phase_error_deg_median",
+)
+"""Figures that TensorBoard shows beside the hyperparameters."""
+
+
+GROUPS = {
+    "evaluation_": "evaluation",
+    "phase_error_": "beam",
+    "priority": "priorities",
+    "memory_": "memory",
+    "return": "train",
+    "episode": "train",
+    "action": "train",
+    "seconds": "time",
+    "steps_per_s": "time",
+    "updates": "time",
+    "rss_": "process",
+    "replay_": "process",
+}
+"""How the name of a figure begins, and the group that it is shown in; what begins otherwise is of losses."""
+
+
+def grouped(name: str) -> str:
+    """Return a figure's name with its group, for example `train/return`."""
+    if name.endswith(("_lr", "_lstm_lr")):
+        return f"learning_rates/{name}"
+    found = (group for start, group in GROUPS.items() if name.startswith(start))
+    return f"{next(found, 'losses')}/{name}"
 
 
 class Logger(Protocol):
@@ -26,9 +74,44 @@ class Logger(Protocol):
         """
         ...
 
+    def histograms(self, steps: int, values: Mapping[str, NDArray[Any]]) -> None:
+        """Keep distributions of a moment.
+
+        Args:
+            steps: environment steps so far.
+            values: name and values [any number].
+        """
+        ...
+
     def close(self) -> None:
         """Write what is pending."""
         ...
+
+
+def check_loggers(config: TrainingConfig) -> None:
+    """Refuse, before a run, what it could not log to.
+
+    Raises:
+        MissingExtraError: a library that the configuration asks for is not installed.
+    """
+    if config.logging.wandb and importlib.util.find_spec("wandb") is None:
+        raise MissingExtraError("logging.wandb", "Weights & Biases", "wandb")
+
+
+def make_loggers(config: TrainingConfig, folder: Path, *, after: int = 0) -> list[Logger]:
+    """Return where a run's figures go.
+
+    Args:
+        config: the resolved configuration.
+        folder: the run folder.
+        after: steps that a run to go on with has done; what it logged behind them is dropped.
+    """
+    loggers: list[Logger] = [JsonLines(folder, after=after)]
+    if config.logging.tensorboard:
+        loggers.append(TensorBoard(folder, config, after=after))
+    if config.logging.wandb:
+        loggers.append(WeightsAndBiases(folder, config))
+    return loggers
 
 
 class JsonLines:
@@ -52,35 +135,108 @@ class JsonLines:
         self._file.write(json.dumps({"steps": steps, **finite}) + "\n")
         self._file.flush()
 
+    def histograms(self, steps: int, values: Mapping[str, NDArray[Any]]) -> None:
+        """Lines hold single figures only."""
+
     def close(self) -> None:
         """See `Logger`."""
         self._file.close()
 
 
 class TensorBoard:
-    """Scalars for TensorBoard, in the folder `tensorboard`.
+    """Events for TensorBoard, in the folder `tensorboard`: figures in groups, distributions, and the
+    configuration as text and as hyperparameters.
 
     Args:
         folder: the run folder.
+        config: the resolved configuration.
         after: steps that a run to go on with has done; what it logged behind them is not shown.
     """
 
-    def __init__(self, folder: Path, *, after: int = 0) -> None:
+    def __init__(self, folder: Path, config: TrainingConfig, *, after: int = 0) -> None:
+        from torch.utils.tensorboard.summary import hparams
         from torch.utils.tensorboard.writer import SummaryWriter
 
-        self._writer: Any = SummaryWriter(
+        make_writer: Callable[..., Any] = SummaryWriter
+        self._writer = make_writer(
             str(folder / "tensorboard"), purge_step=after + 1 if after else None
         )
+        self._writer.add_text("configuration", f"```yaml\n{dump(config)}```", after)
+        judged = dict.fromkeys(map(grouped, JUDGED_BY), None)
+        make: Callable[..., Any] = hparams
+        for summary in make(_flat(to_dict(config)), judged):
+            self._writer.file_writer.add_summary(summary)
 
     def log(self, steps: int, figures: Mapping[str, float]) -> None:
         """See `Logger`."""
         for name, value in figures.items():
             if math.isfinite(value):
-                self._writer.add_scalar(name, value, steps)
+                self._writer.add_scalar(grouped(name), value, steps)
+
+    def histograms(self, steps: int, values: Mapping[str, NDArray[Any]]) -> None:
+        """See `Logger`."""
+        for name, array in values.items():
+            self._writer.add_histogram(grouped(name), array, steps, bins=BINS)
 
     def close(self) -> None:
         """See `Logger`."""
         self._writer.close()
+
+
+class WeightsAndBiases:
+    """A run of Weights & Biases, its files in the folder `wandb` of the run.
+
+    Without a login (and without `WANDB_MODE`) nothing leaves this computer: the run is kept offline, and
+    `wandb sync RUN/wandb/offline-run-*` uploads it.
+
+    Args:
+        folder: the run folder.
+        config: the resolved configuration; `logging.wandb_project` and `logging.wandb_name` say where.
+    """
+
+    def __init__(self, folder: Path, config: TrainingConfig) -> None:
+        import wandb
+
+        self._wandb: Any = wandb
+        mode = None
+        if "WANDB_MODE" not in os.environ:
+            mode = "online" if self._wandb.login(prompt=False, verify=False) else "offline"
+        self._run = self._wandb.init(
+            project=config.logging.wandb_project,
+            name=config.logging.wandb_name or folder.resolve().name,
+            dir=str(folder),
+            config=to_dict(config),
+            mode=mode,
+        )
+
+    def log(self, steps: int, figures: Mapping[str, float]) -> None:
+        """See `Logger`."""
+        finite = {grouped(name): v for name, v in figures.items() if math.isfinite(v)}
+        self._run.log(finite, step=steps)
+
+    def histograms(self, steps: int, values: Mapping[str, NDArray[Any]]) -> None:
+        """See `Logger`."""
+        make = self._wandb.Histogram
+        shown = {
+            f"{grouped(name)}_histogram": make(np_histogram=np.histogram(array, bins=BINS))
+            for name, array in values.items()
+        }
+        self._run.log(shown, step=steps)
+
+    def close(self) -> None:
+        """See `Logger`."""
+        self._run.finish()
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, str | float | bool]:
+    """Return nested settings as `agent.actor.lstm`; what is no number or truth value as text."""
+    flat: dict[str, str | float | bool] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{above}{key}.")
+        else:
+            flat[f"{above}{key}"] = value if isinstance(value, bool | int | float) else str(value)
+    return flat
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:

@@ -23,7 +23,8 @@ from memrl_ctrl.training import checkpoint as checkpoints
 from memrl_ctrl.training.collect import Collected, Collector, Ends
 from memrl_ctrl.training.environments import make_environment, task_of
 from memrl_ctrl.training.evaluation import TorchPolicy, run_episodes
-from memrl_ctrl.training.logs import JsonLines, Logger, TensorBoard, draw_learning_curve
+from memrl_ctrl.training.figures import Watch, evaluation_figures
+from memrl_ctrl.training.logs import Logger, check_loggers, draw_learning_curve, make_loggers
 from memrl_ctrl.training.off_policy import OffPolicy
 from memrl_ctrl.training.process import (
     interruptible,
@@ -105,6 +106,7 @@ def train(
         FileError: the folder cannot be written, or the checkpoint to resume is damaged.
     """
     device = usable_device(config.device)
+    check_loggers(config)
     config = with_environments(config)
     stepper, task = _open_environment(config)
     logger: list[Logger] = []
@@ -123,9 +125,7 @@ def train(
             run.check_budget(resume)
         # Nothing is written before all of it fits together.
         run.folder = make_run_folder(config, out, resume=resume)
-        logger.append(JsonLines(run.folder, after=run.steps))
-        if config.logging.tensorboard:
-            logger.append(TensorBoard(run.folder, after=run.steps))
+        logger += make_loggers(config, run.folder, after=run.steps)
         with torch_threads(config.torch_threads), interruptible() as interrupt:
             try:
                 run.go(interrupt)
@@ -155,7 +155,7 @@ class _Run:
         self.progress: Progress | None = None
         self.learner = OffPolicy(config, self.task, None, device)
         self.collector = Collector(self.stepper, self.start, self.learner.agent)
-        self.ends = Ends(config.environment.num_envs)
+        self.ends, self.watch = Ends(config.environment.num_envs), Watch(config)
         self.steps, self.device = 0, device
         self.seconds_before = self.paused_s = 0.0
         self.began = self.logged = self.saved_at = time.monotonic()
@@ -176,6 +176,7 @@ class _Run:
             self.stepper.restore(begun.run["stepper"])
             self.collector.restore(begun.run["collector"])
             self.ends.restore(begun.run["ends"])
+            self.watch = Watch(self.config, fresh=False)
 
     @property
     def agent(self) -> LstmTd3:
@@ -242,6 +243,7 @@ class _Run:
         self.learner.take(collected)
         for one in collected:
             self.ends.note(one.step)
+            self.watch.note(one.step)
             self.steps += int(one.step.valid.sum())
         for every, action in (
             (self.config.evaluation.every_steps, self.evaluate),
@@ -280,12 +282,17 @@ class _Run:
             "updates_per_s": self.agent.updates / seconds,
             **{name: float(value) for name, value in self.seen.items()},
             **self.ends.figures(),
+            **self.watch.figures(
+                self.learner, self.collector, self.steps, seconds, self.fraction()
+            ),
         }
 
     def _log(self) -> None:
         figures = self.figures()
+        histograms = self.watch.histograms(self.learner, self.collector, self.seconds)
         for logger in self.loggers:
             logger.log(self.steps, figures)
+            logger.histograms(self.steps, histograms)
         self._show(figures)
 
     def _show(self, figures: dict[str, float]) -> None:
@@ -318,10 +325,7 @@ class _Run:
             seed=config.evaluation.seed,
         )
         self.evaluation = {"steps": self.steps, **result.as_json()}
-        figures = {"evaluation_return": self.evaluation["return_mean"]}
-        if shots := self.evaluation["shots"]:
-            figures["evaluation_phase_error_deg_median"] = shots[-1]["median_deg"]
-            figures["evaluation_phase_error_deg_p95"] = shots[-1]["p95_deg"]
+        figures = evaluation_figures(self.evaluation)
         for logger in self.loggers:
             logger.log(self.steps, {"seconds": self.seconds, **figures})
         self.paused_s += time.monotonic() - began
