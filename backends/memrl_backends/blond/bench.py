@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 
 from memrl_backends.blond._import import blond, contained
@@ -24,7 +25,7 @@ PROGRAM = "psb-2gev"
 INTENSITY = 6.0e12
 FILLING = 0.6
 MACROPARTICLES = 100_000
-STRIDES = (1_000, 4_000)
+STRIDES = (1_000, 3_000)
 SLICES = 256
 TIMED_TURNS = 1_024
 REPETITIONS = 3
@@ -240,6 +241,7 @@ def _plain_turn_s(stretch: Stretch, emittance_evs: float, count: int) -> float:
                 profile=frame,
                 total_induced_voltage=total,
             )
+            numba.set_num_threads(1)
             begin = time.process_time()
             for _turn in range(TIMED_TURNS):
                 frame.track()
