@@ -284,17 +284,8 @@ def posterior(
     free = box.free
     low, high = box.low[free], box.high[free]
     width = np.where(free == PHI2, 1.8, (high - low) / np.sqrt(12.0))
-    best = solutions[0].parameters
-
-    def near(parameters: Array) -> Array:
-        """The same point on the turn of the best one."""
-        values = parameters.copy()
-        for column in (PHI2, TRIGGER):
-            values[column] = best[column] + wrap(values[column] - best[column])
-        return values[free]
-
     waiting = [
-        (near(s.parameters), _inverse(s.information / spread + np.diag(width**-2.0)))
+        (_near(s, solutions[0])[free], _inverse(s.information / spread + np.diag(width**-2.0)))
         for s in solutions
     ]
     drawn: list[Array] = []
@@ -312,16 +303,13 @@ def posterior(
         parameters[:, free] = values
         drawn.append(values)
         cost.append(np.sum(bounded(model, row, box, parameters) ** 2, axis=1))
-        points, costs = np.concatenate(drawn), np.concatenate(cost)
-        # Each sample against the mixture of all proposals so far (deterministic mixture weights).
-        density = np.mean([np.exp(_log_density(points, m, c)) for m, c in proposals], axis=0)
-        log_weight = -0.5 * (costs - solutions[0].cost) / spread - np.log(density)
-        weight = np.exp(log_weight - log_weight.max(initial=-np.inf))
-        weight /= weight.sum()
-        effective = float(1.0 / np.sum(weight**2))
-        mean = weight @ points
-        centred = points - mean
-        covariance = (weight[:, None] * centred).T @ centred
+        if not sum(map(len, drawn)):  # a minimum in a corner of the bounds: nothing to correct
+            continue
+        mean, covariance, effective = _weighed(
+            np.concatenate(drawn),
+            (np.concatenate(cost) - solutions[0].cost) / spread,
+            proposals,
+        )
         if waiting:
             continue
         if effective >= _ENOUGH:
@@ -335,6 +323,35 @@ def posterior(
     full[np.ix_(free, free)] = covariance
     whole[[PHI2, TRIGGER]] = wrap(whole[[PHI2, TRIGGER]])
     return Posterior(mean=whole, covariance=full, samples=effective)
+
+
+def _near(one: Solution, best: Solution) -> Array:
+    """Parameters of a solution, on the turn of the best one."""
+    values = one.parameters.copy()
+    for column in (PHI2, TRIGGER):
+        values[column] = best.parameters[column] + wrap(values[column] - best.parameters[column])
+    return values
+
+
+def _weighed(
+    points: Array, excess: Array, proposals: list[tuple[Array, Array]]
+) -> tuple[Array, Array, float]:
+    """Mean, covariance and effective number of weighed samples.
+
+    Args:
+        points: samples [n, columns].
+        excess: chi2 above the minimum [n].
+        proposals: mean and covariance of the distributions that they were drawn from, in equal
+            numbers: each is weighed against all of them (deterministic mixture weights).
+    """
+    density = np.mean([np.exp(_log_density(points, m, c)) for m, c in proposals], axis=0)
+    log_weight = -0.5 * excess - np.log(density)
+    weight = np.exp(log_weight - log_weight.max())
+    weight /= weight.sum()
+    mean = weight @ points
+    centred = points - mean
+    covariance = (weight[:, None] * centred).T @ centred
+    return mean, covariance, float(1.0 / np.sum(weight**2))
 
 
 def _inverse(matrix: Array) -> Array:

@@ -164,19 +164,16 @@ def fit_profile(
             and intensity do not count.
         phi_hw_rad: the knob, one value or [n]; by default that of the program's points. Without it
             there is no offset.
-        intensity: what is known of it: mean and standard deviation, protons (as from a beam
-            current transformer).
+        intensity: what is known of it: mean and standard deviation, protons.
         emittance_evs: what is known of it: mean and standard deviation, eV s.
         trigger: whether slice 0 begins at RF phase 0: `known`, `unknown` (the bunch may be anywhere
             on the turn), or `auto`: known where that describes the profile as well as a free
-            trigger does. An unknown one agrees by chance for about 1 profile in 30; in a batch of
-            four or more, which has one trigger, most profiles decide for all.
+            trigger does (in a batch of four or more, most profiles decide for all).
         trigger_sigma_rad: how well it is known, rad; the monitor's jitter adds to it.
         noise: rms noise of a slice in units of the profile, one value or [n]; by default it is
             measured from the harmonics of the profile that no bunch reaches.
-        monitor: the chain that the profiles came through: its bandwidth, lower limit and trigger
-            jitter enter (`memrl_ctrl.beam.measurement`; a simulation's default is `WCM`). None for
-            one that shows profiles as they are.
+        monitor: whose bandwidth, lower limit and trigger jitter are allowed for
+            (`memrl_ctrl.beam.measurement`; a simulation's default is `WCM`).
         bandwidth_hz: upper limit (-3 dB, one pole), in the place of the monitor's.
         intensity_max: upper bound, protons; by default 1.2 times the operating range's, 1.2e13 for
             a `Machine`.
@@ -184,8 +181,7 @@ def fit_profile(
 
     Raises:
         UsageError: options or shapes that cannot be.
-        BeamError: no profile can be fitted: not finite, flat, no bunch above the noise, or no bucket
-            at its point. In a batch, rows that cannot be fitted have a `reason`.
+        BeamError: no profile can be fitted. Of a batch, rows that cannot be have a `reason`.
     """
     return task(
         profile,
@@ -264,10 +260,9 @@ def _result(
 ) -> ProfileFit:
     """The public result; rows that were not fitted are NaN."""
     count = given.profiles.shape[0]
-    mean = np.full((count, 4), np.nan)
+    mean, best = np.full((2, count, 4), np.nan)
     covariance = np.full((count, 4, 4), np.nan)
-    best = np.full((count, 4), np.nan)
-    columns = {name: np.full(count, np.nan) for name in ("reduced", "p", "phi2", "above")}
+    reduced, p_value, second, above = np.full((4, count), np.nan)
     known = np.zeros(count, dtype=np.bool_)
     verdict = np.full(count, NOT_FITTED, dtype="U12")
     reasons = given.reasons.copy()
@@ -277,20 +272,18 @@ def _result(
             continue
         mean[row], covariance[row] = one.moments.mean, one.moments.covariance
         best[row], known[row] = one.best.parameters, one.known
-        columns["reduced"][row], columns["p"][row] = one.reduced, one.p_value
+        reduced[row], p_value[row] = one.reduced, one.p_value
         if one.second is not None:
-            columns["phi2"][row] = wrap(one.second.parameters[[PHI2]])[0]
-            columns["above"][row] = one.second.cost - one.best.cost
+            second[row] = wrap(one.second.parameters[[PHI2]])[0]
+            above[row] = one.second.cost - one.best.cost
         verdict[row] = verdict_of(one)
-    with_intensity = np.zeros(count, dtype=np.bool_)
-    with_intensity[rows] = model.depends_on_intensity
     drawn, amplitude = np.full(given.profiles.shape, np.nan), np.full(count, np.nan)
     index = np.flatnonzero(np.isfinite(best[rows]).all(axis=1))
     at = rows[index]
     drawn[at], amplitude[at] = model.drawn(index, best[at], given.profiles[at])
     sigma = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
-    noise = np.full(count, np.nan)
-    noise[rows] = model.noise
+    noise, with_intensity = np.full(count, np.nan), np.zeros(count, dtype=np.bool_)
+    noise[rows], with_intensity[rows] = model.noise, model.depends_on_intensity
     emittance = np.exp(mean[:, LOG_EMITTANCE])
     protons = np.where(with_intensity, mean[:, INTENSITY] * PROTONS, np.nan)
     return ProfileFit(
@@ -309,10 +302,10 @@ def _result(
         noise=noise,
         amplitude=amplitude,
         baseline=given.profiles.mean(axis=1) - amplitude / (2.0 * np.pi),
-        chi2_reduced=columns["reduced"],
-        p_value=columns["p"],
-        second_phi2_rad=columns["phi2"],
-        second_chi2_above=columns["above"],
+        chi2_reduced=reduced,
+        p_value=p_value,
+        second_phi2_rad=second,
+        second_chi2_above=above,
         verdict=verdict,
         reason=reasons,
         profile=given.profiles,

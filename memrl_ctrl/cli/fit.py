@@ -27,6 +27,37 @@ TABLE_WIDTH = 116
 TOGETHER = 2
 """From so many profiles on, they are also fitted with one offset, emittance and intensity."""
 
+POINT_NUMBERS = (
+    "offset_rad",
+    "phi2_rad",
+    "phi2_sigma_rad",
+    "phi_hw_rad",
+    "emittance_evs",
+    "emittance_sigma_evs",
+    "intensity",
+    "intensity_sigma",
+    "trigger_rad",
+    "trigger_sigma_rad",
+    "noise",
+    "chi2_reduced",
+    "p_value",
+    "second_phi2_rad",
+    "second_chi2_above",
+)
+"""What JSON says of each profile, by the names of `ProfileFit`."""
+TOGETHER_NUMBERS = (
+    "offset_rad",
+    "offset_sigma_rad",
+    "emittance_evs",
+    "emittance_sigma_evs",
+    "intensity",
+    "intensity_sigma",
+    "chi2_reduced",
+    "p_value",
+    "second_offset_rad",
+)
+"""What JSON says of all profiles together, by the names of `CycleFit`."""
+
 
 def fit(
     source: Path,
@@ -84,31 +115,15 @@ def fit(
     threads
         Threads of the kernel.
     """
-    if truth is not None and is_plain(source):
-        raise UsageError("--truth belongs to a cycle of a trace; a plain file has none")
     if is_plain(source):
-        if cycle is not None:
-            raise UsageError(f"{source} is a plain file and has no cycles: leave out --cycle")
+        _refuse(source, "a plain file has no cycles", cycle=cycle, truth=truth)
         measured = from_file(
             source, program=program, ctime_ms=ctime, phi_hw_deg=phi_hw_deg, point=point
         )
     else:
-        if ctime is not None or phi_hw_deg is not None:
-            raise UsageError("--ctime and --phi-hw-deg are for plain files; a trace holds both")
+        _refuse(source, "a trace holds them", ctime=ctime, phi_hw_deg=phi_hw_deg)
         measured = from_trace(source, program=program, cycle=cycle, truth=truth)
-    measured = chosen(measured, point)
-    skipped = [k for k, flag in enumerate(measured.flags) if flag]
-    console = Console(highlight=False)
-    if console.width < TABLE_WIDTH:  # a pipe, or a narrow terminal: numbers are not to be broken
-        console = Console(highlight=False, width=TABLE_WIDTH)
-    for k in skipped:
-        console.print(
-            f"skipped: {_where(measured, k)}: {measured.flags[k]}", soft_wrap=True, markup=False
-        )
-    used = np.array([k for k in range(len(measured.flags)) if k not in skipped], dtype=np.int64)
-    if not used.size:
-        raise FileError(measured.path, "every profile is flagged; there is nothing to fit")
-    measured = measured.take(used)
+    console, measured = _usable(chosen(measured, point))
     single, joint = _fitted(
         measured,
         intensity=intensity,
@@ -117,10 +132,6 @@ def fit(
         monitor=monitor_from(named_values("--monitor", monitor) if monitor else None),
         threads=threads,
     )
-    for k in np.flatnonzero(~single.fitted).tolist():
-        console.print(
-            f"skipped: {_where(measured, k)}: {single.reason[k]}", soft_wrap=True, markup=False
-        )
     _print(console, measured, single, joint)
     if json is not None:
         _write_json(json, measured, single, joint)
@@ -128,6 +139,28 @@ def fit(
     if plot is not None:
         _draw(plot, measured, single, joint)
         console.print(f"written: {plot}", soft_wrap=True, markup=False)
+
+
+def _refuse(source: Path, why: str, **options: object) -> None:
+    """Refuse options that do not belong to this kind of source."""
+    for name, value in options.items():
+        if value is not None:
+            flag = "--" + name.replace("_", "-")
+            raise UsageError(f"{flag} does not belong to {source}: {why}")
+
+
+def _usable(measured: Measured) -> tuple[Console, Measured]:
+    """Return what no flag is against, and where to print; say what is left out."""
+    console = Console(highlight=False)
+    if console.width < TABLE_WIDTH:  # a pipe, or a narrow terminal: numbers are not to be broken
+        console = Console(highlight=False, width=TABLE_WIDTH)
+    for k, flag in enumerate(measured.flags):
+        if flag:
+            console.print(f"skipped: {_where(measured, k)}: {flag}", soft_wrap=True, markup=False)
+    used = np.flatnonzero([not flag for flag in measured.flags])
+    if not used.size:
+        raise FileError(measured.path, "every profile is flagged; there is nothing to fit")
+    return console, measured.take(used)
 
 
 def _where(measured: Measured, k: int) -> str:
@@ -153,6 +186,9 @@ def _fitted(measured: Measured, **options: Any) -> tuple[ProfileFit, CycleFit | 
 def _print(
     console: Console, measured: Measured, single: ProfileFit, joint: CycleFit | None
 ) -> None:
+    for k in np.flatnonzero(~single.fitted).tolist():
+        reason = single.reason[k]
+        console.print(f"skipped: {_where(measured, k)}: {reason}", soft_wrap=True, markup=False)
     head = f"{measured.path}"
     if measured.cycle is not None:
         head += f", cycle {measured.cycle}"
@@ -240,29 +276,12 @@ def _number(value: Any) -> float | None:
 
 def _write_json(path: Path, measured: Measured, single: ProfileFit, joint: CycleFit | None) -> None:
     delta = suggest_delta_rad(single)
-    names = (
-        "offset_rad",
-        "phi2_rad",
-        "phi2_sigma_rad",
-        "phi_hw_rad",
-        "emittance_evs",
-        "emittance_sigma_evs",
-        "intensity",
-        "intensity_sigma",
-        "trigger_rad",
-        "trigger_sigma_rad",
-        "noise",
-        "chi2_reduced",
-        "p_value",
-        "second_phi2_rad",
-        "second_chi2_above",
-    )
     rows = []
     for k in range(len(single)):
         row: dict[str, Any] = {
             "point": int(measured.points[k]),
             "ctime_ms": float(measured.ctime_ms[k]),
-            **{name: _number(getattr(single, name)[k]) for name in names},
+            **{name: _number(getattr(single, name)[k]) for name in POINT_NUMBERS},
             "suggested_delta_rad": _number(delta[k]),
             "trigger_known": bool(single.trigger_known[k]),
             "verdict": str(single.verdict[k]),
@@ -271,22 +290,10 @@ def _write_json(path: Path, measured: Measured, single: ProfileFit, joint: Cycle
         if measured.true_offset_rad is not None:
             row["true_offset_rad"] = _number(measured.true_offset_rad[k])
         rows.append(row)
-    together = None
+    together: dict[str, Any] | None = None
     if joint is not None:
-        together = {
-            name: _number(getattr(joint, name))
-            for name in (
-                "offset_rad",
-                "offset_sigma_rad",
-                "emittance_evs",
-                "emittance_sigma_evs",
-                "intensity",
-                "intensity_sigma",
-                "chi2_reduced",
-                "p_value",
-                "second_offset_rad",
-            )
-        } | {"verdict": joint.verdict}
+        together = {name: _number(getattr(joint, name)) for name in TOGETHER_NUMBERS}
+        together |= {"verdict": joint.verdict}
     text = json_library.dumps(
         {
             "memrl_ctrl": __version__,
