@@ -56,7 +56,8 @@ def register(name: str) -> None:
         return
     try:
         with silence():
-            import pybullet_envs_gymnasium  # noqa: F401 - registers the tasks, imports PyBullet
+            import pybullet  # noqa: F401 - prints a line
+            import pybullet_envs_gymnasium  # noqa: F401 - registers the tasks
     except ModuleNotFoundError as error:
         raise missing_extra(f"environment {name!r}", error) from error
 
