@@ -33,6 +33,10 @@ _SAME_RAD = 1.0
 _TRIGGER_GAIN = 12.0
 """Chi2 that an unknown trigger must gain over one at the RF phase to be believed (3.5 sigma)."""
 _MORE_STARTS = 10
+_ROUGH = 0.02
+"""Relative change of chi2 at which a first refinement ends."""
+_NO_CHANCE = 100.0
+"""A solution whose chi2 is then larger than the best by this much is given up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,8 +125,16 @@ def _with_or_without(
 
 
 def _refined(model: FitModel, k: int, box: Box, begin: Array) -> list[Solution]:
-    """Solutions from some starts, best first."""
-    return sorted((refine(model, k, box, one) for one in begin), key=lambda s: s.cost)
+    """Solutions from some starts, best first: those that have a chance are refined to the end."""
+    rough = [refine(model, k, box, one, _ROUGH) for one in begin]
+    rough.sort(key=lambda s: s.cost)
+    fine: list[Solution] = []
+    for one in rough:
+        if one.cost > rough[0].cost + _NO_CHANCE:
+            break
+        if not any(_same(one, other) for other in fine):
+            fine.append(refine(model, k, box, one.parameters))
+    return sorted(fine, key=lambda s: s.cost)
 
 
 def _same(one: Solution, other: Solution) -> bool:

@@ -34,6 +34,10 @@ EMITTANCE_POINTS = 8
 INTENSITY_POINTS = 3
 STARTS = 4
 """Minima over the circle of phi2 that are refined."""
+PER_INTENSITY = 2
+"""The same for each intensity of the grid alone."""
+TOLERANCE = 1.0e-5
+"""Relative change of chi2, and of the parameters in their scales, at which least squares end."""
 COLUMNS = 4
 OVERFILLED = 100.0
 """Residual of a bunch of which the bucket holds nothing."""
@@ -156,16 +160,22 @@ def starts(
     for column, mean, sigma in box.priors:
         if column != TRIGGER:
             chi2 = chi2 + ((grid[:, column] - mean) / sigma) ** 2
-    n_phi2, _, n_emittance = scanned.points
+    n_phi2, n_intensity, n_emittance = scanned.points
+    # Where the best profile of a phi2 fills its bucket, the best that does not is a start too; and
+    # so is the best of each intensity, since two solutions may differ in that more than in phi2.
+    layers = [scanned.captured > 0.0, scanned.captured >= 1.0]
+    if all(column != INTENSITY for column, _, _ in box.priors):
+        layer = (np.arange(chi2.size) // n_emittance) % n_intensity
+        layers += [(scanned.captured >= 1.0) & (layer == k) for k in range(n_intensity)]
     found: dict[int, float] = {}
-    # Where the best profile of a phi2 fills its bucket, the best that does not is a start too.
-    for allowed in (scanned.captured > 0.0, scanned.captured >= 1.0):
+    for k, allowed in enumerate(layers):
         table = np.where(allowed, chi2, np.inf).reshape(n_phi2, -1)
         best = table.argmin(axis=1)
         curve = table[np.arange(n_phi2), best]
         minima = np.flatnonzero((curve <= np.roll(curve, 1)) & (curve < np.roll(curve, -1)))
-        for k in minima[np.argsort(curve[minima])][:count]:
-            found.setdefault(int(k * table.shape[1] + best[k]), float(curve[k]))
+        most = count if k < 2 else PER_INTENSITY
+        for at in minima[np.argsort(curve[minima])][:most]:
+            found.setdefault(int(at * table.shape[1] + best[at]), float(curve[at]))
     index = np.array(sorted(found, key=lambda at: found[at]), dtype=np.int64)
     result = np.concatenate([grid[index], trigger[index, None]], axis=1)
     step = (box.high - box.low)[LOG_EMITTANCE] / (n_emittance - 1)
@@ -183,7 +193,9 @@ def _vertex(three: Array) -> float:
     return float(np.clip(0.5 * (left - right) / bend, -0.5, 0.5)) if bend > 0.0 else 0.0
 
 
-def refine(model: FitModel, row: int, box: Box, start: Array) -> Solution:
+def refine(
+    model: FitModel, row: int, box: Box, start: Array, tolerance: float = TOLERANCE
+) -> Solution:
     """The minimum of chi2 that least squares reach from a start [4]."""
     from scipy.optimize import least_squares  # heavy: only who fits imports it
 
@@ -209,8 +221,8 @@ def refine(model: FitModel, row: int, box: Box, start: Array) -> Solution:
         jac=jacobian,
         bounds=(low, high),
         x_scale=_SCALES[free],
-        ftol=1.0e-5,
-        xtol=1.0e-5,
+        ftol=tolerance,
+        xtol=TOLERANCE,
         max_nfev=25,
     )
     values = full(np.asarray(found.x, dtype=np.float64))
