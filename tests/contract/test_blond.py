@@ -55,3 +55,24 @@ class TestBlondMatching(BackendContract):
     def make_backend(self) -> BeamBackend:
         pytest.importorskip("blond", reason="needs the extra 'blond'")
         return open_backend(points=2, n_slices=64, seed=1, fidelity="blond")
+
+
+class TestTracking(BackendContract):
+    """A cycle tracked turn by turn, in short strides."""
+
+    def make_backend(self) -> BeamBackend:
+        pytest.importorskip("blond", reason="needs the extra 'blond'")
+        return open_backend(
+            points=2, n_slices=64, seed=1, fidelity="tracking", macroparticles=500, stride=20
+        )
+
+
+@pytest.mark.slow
+class TestTrackedRows(BackendContract):
+    """Unrelated conditions, each tracked."""
+
+    def make_backend(self) -> BeamBackend:
+        pytest.importorskip("blond", reason="needs the extra 'blond'")
+        return open_backend(
+            rows=3, n_slices=64, seed=1, fidelity="tracking", macroparticles=500, turns=50
+        )
