@@ -55,11 +55,12 @@ GROUPS = {
 
 
 def grouped(name: str) -> str:
-    """Return a figure's name with its group, for example `train/return`."""
-    if name.endswith(("_lr", "_lstm_lr")):
-        return f"learning_rates/{name}"
+    """Return a figure's name with its group, for example `train/return` or `evaluation/return`."""
+    if name.endswith("_lr"):
+        return f"learning_rates/{name.removesuffix('_lr')}"
     found = (group for start, group in GROUPS.items() if name.startswith(start))
-    return f"{next(found, 'losses')}/{name}"
+    group = next(found, "losses")
+    return f"{group}/{name.removeprefix(f'{group}_')}"
 
 
 class Logger(Protocol):
