@@ -230,6 +230,17 @@ class SimulationBackend:
         """phi_hw [points] that plays next unless a function is submitted."""
         return self._setpoint.copy()
 
+    def conditions(self) -> Conditions | None:
+        """Return what the last reading's bunches were in [points]; None before the first reading."""
+        if self._drawn is None or self._reading is None or self._reading.truth is None:
+            return None
+        truth = self._reading.truth
+        return self._drawn.conditions.replace(
+            phi2_rad=truth.phi2_rad,
+            emittance_evs=truth.emittance_evs,
+            intensity=truth.intensity,
+        )
+
     def _move_on(self, drawn: Drawn) -> Drawn:
         """Return the next cycle's conditions. The offset walks on; a cycle's points share it."""
         deviation = self._draw.scenario.offset_drift_rad
