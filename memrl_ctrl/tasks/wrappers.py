@@ -16,7 +16,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box
 from gymnasium.utils import RecordConstructorArgs
-from gymnasium.vector import VectorEnv, VectorWrapper
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
@@ -80,9 +80,17 @@ class PomdpVectorWrapper(VectorWrapper[Rows, Any, Rows, Any, Any]):
     Args:
         env: single observation: a Box of one dimension.
         degradation: what is done to the observations.
+
+    Raises:
+        UsageError: its rows are environments of their own, with generators of their own.
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any], degradation: Degradation) -> None:
+        if isinstance(env.unwrapped, SyncVectorEnv | AsyncVectorEnv):
+            raise UsageError(
+                "the rows of this vector environment are environments of their own: put a PomdpWrapper "
+                "around each, for example with gymnasium.make_vec(..., wrappers=[...])"
+            )
         super().__init__(env)
         self.degradation = degradation
         self._seen: Rows | None = None
@@ -107,7 +115,7 @@ class PomdpVectorWrapper(VectorWrapper[Rows, Any, Rows, Any, Any]):
         """Play one step in every row."""
         observation, reward, terminated, truncated, infos = self.env.step(actions)
         seen = self._degraded(observation)
-        if "final_obs" in infos and np.asarray(infos["final_obs"]).dtype != object:
+        if "final_obs" in infos:
             infos = {**infos, "final_obs": self._degraded(infos["final_obs"])}
         self._seen = seen
         return seen, reward, terminated, truncated, infos

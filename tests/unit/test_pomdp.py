@@ -14,7 +14,7 @@ from memrl_ctrl.errors import MismatchError, UnknownNameError, UsageError
 from memrl_ctrl.tasks import pomdp
 from memrl_ctrl.tasks.pomdp import PUBLISHED, Degradation
 from memrl_ctrl.tasks.velocities import VELOCITIES
-from memrl_ctrl.tasks.wrappers import PomdpWrapper, WindowObservation
+from memrl_ctrl.tasks.wrappers import PomdpVectorWrapper, PomdpWrapper, WindowObservation
 from memrl_ctrl.training.environments import make_environment, task_of
 from memrl_ctrl.training.stepper import Stepper
 
@@ -292,15 +292,22 @@ def test_rows_that_go_on_see_what_they_saw() -> None:
 
 def test_the_last_observation_of_an_episode_is_degraded_too() -> None:
     """Where the environment restarts by itself, `final_obs` shows what the sensors showed."""
-    from memrl_ctrl.tasks.wrappers import PomdpVectorWrapper
-
     plain = gymnasium.make_vec("memrl/BeamPhase-v0", 2, n_slices=32, episode_length=2)
     env = PomdpVectorWrapper(plain, Degradation.of("flickering", size=33, flicker_probability=1.0))
     env.reset(seed=1)
     for _ in range(2):
         observation, _, _, _, infos = env.step(np.zeros((2, 1), dtype="f4"))
+    assert infos["final_obs"].shape == (2, 33)
     assert not infos["final_obs"].any()
     assert not observation.any()
+    env.close()
+
+
+def test_rows_with_generators_of_their_own_are_wrapped_one_by_one() -> None:
+    """Gymnasium's vector of environments is refused, with what to do instead."""
+    env = gymnasium.make_vec("Pendulum-v1", 2, vectorization_mode="sync")
+    with pytest.raises(UsageError, match="put a PomdpWrapper around each"):
+        PomdpVectorWrapper(env, Degradation.of("flickering", size=3))
     env.close()
 
 
