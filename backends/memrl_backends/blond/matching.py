@@ -135,7 +135,7 @@ def _iterate(
             "coefficients": 0.0 * fixed.wake,
         }
     held = guess if guess is not None else fixed.on_turn(*fixed.match(None), fixed.phase)
-    captured, change = 1.0, np.inf
+    captured, change, damping = 1.0, np.inf, _DAMPING
     phase, density, area, count = fixed.phase, held, 0.0, 0
     while change >= tolerance and count < iterations:
         count += 1
@@ -144,9 +144,12 @@ def _iterate(
         area = fixed.area(phase, voltage)
         following = min(1.0, area / emittance)
         profile = fixed.on_turn(phase, density, fixed.phase)
+        before = change
         change = float(np.abs(profile - held).max() / profile.max()) + abs(following - captured)
-        held = held + _DAMPING * (profile - held)
-        captured = following
+        if change > 0.9 * before:  # it swings: space charge is close to what the well can hold
+            damping *= 0.6
+        held = held + damping * (profile - held)
+        captured += damping / _DAMPING * (following - captured)
     return {
         "phase": phase,
         "density": density,
