@@ -153,11 +153,12 @@ def test_a_kernel_that_forgets_the_wake_finds_another_offset():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_uncertainties_of_tracked_bunches_are_honest():
-    """Over 24 random conditions up to 9e12 protons half lie within 0.5 degree, all within reach."""
+    """Over 16 random conditions up to 9e12 protons half lie within 0.5 degree, all within reach."""
     rng = np.random.default_rng(12)
     errors, sigmas = [], []
-    for _ in range(24):
+    for _ in range(16):
         point = condition(
             field=rng.uniform(0.25, 1.1),
             b_dot=rng.uniform(0.0, 3.0),
