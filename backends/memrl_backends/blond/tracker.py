@@ -400,8 +400,15 @@ class _Parts:
         potential = (
             v1 * np.cos(phase) + 0.5 * v2 * np.cos(2.0 * phase + turns.phi2_rad[0]) - gain * phase
         )
-        top = float(phase[np.argmax(potential)])
-        self._left_rad = top - 2.0 * np.pi if gain >= 0.0 else top
+        inner = potential[1:-1]
+        tops = 1 + np.flatnonzero((inner > potential[:-2]) & (inner >= potential[2:]))
+        if not tops.size:
+            tops = np.array([np.argmax(potential)])
+        lefts = phase[tops] - 2.0 * np.pi if gain >= 0.0 else phase[tops]
+        # Of two barriers (two wells) the one that parts no bunch, then the higher one.
+        place = omega * self.beam.dt + offset
+        outside = [np.count_nonzero((place < a) | (place > a + 2.0 * np.pi)) for a in lefts]
+        self._left_rad = float(lefts[np.lexsort((-potential[tops], outside))[0]])
         self.move_frame()
 
     def move_frame(self) -> None:
