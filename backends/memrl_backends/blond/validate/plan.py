@@ -41,7 +41,7 @@ class Effort:
 
 
 FULL = Effort(
-    matching=40, matching_wake=12, stationary=16, particles=400_000, ramps=3, ramp_ms=30.0
+    matching=30, matching_wake=10, stationary=16, particles=200_000, ramps=3, ramp_ms=30.0
 )
 """The whole comparison, some minutes."""
 QUICK = Effort(matching=6, matching_wake=1, stationary=2, particles=100_000, ramps=1, ramp_ms=4.0)
@@ -98,12 +98,12 @@ def plan(machine: MachineFile, programs: Sequence[CycleProgram], effort: Effort,
 
     points = drawn(0, effort.matching, 0.0, "matching")
     tasks += [
-        Task(check="matching", seconds=0.25, run=_whole(matching.without_wake, one))
+        Task(check="matching", seconds=0.7, run=_whole(matching.without_wake, one))
         for one in _each(points)
     ]
     points = drawn(1, effort.matching_wake, most, "matching with induced voltage")
     tasks += [
-        Task(check="matching-wake", seconds=3.0, run=_whole(matching.with_wake, one))
+        Task(check="matching-wake", seconds=7.0, run=_whole(matching.with_wake, one))
         for one in _each(points)
     ]
     cost = 1e-6 + 2.5e-9 * effort.particles  # s a turn and 1
