@@ -6,7 +6,7 @@ import numpy as np
 
 from memrl_ctrl.beam.conditions import Conditions
 from memrl_ctrl.beam.machine import Array
-from memrl_ctrl.beam.profiles import evaluate, matched_profiles
+from memrl_ctrl.beam.profiles import bucket_area_evs, evaluate, matched_profiles
 from memrl_ctrl.errors import BeamError, UsageError
 
 _POINTS = 8192
@@ -46,7 +46,7 @@ def sample_particles(
         raise UsageError(f"count is {count}; it must be at least 1")
     matched = matched_profiles(conditions, 16, intensity_effects=intensity_effects)
     if not matched.converged[0]:
-        raise BeamError("no matched bunch at this condition: no bucket or no fixed point")
+        raise BeamError(f"no matched bunch: {_why_not(conditions)}")
     left, right = matched.window_rad[0]
     edges = np.linspace(left, right, _POINTS + 1)
     centres = 0.5 * (edges[1:] + edges[:-1])
@@ -75,6 +75,24 @@ def sample_particles(
         * conditions.energy_ev[0]
     )
     return time + drift * energy, energy
+
+
+def _why_not(conditions: Conditions) -> str:
+    """Why a condition has no matched bunch, and what would help."""
+    if np.isnan(bucket_area_evs(conditions)[0]):
+        return (
+            f"V1 {conditions.v1_v[0]:g} V and V2 {conditions.v2_v[0]:g} V make no bucket at a gain of "
+            f"{conditions.energy_gain_ev[0]:.4g} eV a turn; raise the voltage or lower Bdot"
+        )
+    if matched_profiles(conditions, 16, intensity_effects=False).converged[0]:
+        return (
+            f"the well breaks apart in the wake of {conditions.intensity[0]:.3g} protons, or no "
+            "self-consistent profile was found; lower the intensity or raise the voltage"
+        )
+    return (
+        f"{conditions.emittance_evs[0]:.3g} eV s are fewer than three points of the kernel's grid; "
+        "raise the emittance"
+    )
 
 
 def _height(level: float, conditions: Conditions, phase: Array) -> Array:

@@ -181,6 +181,61 @@ def test_harmonics_2_and_4_are_the_same_bunch_twice():
     np.testing.assert_allclose(double.line_density, single.line_density, atol=1e-5)
 
 
+def test_a_well_that_breaks_apart_is_flagged_and_said():
+    """Beyond what a ring holds less is captured, without a jump; in a strong wake nothing is matched.
+
+    Then `converged` is false, and particles are refused in a sentence that names the intensity.
+    """
+    intensity = np.array([1e12, 1e13, 2e13, 3e13, 5e13, 7e13, 1e14, 3e14, 1e15])
+    weak = matched_profiles(make(intensity=intensity))
+    assert weak.converged.all()
+    assert (np.diff(weak.captured_fraction) <= 0.0).all()
+    held = (weak.captured_fraction * intensity)[4:]
+    assert held.max() / held.min() < 1.25
+
+    strong = Machine(impedance=(Resonator(r_shunt_ohm=4000.0, frequency_hz=3.0e6, q=0.6),))
+    conditions = make(intensity=intensity, machine=strong)
+    assert matched_profiles(conditions).converged.tolist() == [True, True] + 7 * [False]
+    with pytest.raises(BeamError, match=r"breaks apart in the wake of 2e\+13 protons.*lower the"):
+        sample_particles(conditions.take([2]), 10, np.random.default_rng(0))
+    with pytest.raises(
+        BeamError, match=r"make no bucket at a gain of .* raise the voltage or lower"
+    ):
+        sample_particles(
+            make().replace(v1_v=100.0, v2_v=0.0, emittance_evs=1.0), 10, np.random.default_rng(0)
+        )
+    with pytest.raises(BeamError, match="fewer than three points"):
+        sample_particles(make(filling=1e-7), 10, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("filling", "length", "peak"), [(0.003, 0.006, 0.005), (0.01, 1e-3, 1e-3), (0.1, 1e-4, 1e-4)]
+)
+def test_small_bunches_are_measured_to_the_stated_accuracy(filling, length, peak):
+    """Length and peak of a bunch of few grid points are those of a quadrature with 200,000."""
+    conditions = make(filling=filling, phi2_rad=[-0.4, 0.3, 1.2], v2_v=3.0e3)
+    result = matched_profiles(conditions, 16, intensity_effects=False)
+    for k in range(3):
+        one = conditions.take([k])
+        phase = np.linspace(*result.window_rad[k], 200_001)
+        potential = (
+            one.v1_v * np.cos(phase)
+            + 0.5 * one.v2_v * np.cos(2.0 * phase + one.phi2_rad)
+            - one.energy_gain_ev * phase
+        )
+        density = np.maximum(0.0, result.level_vrad[k] - potential)
+        step = phase[1] - phase[0]
+        weights = density / density.sum()
+        mean = weights @ phase
+        rms = np.sqrt(weights @ (phase - mean) ** 2)
+        omega = 2.0 * np.pi * one.rf_frequency_hz[0]
+        assert result.bunch_length_s[k] == pytest.approx(4.0 * rms / omega, rel=length)
+        factor = step / (2.0 * np.pi * weights.max())
+        assert result.bunching_factor[k] == pytest.approx(factor, rel=peak)
+        area = np.sqrt(density).sum() * step * one.area_per_root_evs[0]
+        assert area == pytest.approx(one.emittance_evs[0], rel=3.0 * length)
+
+
 def test_bad_arguments_are_refused():
     """Slices, threads, criterion: one sentence each."""
     with pytest.raises(UsageError, match="n_slices is 8; it must be at least 16"):
