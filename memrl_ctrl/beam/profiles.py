@@ -13,6 +13,8 @@ from memrl_ctrl.beam.conditions import Conditions
 from memrl_ctrl.beam.machine import Array, ComplexArray
 from memrl_ctrl.errors import UsageError
 
+_MORE_THAN_ANY_BUCKET_EVS = 1.0e9
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MatchedProfiles:
@@ -185,7 +187,9 @@ def bucket_area_evs(conditions: Conditions, *, threads: int = 1) -> Array:
 
     NaN where no bucket exists. Emittance and intensity of the conditions do not enter.
     """
-    prepared = _prepare.prepare(conditions, intensity_effects=False)
+    # Filled to the edge, so that a bunch too small for the grid does not hide its bucket.
+    full = conditions.replace(emittance_evs=_MORE_THAN_ANY_BUCKET_EVS)
+    prepared = _prepare.prepare(full, intensity_effects=False)
     solved = _prepare.solve(prepared, 0, threads=threads)
     result: Array = solved.results[:, _solver.R_BUCKET] * conditions.area_per_root_evs
     return result
