@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from memrl_ctrl.agents.networks import Actor, map_action, squash
+from memrl_ctrl.agents.ppo_policy import PpoPolicy
 from memrl_ctrl.agents.recurrent import (
     MemoryState,
     NoMemory,
@@ -204,7 +205,7 @@ def policy_module(
 
 
 def exportable(
-    module: PolicyModule, task: TaskSpec, *, name: str, training: Training
+    module: PolicyModule | PpoPolicy, task: TaskSpec, *, name: str, training: Training
 ) -> ExportablePolicy:
     """Put a policy and its manifest together.
 

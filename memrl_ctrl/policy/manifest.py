@@ -47,6 +47,15 @@ class ActionSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Smallest value that the graph can give."""
     high: float
     """Largest value that the graph can give."""
+    choices: tuple[int, ...] = ()
+    """For discrete actions how many choices each has. The output is then int64 [batch, actions], the
+    choices from 0; `previous_applied` is float32 of the same shape: 1 + the choice that was made, and
+    0 at the start."""
+
+    @property
+    def dtype(self) -> Literal["float32", "int64"]:
+        """Type of the output's elements."""
+        return "int64" if self.choices else "float32"
 
 
 class MemorySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

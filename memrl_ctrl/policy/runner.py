@@ -130,7 +130,7 @@ class OnnxPolicy:
 
     _rows = -1
 
-    def act(self, observation: FloatBatch, previous_applied: FloatBatch) -> FloatBatch:
+    def act(self, observation: FloatBatch, previous_applied: FloatBatch) -> NDArray[Any]:
         """Ask for the next action of every row, and carry the memory on.
 
         Args:
@@ -139,7 +139,7 @@ class OnnxPolicy:
                 the last call, 0 at the start.
 
         Returns:
-            [rows, *manifest.action.shape] float32; rad for `delta-phi-rad`.
+            [rows, *manifest.action.shape] float32; rad for `delta-phi-rad`; int64 for choices.
 
         Raises:
             ValueError: the shapes are not those of the manifest, or `reset` was for other rows.
@@ -158,7 +158,7 @@ class OnnxPolicy:
         }
         action, *memory = self._session.run(self._outputs, feeds)
         self._memory = {m.name_in: new for m, new in zip(spec.memory, memory, strict=True)}
-        result: FloatBatch = action
+        result: NDArray[Any] = action
         return result
 
     @property
@@ -251,7 +251,7 @@ def _check_interface(path: str, session: Any, manifest: PolicyManifest) -> None:
         **{m.name_in: (m.dtype, m.shape) for m in manifest.memory},
     }
     wanted_out = {
-        action.name: ("float32", action.shape),
+        action.name: (action.dtype, action.shape),
         **{m.name_out: (m.dtype, m.shape) for m in manifest.memory},
     }
     for kind, wanted, nodes in (

@@ -78,32 +78,26 @@ class Acted(NamedTuple):
     """The decision, noise included."""
 
 
-class Collector:
+class Acting:
     """The environments, and what acting in them carries from step to step.
 
     Args:
         stepper: the environments, already reset.
         start: what the reset brought.
-        agent: whose policy acts.
+        initial_memory: of the policy that acts, for all rows.
+        device: torch's device that the memory is on.
     """
 
-    def __init__(self, stepper: Stepper, start: Start, agent: LstmTd3) -> None:
-        self._stepper, self._agent = stepper, agent
+    def __init__(
+        self, stepper: Stepper, start: Start, initial_memory: MemoryState, device: torch.device
+    ) -> None:
+        self._stepper, self._device = stepper, device
         rows, task = stepper.env.num_envs, stepper.task
         at_rest = task.to_unit(np.zeros((rows, task.n_action), dtype=np.float32))
         self._at_rest = np.ascontiguousarray(at_rest)
         self._observation, self._truth = start.observation, start.truth
-        self._previous, self._memory = self._at_rest, agent.initial_memory(rows)
+        self._previous, self._memory = self._at_rest, initial_memory
         self.acted: Acted | None = None
-
-    def collect(self, calls: int, *, random: bool) -> list[Collected]:
-        """Step the environments.
-
-        Args:
-            calls: steps of all environments together.
-            random: act uniformly at random.
-        """
-        return [self._once(random) for _ in range(calls)]
 
     def state(self) -> dict[str, Any]:
         """Return what acting carries from step to step, as arrays."""
@@ -118,7 +112,42 @@ class Collector:
         """Take back what `state` returned."""
         self._observation, self._truth = state["observation"], state["truth"]
         self._previous = state["previous"]
-        self._memory = tuple(torch.from_numpy(m).to(self._agent.device) for m in state["memory"])
+        self._memory = tuple(torch.from_numpy(m).to(self._device) for m in state["memory"])
+
+    def _go_on(self, step: Step, applied: Array, memory: MemoryState) -> None:
+        """Carry on behind a step."""
+        self._observation, self._truth = step.observation, step.truth
+        self._previous, self._memory = applied, memory
+        if step.started.any():
+            # A new episode begins with what it will begin with online: nothing applied, no memory.
+            self._previous = np.where(step.started[:, None], self._at_rest, applied)
+            begun = torch.from_numpy(step.started).to(self._device)
+            self._memory = tuple(
+                m.masked_fill(begun.view(-1, *([1] * (m.ndim - 1))), 0.0) for m in memory
+            )
+
+
+class Collector(Acting):
+    """Collects for a replay buffer.
+
+    Args:
+        stepper: the environments, already reset.
+        start: what the reset brought.
+        agent: whose policy acts.
+    """
+
+    def __init__(self, stepper: Stepper, start: Start, agent: LstmTd3) -> None:
+        super().__init__(stepper, start, agent.initial_memory(stepper.env.num_envs), agent.device)
+        self._agent = agent
+
+    def collect(self, calls: int, *, random: bool) -> list[Collected]:
+        """Step the environments.
+
+        Args:
+            calls: steps of all environments together.
+            random: act uniformly at random.
+        """
+        return [self._once(random) for _ in range(calls)]
 
     def _once(self, random: bool) -> Collected:
         before = None
@@ -139,15 +168,7 @@ class Collector:
             squashed=squashed,
             applied=applied,
         )
-        self._observation, self._truth = step.observation, step.truth
-        self._previous, self._memory = applied, memory
-        if step.started.any():
-            # A new episode begins with what it will begin with online: nothing applied, no memory.
-            self._previous = np.where(step.started[:, None], self._at_rest, applied)
-            begun = torch.from_numpy(step.started).to(self._agent.device)
-            self._memory = tuple(
-                m.masked_fill(begun.view(-1, *([1] * (m.ndim - 1))), 0.0) for m in memory
-            )
+        self._go_on(step, applied, memory)
         return result
 
 

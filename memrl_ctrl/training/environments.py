@@ -13,29 +13,31 @@ Beside its own options every environment takes those of what is seen of it:
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import gymnasium
 from gymnasium.envs.registration import load_env_creator
-from gymnasium.spaces import Box
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.spaces import Box, Discrete, MultiDiscrete
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from memrl_ctrl.agents.task import TaskSpec, beam_task
 from memrl_ctrl.errors import MemrlError, UnknownNameError, UsageError
-from memrl_ctrl.tasks import bullet, recall
+from memrl_ctrl.tasks import bullet, cartpole, recall
 from memrl_ctrl.tasks.pomdp import Degradation
 from memrl_ctrl.tasks.wrappers import PomdpVectorWrapper, PomdpWrapper, WindowObservation
 
 Wrapper = Callable[[gymnasium.Env[Any, Any]], gymnasium.Wrapper[Any, Any, Any, Any]]
 
+PICTURE = "rgb_array"
 PARAMETERS = ("flicker_probability", "noise_sigma", "missing_probability", "velocity_indices")
 """Options that belong to `pomdp`."""
 
 
 def make_environment(
-    name: str, num_envs: int, options: Mapping[str, Any]
+    name: str, num_envs: int, options: Mapping[str, Any], *, pictures: bool = False
 ) -> VectorEnv[Any, Any, Any]:
     """Make a vector environment: the task's own vector version where it has one.
 
@@ -43,13 +45,16 @@ def make_environment(
         name: Gymnasium's name, or that of a PyBullet task.
         num_envs: environments that step together.
         options: the environment's keyword arguments, and those of what is seen of it.
+        pictures: whether `render` is to return a picture of each (mode `rgb_array`); they then begin
+            anew in the call after an end, so that the end can be seen.
 
     Raises:
         UnknownNameError: no environment of that name.
-        UsageError: it cannot be made with these options.
+        UsageError: it cannot be made with these options, or cannot draw pictures.
         MissingExtraError: it needs a library that is not installed.
     """
     recall.register()
+    cartpole.register()
     if bullet.is_bullet(name):
         bullet.register(name)
     if name not in gymnasium.registry:
@@ -60,7 +65,9 @@ def make_environment(
         for key in (*PARAMETERS, "pomdp", "window_observation")
         if key in kwargs
     }
-    own = gymnasium.registry[name].vector_entry_point
+    if pictures:
+        kwargs["render_mode"] = _picture_mode(name)
+    own = None if pictures else gymnasium.registry[name].vector_entry_point
     try:
         if own is not None:
             make = load_env_creator(own) if isinstance(own, str) else own
@@ -71,19 +78,44 @@ def make_environment(
                 name, num_envs, vectorization_mode="vector_entry_point", **kwargs
             )
             return _seen_by_all(name, env, sight)
-        by_hand = {"autoreset_mode": AutoresetMode.DISABLED}
-        return gymnasium.make_vec(
+        mode = AutoresetMode.NEXT_STEP if pictures else AutoresetMode.DISABLED
+        env = gymnasium.make_vec(
             name,
             num_envs,
             vectorization_mode="sync",
-            vector_kwargs=by_hand,
+            vector_kwargs={"autoreset_mode": mode},
             wrappers=_wrappers(name, sight),
             **kwargs,
         )
+        first = env.envs[0].unwrapped if isinstance(env, SyncVectorEnv) else env
+        max_step_rad = getattr(first, "max_step_rad", None)
+        if max_step_rad is not None:
+            # What tells a beam task (`task_of`) from others.
+            env.max_step_rad = max_step_rad  # type: ignore[attr-defined]
+        return env
     except MemrlError:
         raise
+    except gymnasium.error.DependencyNotInstalled as error:
+        raise MemrlError(f"environment {name!r} cannot be made: {error}") from error
     except TypeError as error:
         raise UsageError(f"environment {name!r} cannot be made so: {error}") from error
+
+
+def _picture_mode(name: str) -> str:
+    """Return the render mode that draws pictures.
+
+    Raises:
+        UsageError: the environment says that it has none.
+    """
+    entry = gymnasium.registry[name].entry_point
+    maker = load_env_creator(entry) if isinstance(entry, str) else entry
+    modes = getattr(maker, "metadata", {}).get("render_modes")
+    if modes is not None and PICTURE not in modes:
+        has = ", ".join(map(str, modes)) or "none"
+        raise UsageError(
+            f"environment {name!r} draws no pictures: it has no render mode {PICTURE} (it has: {has})"
+        )
+    return PICTURE
 
 
 def _wrappers(name: str, sight: Mapping[str, Any]) -> list[Wrapper]:
@@ -133,18 +165,27 @@ def task_of(name: str, env: VectorEnv[Any, Any, Any]) -> TaskSpec:
     """Describe an environment as a policy sees it.
 
     Raises:
-        UsageError: its spaces are not vectors of finite range.
+        UsageError: its spaces are others than agents can learn with.
     """
     seen, acts = env.single_observation_space, env.single_action_space
-    if not isinstance(seen, Box) or len(seen.shape) != 1:
+    if not isinstance(seen, Box) or len(seen.shape) not in {1, 3}:
         raise UsageError(
             f"environment {name!r} has observation space {seen}; needed is a Box with one dimension "
-            "(gymnasium.wrappers.FlattenObservation makes one)"
+            "(gymnasium.wrappers.FlattenObservation makes one), or with three for a picture"
+        )
+    shape: dict[str, Any] = {"n_observation": math.prod(seen.shape)}
+    if len(seen.shape) == 3:
+        shape["observation_shape"] = seen.shape
+    if isinstance(acts, Discrete | MultiDiscrete):
+        single = isinstance(acts, Discrete)
+        choices = (int(acts.n),) if isinstance(acts, Discrete) else tuple(int(n) for n in acts.nvec)
+        return TaskSpec(
+            environment=name, kind="task", choices=choices, single_choice=single, **shape
         )
     if not isinstance(acts, Box) or len(acts.shape) != 1 or not acts.is_bounded("both"):
         raise UsageError(
-            f"environment {name!r} has action space {acts}; "
-            "needed is a Box with one dimension and finite limits"
+            f"environment {name!r} has action space {acts}; needed are choices, or a Box with one "
+            "dimension and finite limits"
         )
     max_step_rad = getattr(env.unwrapped, "max_step_rad", None)
     if max_step_rad is not None:
@@ -156,7 +197,7 @@ def task_of(name: str, env: VectorEnv[Any, Any, Any]) -> TaskSpec:
     return TaskSpec(
         environment=name,
         kind="task",
-        n_observation=seen.shape[0],
+        **shape,
         action_low=tuple(float(v) for v in acts.low),
         action_high=tuple(float(v) for v in acts.high),
     )

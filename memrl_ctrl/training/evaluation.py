@@ -7,7 +7,7 @@ counted more often than long ones.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -43,7 +43,7 @@ class Policy(Protocol):
         """Begin episodes, in all rows or those in `mask` [rows]."""
         ...
 
-    def act(self, observation: Array, previous_applied: Array) -> Array:
+    def act(self, observation: Array, previous_applied: Array) -> NDArray[Any]:
         """Return actions [rows, n_action] and carry the memory on."""
         ...
 
@@ -70,13 +70,13 @@ class TorchPolicy:
         self._memory = fresh
 
     @torch.no_grad()
-    def act(self, observation: Array, previous_applied: Array) -> Array:
+    def act(self, observation: Array, previous_applied: Array) -> NDArray[Any]:
         """See `Policy`."""
         action, *memory = self._policy.module(
             torch.from_numpy(observation), torch.from_numpy(previous_applied), *self._memory
         )
         self._memory = tuple(memory)
-        return np.asarray(action.numpy(), dtype=np.float32)
+        return np.asarray(action.numpy())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,11 +165,11 @@ def run_episodes(
         raise UsageError(f"episodes must be at least 1, not {episodes}")
     rounds = -(-episodes // LARGEST_BATCH)
     rows = -(-episodes // rounds)
-    stepper = _open(policy, environment, rows, dict(options or {}))
+    stepper = open_for(policy, environment, rows, dict(options or {}))
     # Later rounds go on with the generators that the seed started.
     seeds = [seed, *(None for _ in range(rounds - 1))]
     try:
-        parts = [_play_round(policy, stepper, begin) for begin in seeds]
+        parts = [play_round(policy, stepper, begin) for begin in seeds]
     finally:
         stepper.close()
     returns = np.concatenate([part[0] for part in parts])[:episodes]
@@ -184,40 +184,75 @@ def run_episodes(
     )
 
 
-def _open(policy: Policy, environment: str, rows: int, options: dict[str, Any]) -> Stepper:
-    env = make_environment(environment, rows, options)
+def open_for(
+    policy: Policy,
+    environment: str,
+    rows: int,
+    options: Mapping[str, Any],
+    *,
+    pictures: bool = False,
+) -> Stepper:
+    """Open an environment for a policy.
+
+    Args:
+        policy: who is to play in it.
+        environment: Gymnasium's name.
+        rows: episodes that are played together.
+        options: its keyword arguments.
+        pictures: whether it draws pictures.
+
+    Raises:
+        MismatchError: the policy's observation or action is not the environment's.
+    """
+    env = make_environment(environment, rows, options, pictures=pictures)
     task = task_of(environment, env)
-    seen, acts = policy.manifest.observation.shape, policy.manifest.action.shape
-    if seen != (task.n_observation,) or acts != (task.n_action,):
+    seen, acts = policy.manifest.observation.shape, policy.manifest.action
+    spec = task.action_spec()
+    if seen != task.shape or acts.shape != spec.shape or acts.choices != spec.choices:
         env.close()
+        choices = f" of {spec.choices} choices" if spec.choices else ""
         raise MismatchError(
-            f"the policy sees {seen} and acts {acts}, environment {environment!r} shows "
-            f"({task.n_observation},) and takes ({task.n_action},)"
+            f"the policy sees {seen} and acts {acts.shape}, environment {environment!r} shows "
+            f"{task.shape} and takes {spec.shape}{choices}"
         )
     return Stepper(env, task)
 
 
-def _play_round(
-    policy: Policy, stepper: Stepper, seed: int | None
+def play_round(
+    policy: Policy, stepper: Stepper, seed: int | None, look: Callable[[], None] | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64] | None]:
-    """Play one episode in every row, to its end."""
+    """Play one episode in every row, to its end.
+
+    Args:
+        policy: whose memory is reset here.
+        stepper: the environments.
+        seed: of the episodes; None goes on with the generators.
+        look: called at the start and after every step.
+
+    Returns:
+        Returns [rows], lengths [rows], and sizes of the phase error [steps + 1, rows], degrees.
+    """
     rows, task = stepper.env.num_envs, stepper.task
     begun = stepper.reset(seed)
     policy.reset(rows)
+    if look is not None:
+        look()
     observation = begun.observation
-    previous = np.zeros((rows, task.n_action), dtype=np.float32)
+    previous = np.zeros((rows, *task.action_spec().shape), dtype=np.float32)
     returns, lengths = np.zeros(rows), np.zeros(rows, dtype=np.int64)
     going = np.ones(rows, dtype=np.bool_)
     errors = None if begun.phase_error_rad is None else [begun.phase_error_rad]
     while going.any():
-        unit = task.to_unit(policy.act(observation, previous))
-        step = stepper.step(np.clip(unit, -1.0, 1.0))
+        action = policy.act(observation.reshape(rows, *task.shape), previous)
+        step = stepper.step(task.unit_of(action))
+        if look is not None:
+            look()
         returns += np.where(going, step.reward, 0.0)
         lengths += going
         if errors is not None and step.phase_error_rad is not None:
             errors.append(np.where(going, step.phase_error_rad, math.nan))
         going &= ~step.ended
-        observation, previous = step.observation, step.applied
+        observation, previous = step.observation, task.seen_as_previous(step.applied)
     degrees = None if errors is None else np.abs(np.degrees(np.stack(errors)))
     return returns, lengths, degrees
 
@@ -275,20 +310,42 @@ def evaluate(
         UsageError: the policy does not say what it was trained on, and nothing else was given.
     """
     policy = load_any(Path(run_or_policy), checkpoint)
+    occasion = occasion_of(
+        policy, episodes=episodes, seed=seed, environment=environment, options=options
+    )
+    return run_episodes(policy, **occasion)
+
+
+def occasion_of(
+    policy: Policy,
+    *,
+    episodes: int | None = None,
+    seed: int | None = None,
+    environment: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return what a policy is judged on: `environment`, `options`, `episodes` and `seed`.
+
+    Args:
+        policy: who is judged; what is not given is as its training's configuration says.
+        episodes, seed, environment, options: see `evaluate`.
+
+    Raises:
+        UsageError: the policy does not say what it was trained on, and nothing else was given.
+    """
     training = policy.manifest.training
     trained = training.configuration
     name = environment or training.task
     if not name:
-        raise UsageError(f"{run_or_policy} does not say its task: give one with --env")
+        raise UsageError("the policy does not say its task: give one with --env")
     settings: Mapping[str, Any] = trained.get("evaluation", {})
     # Options of the training's environment mean nothing to another one.
     base = {}
     if environment is None or environment == training.task:
         base = {**trained.get("environment", {}).get("options", {}), **settings.get("options", {})}
-    return run_episodes(
-        policy,
-        environment=name,
-        options={**base, **(options or {})},
-        episodes=episodes or settings.get("episodes", 10),
-        seed=seed if seed is not None else settings.get("seed", 1_000_003),
-    )
+    return {
+        "environment": name,
+        "options": {**base, **(options or {})},
+        "episodes": episodes or settings.get("episodes", 10),
+        "seed": seed if seed is not None else settings.get("seed", 1_000_003),
+    }

@@ -15,17 +15,17 @@ from typing import Any
 
 from torch import Tensor
 
-from memrl_ctrl.agents.lstm_td3 import LstmTd3
 from memrl_ctrl.agents.task import TaskSpec
 from memrl_ctrl.config import TrainingConfig
 from memrl_ctrl.errors import FileError, UsageError
 from memrl_ctrl.training import checkpoint as checkpoints
-from memrl_ctrl.training.collect import Collected, Collector, Ends
+from memrl_ctrl.training.collect import Ends
 from memrl_ctrl.training.environments import make_environment, task_of
 from memrl_ctrl.training.evaluation import TorchPolicy, run_episodes
 from memrl_ctrl.training.figures import Watch, evaluation_figures
 from memrl_ctrl.training.logs import Logger, check_loggers, draw_learning_curve, make_loggers
 from memrl_ctrl.training.off_policy import OffPolicy
+from memrl_ctrl.training.on_policy import OnPolicy
 from memrl_ctrl.training.process import (
     interruptible,
     torch_threads,
@@ -33,7 +33,7 @@ from memrl_ctrl.training.process import (
     usable_device,
 )
 from memrl_ctrl.training.resume import Begun, begun_from, seed_after
-from memrl_ctrl.training.runs import make_run_folder, policy_of, save_run
+from memrl_ctrl.training.runs import Agent, make_run_folder, policy_of, save_run
 from memrl_ctrl.training.stepper import Start, Stepper
 
 
@@ -139,6 +139,10 @@ def train(
             one.close()
 
 
+LEARNERS: dict[str, Callable[..., Any]] = {"lstm-td3": OffPolicy, "ppo-lstm": OnPolicy}
+"""What learns, for each algorithm: an agent with its experience."""
+
+
 class _Run:
     """State of one training."""
 
@@ -153,8 +157,8 @@ class _Run:
         self.stepper, self.start = environments
         self.task = self.stepper.task
         self.progress: Progress | None = None
-        self.learner = OffPolicy(config, self.task, None, device)
-        self.collector = Collector(self.stepper, self.start, self.learner.agent)
+        self.learner: Any = LEARNERS[config.algorithm](config, self.task, None, device)
+        self.collector = self.learner.collector(self.stepper, self.start)
         self.ends, self.watch = Ends(config.environment.num_envs), Watch(config)
         self.steps, self.device = 0, device
         self.seconds_before = self.paused_s = 0.0
@@ -169,9 +173,9 @@ class _Run:
         """Take over where another run stood."""
         self.steps, self.seconds_before = begun.steps, begun.seconds
         self.resumed = begun.how
-        self.learner = OffPolicy(self.config, self.task, begun.agent, self.device)
+        self.learner = type(self.learner)(self.config, self.task, begun.agent, self.device)
         self.learner.go_on(begun.steps, begun.experience, exactly=begun.run is not None)
-        self.collector = Collector(self.stepper, self.start, self.learner.agent)
+        self.collector = self.learner.collector(self.stepper, self.start)
         if begun.run is not None:
             self.stepper.restore(begun.run["stepper"])
             self.collector.restore(begun.run["collector"])
@@ -179,9 +183,10 @@ class _Run:
             self.watch = Watch(self.config, fresh=False)
 
     @property
-    def agent(self) -> LstmTd3:
+    def agent(self) -> Agent:
         """What learns."""
-        return self.learner.agent
+        agent: Agent = self.learner.agent
+        return agent
 
     def check_budget(self, resume: str | Path | None) -> None:
         """Refuse a budget that the run to resume has spent already.
@@ -237,7 +242,7 @@ class _Run:
                     self._take(collect())
                     self._learn()
 
-    def _take(self, collected: list[Collected]) -> None:
+    def _take(self, collected: list[Any]) -> None:
         """Store what was collected; log, evaluate and save where it is time."""
         before = self.steps
         self.learner.take(collected)

@@ -12,7 +12,8 @@ from memrl_ctrl.agents.replay import PrioritySettings, Replay
 from memrl_ctrl.agents.task import TaskSpec
 from memrl_ctrl.config import TrainingConfig
 from memrl_ctrl.errors import UsageError
-from memrl_ctrl.training.collect import Collected
+from memrl_ctrl.training.collect import Collected, Collector
+from memrl_ctrl.training.stepper import Start, Stepper
 
 
 class OffPolicy:
@@ -23,12 +24,20 @@ class OffPolicy:
         task: sizes and units.
         agent: the agent; without one a new one is made.
         device: torch's name of the device that learns.
+
+    Raises:
+        UsageError: the task has choices.
     """
 
     def __init__(
         self, config: TrainingConfig, task: TaskSpec, agent: LstmTd3 | None, device: str
     ) -> None:
         self.config = config
+        if task.choices:
+            raise UsageError(
+                f"lstm-td3 needs continuous actions, and {task.environment!r} has choices: train it "
+                "with algorithm: ppo-lstm"
+            )
         self.agent = agent or LstmTd3(task, config.lstm_td3, seed=config.seed, device=device)
         self.replay = Replay(
             capacity=config.replay.capacity,
@@ -46,6 +55,10 @@ class OffPolicy:
         """Environment steps that updates were made for."""
         self.learn_from = config.lstm_td3.update_after
         """Environment steps before the first update."""
+
+    def collector(self, stepper: Stepper, start: Start) -> Collector:
+        """Return what steps the environments with this agent's policy."""
+        return Collector(stepper, start, self.agent)
 
     def is_random(self, steps: int) -> bool:
         """Whether acting is still random after `steps` environment steps."""

@@ -54,8 +54,8 @@ class Past(Protocol):
 def past_of(env: VectorEnv[Any, Any, Any]) -> Past | None:
     """Return the kind of past that an environment without autoreset has; None for none."""
     plain = env.unwrapped
-    if isinstance(plain, SyncVectorEnv):
-        return PastOfRows(plain)
+    if isinstance(plain, SyncVectorEnv) or getattr(plain, "rows_of_their_own", False):
+        return PastOfRows(env)
     if getattr(plain, "repeats", False):
         return PastOfAll(env)
     return None
@@ -70,10 +70,11 @@ class PastOfRows:
     """Rows that are environments of their own: each episode has a seed, of its row and number.
 
     Args:
-        env: the environments.
+        env: Gymnasium's `SyncVectorEnv`, or an environment whose rows do not touch each other, which
+            says so by `rows_of_their_own` and takes a list of seeds.
     """
 
-    def __init__(self, env: SyncVectorEnv) -> None:
+    def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
         self._env = env
         self._seed: int | None = None
         self._episode = np.zeros(env.num_envs, dtype=np.int64)
@@ -126,13 +127,33 @@ class PastOfRows:
         self._episode[:], self._began[:] = state["episode"], state["began"]
         self._first = 0
         self._played = deque(np.array(state["played"]))
-        for row, (env, seed) in enumerate(zip(self._env.envs, self._seeds(), strict=True)):
+        plain = self._env.unwrapped
+        if isinstance(plain, SyncVectorEnv):
+            self._bring_back_each(plain)
+        else:
+            self._bring_back_together()
+
+    def _bring_back_each(self, plain: SyncVectorEnv) -> None:
+        for row, (env, seed) in enumerate(zip(plain.envs, self._seeds(), strict=True)):
             if self._episode[row]:
                 # An environment's first reset may differ from its later ones in the last digits.
                 env.reset(seed=seed)
             env.reset(seed=seed)
-            for action in state["played"][int(self._began[row]) :]:
+            for action in list(self._played)[int(self._began[row]) :]:
                 env.step(action[row])
+
+    def _bring_back_together(self) -> None:
+        """Play all rows; what a row does before its episode began does not matter."""
+        seeds: Any = self._seeds()
+        self._env.reset(seed=seeds)
+        for step, action in enumerate(self._played):
+            begins = self._began == step
+            if step and begins.any():
+                self._env.reset(seed=seeds, options={"reset_mask": begins})
+            self._env.step(action)
+        begins = self._began == len(self._played)
+        if len(self._played) and begins.any():
+            self._env.reset(seed=seeds, options={"reset_mask": begins})
 
     def _seeds(self) -> list[int | None]:
         """Return the seed of each row's episode."""

@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from memrl_ctrl.agents.lstm_td3 import LstmTd3
 from memrl_ctrl.agents.task import TaskSpec
 from memrl_ctrl.config import TrainingConfig
 from memrl_ctrl.errors import UsageError
 from memrl_ctrl.training import checkpoint as checkpoints
-from memrl_ctrl.training.runs import restore_agent
+from memrl_ctrl.training.runs import Agent, restore_agent
 
 EXACTLY = "exactly where it stood"
 NEW_EPISODES = "with its replay buffer, and with new episodes"
@@ -24,7 +23,7 @@ EMPTY_BUFFER = "with an empty replay buffer, and with new episodes"
 class Begun:
     """Where a run to resume stood."""
 
-    agent: LstmTd3
+    agent: Agent
     """Weights, optimisers, generators."""
     steps: int
     """Environment steps."""

@@ -19,12 +19,16 @@ from typing import Any
 
 from memrl_ctrl.agents.exportable import ExportablePolicy, exportable
 from memrl_ctrl.agents.lstm_td3 import LstmTd3
+from memrl_ctrl.agents.ppo_lstm import PpoLstm
 from memrl_ctrl.agents.task import TaskSpec
 from memrl_ctrl.config import TrainingConfig, dump, from_dict, resolve, to_dict
 from memrl_ctrl.errors import FileError, UsageError
 from memrl_ctrl.policy.manifest import Training
 from memrl_ctrl.training import checkpoint as checkpoints
 
+Agent = LstmTd3 | PpoLstm
+AGENTS: dict[str, Any] = {"lstm-td3": LstmTd3, "ppo-lstm": PpoLstm}
+"""The agent of each algorithm."""
 RUNS = Path("runs")
 CONFIG = "config.yaml"
 
@@ -85,7 +89,7 @@ def save_run(
     *,
     config: TrainingConfig,
     task: TaskSpec,
-    agent: LstmTd3,
+    agent: Agent,
     steps: int,
     seconds: float,
     rest: dict[str, Any],
@@ -111,7 +115,7 @@ def save_run(
 
 def restore_agent(
     path: Path, content: dict[str, Any], device: str = "cpu"
-) -> tuple[LstmTd3, TaskSpec, TrainingConfig]:
+) -> tuple[Agent, TaskSpec, TrainingConfig]:
     """Make the agent of a checkpoint.
 
     Raises:
@@ -120,7 +124,7 @@ def restore_agent(
     try:
         config = from_dict(content["config"])
         task = TaskSpec(**content["task"])
-        agent = LstmTd3(task, config.agent, seed=config.seed, device=device)
+        agent = AGENTS[config.algorithm](task, config.agent, seed=config.seed, device=device)
         agent.restore(content["agent"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise FileError(path, f"does not hold what a checkpoint should: {error}") from error
@@ -144,9 +148,7 @@ def load_policy(run_folder: str | Path, checkpoint: int | None = None) -> Export
     return policy_of(agent, task, config, int(content["steps"]))
 
 
-def policy_of(
-    agent: LstmTd3, task: TaskSpec, config: TrainingConfig, steps: int
-) -> ExportablePolicy:
+def policy_of(agent: Agent, task: TaskSpec, config: TrainingConfig, steps: int) -> ExportablePolicy:
     """Return an agent's policy as it is now, with its manifest."""
     training = Training(
         algorithm=config.algorithm,

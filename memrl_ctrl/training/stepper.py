@@ -34,6 +34,8 @@ class Start:
     """Privileged features [rows, n_truth]; None where the environment has none."""
     phase_error_rad: NDArray[np.float64] | None
     """[rows], NaN where there is no reference; None where the environment has none."""
+    allowed: Array | None
+    """1 where a choice may be made [rows, n_action] (the info `action_mask`); None for all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,8 @@ class Step:
     """What to act on next [rows, n_observation]."""
     truth: Array | None
     """Privileged features that belong to it."""
+    allowed: Array | None
+    """1 where a choice may be made there; None for all."""
 
 
 class Stepper:
@@ -90,6 +94,7 @@ class Stepper:
             observation=self._rows(observation),
             truth=_feature(infos, "privileged"),
             phase_error_rad=_error(infos),
+            allowed=_feature(infos, "action_mask"),
         )
 
     def step(self, unit: Array) -> Step:
@@ -141,6 +146,7 @@ class Stepper:
             started=started,
             observation=observation,
             truth=_feature(present, "privileged"),
+            allowed=_feature(present, "action_mask"),
         )
 
     def state(self) -> dict[str, Any] | None:
@@ -177,7 +183,8 @@ class Stepper:
         return np.asarray(self.task.centre + self.task.half_range * unit, dtype=np.float32)
 
     def _rows(self, observation: Any) -> Array:
-        return np.array(observation, dtype=np.float32)
+        rows = np.array(observation, dtype=np.float32)
+        return rows.reshape(rows.shape[0], -1)
 
 
 def _feature(infos: Mapping[str, Any], name: str) -> Array | None:
@@ -206,5 +213,6 @@ def _merged(now: ArrayT | None, old: ArrayT | None, ended: Mask) -> ArrayT | Non
 def _stacked(final: Any, ended: Mask) -> Array:
     """Return the final observations of the rows that ended; Gymnasium may give them as objects."""
     if isinstance(final, np.ndarray) and final.dtype != object:
-        return np.asarray(final[ended], dtype=np.float32)
-    return np.stack([np.asarray(final[i], dtype=np.float32) for i in np.flatnonzero(ended)])
+        return np.asarray(final[ended], dtype=np.float32).reshape(int(ended.sum()), -1)
+    rows = [np.asarray(final[i], dtype=np.float32).ravel() for i in np.flatnonzero(ended)]
+    return np.stack(rows)

@@ -166,7 +166,7 @@ def test_damaged_and_missing_checkpoints_are_named(tmp_path: Path) -> None:
     ("name", "error", "sentence"),
     [
         ("memrl/BeamPhas-v0", UnknownNameError, "no environment 'memrl/BeamPhas-v0'.*did you mean"),
-        ("CartPole-v1", UsageError, "needed is a Box with one dimension and finite limits"),
+        ("CartPole-v1", UsageError, "lstm-td3 needs continuous actions.*ppo-lstm"),
         ("Blackjack-v1", UsageError, "FlattenObservation"),
     ],
 )

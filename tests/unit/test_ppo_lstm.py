@@ -1,0 +1,288 @@
+"""PPO-LSTM: advantages by hand, sequences that stay in their episodes, and what learns what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from memrl_ctrl.agents.distributions import Choices, Gaussian
+from memrl_ctrl.agents.ppo_lstm import PpoLstm
+from memrl_ctrl.agents.rollout import RewardScale, Rollout, advantages, places, sequences
+from memrl_ctrl.agents.task import TaskSpec, beam_task
+from memrl_ctrl.config import PpoLstmConfig, resolve
+from memrl_ctrl.tasks.cartpole import CartPoleNoVelVector
+from memrl_ctrl.training import train
+from memrl_ctrl.training.environments import make_environment, task_of
+from memrl_ctrl.training.on_policy import OnPolicy
+from memrl_ctrl.training.stepper import Stepper
+
+
+def rollout(reward: list[float], value: list[float], **more: Any) -> Rollout:
+    steps = len(reward)
+    column = {
+        "terminated": [False] * steps, "ended": [False] * steps, "valid": [True] * steps,
+        "bootstrap": [0.0] * steps, "following": 0.0, **more,
+    }  # fmt: skip
+    nothing = np.zeros((steps, 1, 0), dtype="f4")
+
+    def one(name: str, kind: str) -> Any:
+        return np.array(column[name], dtype=kind)[:, None]
+
+    return Rollout(
+        observation=nothing, previous=nothing, memory=nothing, truth=nothing, action=nothing,
+        allowed=None, log_prob=np.zeros((steps, 1), dtype="f4"),
+        value=np.array(value, dtype="f4")[:, None], reward=np.array(reward, dtype="f4")[:, None],
+        terminated=one("terminated", "?"), ended=one("ended", "?"), valid=one("valid", "?"),
+        bootstrap=one("bootstrap", "f4"), following=np.array([column["following"]], dtype="f4"),
+    )  # fmt: skip
+
+
+def test_advantages_by_hand() -> None:
+    """With gamma 0.5 and lambda 0.5: delta_2 = 3 + 0.5*4 - 2 = 3, delta_1 = 2 + 0.5*2 - 1 = 2,
+    delta_0 = 1 + 0.5*1 - 0 = 1.5; A_2 = 3, A_1 = 2 + 0.25*3 = 2.75, A_0 = 1.5 + 0.25*2.75 = 2.1875."""
+    advantage, target = advantages(
+        rollout([1.0, 2.0, 3.0], [0.0, 1.0, 2.0], following=4.0), 0.5, 0.5
+    )
+    np.testing.assert_allclose(advantage[:, 0], [2.1875, 2.75, 3.0])
+    np.testing.assert_allclose(target[:, 0], [2.1875, 3.75, 5.0])
+
+
+def test_a_time_limit_is_not_an_end() -> None:
+    """Where the task ends nothing follows: A = r - V. Where time ends the value of what would have
+    followed counts: A = r + gamma V' - V. Nothing of the next episode counts in either."""
+    ended = {"ended": [False, True, False], "following": 100.0}
+    over, _ = advantages(
+        rollout([1.0, 2.0, 3.0], [0.0, 1.0, 2.0], terminated=[False, True, False], **ended),
+        0.5,
+        0.5,
+    )
+    np.testing.assert_allclose(over[1:, 0], [1.0, 51.0])
+    np.testing.assert_allclose(over[0, 0], 1.0 + 0.5 * 1.0 - 0.0 + 0.25 * 1.0)
+    cut, _ = advantages(
+        rollout([1.0, 2.0, 3.0], [0.0, 1.0, 2.0], bootstrap=[0.0, 10.0, 0.0], **ended), 0.5, 0.5
+    )
+    np.testing.assert_allclose(cut[1, 0], 2.0 + 0.5 * 10.0 - 1.0)
+    np.testing.assert_allclose(cut[2, 0], 51.0)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 5), st.integers(0, 9), st.integers(0, 10_000))
+def test_sequences_cover_every_step_once(steps: int, rows: int, longest: int, seed: int) -> None:
+    """Every step is in exactly one sequence; none crosses an episode's end, holds what is no step, or is
+    too long; each but the last of an episode's or row's stretch has the full length."""
+    rng = np.random.default_rng(seed)
+    ended, valid = rng.random((steps, rows)) < 0.15, rng.random((steps, rows)) < 0.95
+    cut = sequences(ended, valid, longest)
+    count = np.zeros((steps, rows), dtype=int)
+    for row, start, length in zip(cut.row, cut.start, cut.length, strict=True):
+        part = slice(start, start + length)
+        count[part, row] += 1
+        assert not ended[part, row][:-1].any()
+        assert valid[part, row].all()
+        assert not longest or length <= longest
+        last = start + length - 1
+        goes_on = last + 1 < steps and not ended[last, row] and valid[last + 1, row]
+        assert not goes_on or length == longest
+    np.testing.assert_array_equal(count, valid)
+    if len(cut):
+        pick = rng.permutation(len(cut))[:3]
+        time, row, there = places(cut, pick, int(cut.length[pick].max()))
+        np.testing.assert_array_equal(there.sum(axis=0), cut.length[pick])
+        np.testing.assert_array_equal(time[0], cut.start[pick])
+        np.testing.assert_array_equal(row, cut.row[pick])
+
+
+def collected(overrides: list[str], calls: int = 30) -> tuple[OnPolicy, Rollout]:
+    config = resolve("ppo-lstm-cartpole-no-vel", ["environment.num_envs=4", *overrides])
+    env = make_environment(config.environment.id, 4, {"episode_length": 11})
+    task = task_of(config.environment.id, env)
+    learner = OnPolicy(config, task, None, "cpu")
+    stepper = Stepper(env, task)
+    collector = learner.collector(stepper, stepper.reset(3))
+    learner.take(collector.collect(calls, random=False))
+    env.close()
+    assert learner._pending is not None
+    return learner, learner._pending
+
+
+@pytest.mark.parametrize(
+    "more", [[], ["agent.shared=false", "agent.history_actions=true"], ["agent.lstm=[5,6]"]]
+)
+def test_learning_sees_what_acting_saw(more: list[str]) -> None:
+    """Over whole sequences the network gives the probabilities and values that it gave step by step,
+    also behind ends of episodes and from the middle of one: the ratio begins at 1."""
+    learner, round_ = collected(["agent.sequence_length=4", *more])
+    assert round_.ended.any()
+    cut = sequences(round_.ended, round_.valid, 4)
+    agent = learner.agent
+    names = ("observation", "previous", "truth", "action", "log_prob", "value")
+    parts = {name: getattr(round_, name) for name in names}
+    batch = agent._batch(parts, round_, cut, np.arange(len(cut)))
+    with torch.no_grad():
+        raw, value = agent.network(
+            batch["observation"], batch["previous"], batch["memory"], batch["truth"]
+        )
+    there = batch["valid"] > 0
+    log_prob = agent.network.distribution(raw, None).log_prob(batch["action"])
+    torch.testing.assert_close(log_prob[there], batch["log_prob"][there], atol=2e-6, rtol=0)
+    torch.testing.assert_close(value[there], batch["value"][there], atol=2e-6, rtol=0)
+
+
+def test_a_masked_choice_is_never_made() -> None:
+    """What may not be chosen has probability 0, and the others share it all."""
+    logits = torch.randn(500, 5)
+    allowed = (torch.rand(500, 5) < 0.5).float()
+    allowed[:, 2] = 1.0
+    policy = Choices(logits, (5,), allowed)
+    action = policy.sample(torch.Generator().manual_seed(0))
+    assert (action.sum(dim=-1) == 1).all()
+    assert ((action * (1 - allowed)).sum(dim=-1) == 0).all()
+    each = torch.eye(5).expand(500, 5, 5)
+    total = sum(policy.log_prob(each[:, k]).exp() for k in range(5))
+    torch.testing.assert_close(total, torch.ones(500))
+
+
+def test_choices_are_drawn_as_probable_as_they_are() -> None:
+    """Of several choices each is drawn with its probability; entropy and log probability add up."""
+    logits = torch.tensor([[0.0, 1.0, 2.0, -1.0, 1.0]]).expand(40_000, 5)
+    policy = Choices(logits, (3, 2))
+    action = policy.sample(torch.Generator().manual_seed(1))
+    expected = torch.cat((logits[0, :3].softmax(-1), logits[0, 3:].softmax(-1)))
+    torch.testing.assert_close(action.mean(dim=0), expected, atol=0.01, rtol=0)
+    entropy = -(expected[:3] * expected[:3].log()).sum() - (expected[3:] * expected[3:].log()).sum()
+    torch.testing.assert_close(policy.entropy()[0], entropy)
+    torch.testing.assert_close(-policy.log_prob(action).mean(), entropy, atol=0.02, rtol=0)
+
+
+def test_normal_actions_have_their_density() -> None:
+    """Log probability and entropy are torch's."""
+    mean, log_std = torch.randn(7, 3), torch.randn(3)
+    policy, known = Gaussian(mean, log_std), torch.distributions.Normal(mean, log_std.exp())
+    action = policy.sample(torch.Generator().manual_seed(2))
+    torch.testing.assert_close(policy.log_prob(action), known.log_prob(action).sum(-1))
+    torch.testing.assert_close(policy.entropy(), known.entropy().sum(-1))
+
+
+def test_rewards_are_scaled_by_the_deviation_of_returns() -> None:
+    """After many steps the discounted return of what is given has deviation 1; the state comes back."""
+    rng = np.random.default_rng(0)
+    scale = RewardScale(8, 0.9)
+    none, every = np.zeros((64, 8), dtype=bool), np.ones((64, 8), dtype=bool)
+    for _ in range(30):
+        scale.scale(rng.normal(0.0, 5.0, (64, 8)).astype("f4"), none, every)
+    none, every = np.zeros((900, 8), dtype=bool), np.ones((900, 8), dtype=bool)
+    scaled = scale.scale(rng.normal(0.0, 5.0, (900, 8)).astype("f4"), none, every)
+    returns = np.zeros(8)
+    seen = []
+    for t in range(900):
+        returns = 0.9 * returns + scaled[t]
+        seen.append(returns.copy())
+    assert abs(np.std(seen[100:]) - 1.0) < 0.08
+    none, every = none[:64], every[:64]
+    other = RewardScale(8, 0.9)
+    other.restore(scale.state())
+    reward = rng.normal(size=(64, 8)).astype("f4")
+    np.testing.assert_array_equal(
+        scale.scale(reward, none, every), other.scale(reward, none, every)
+    )
+
+
+def test_the_vector_task_is_gymnasiums_cartpole() -> None:
+    """From the same state the same actions bring the same positions, ends and lengths."""
+    vector = CartPoleNoVelVector(num_envs=3, autoreset=False)
+    single = [gymnasium.make("CartPole-v1") for _ in range(3)]
+    vector.reset(seed=[1, 2, 3])
+    for row, env in enumerate(single):
+        env.reset(seed=0)
+        env.unwrapped.state = tuple(vector._state[row])  # type: ignore[attr-defined]
+    rng = np.random.default_rng(4)
+    alive = np.ones(3, dtype=bool)
+    for _ in range(60):
+        action = rng.integers(0, 2, 3)
+        seen, _, terminated, _, _ = vector.step(action)
+        for row in np.flatnonzero(alive):
+            expected, _, over, _, _ = single[row].step(int(action[row]))
+            np.testing.assert_allclose(seen[row], expected[[0, 2]], rtol=1e-5, atol=1e-7)
+            assert bool(terminated[row]) == over
+            alive[row] &= not over
+    assert not alive.all()
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        TaskSpec(
+            environment="x",
+            kind="task",
+            n_observation=147,
+            choices=(7,),
+            observation_shape=(7, 7, 3),
+        ),
+        TaskSpec(environment="x", kind="task", n_observation=5, choices=(3, 2)),
+        beam_task(n_slices=32),
+    ],
+    ids=["grid", "several choices", "beam"],
+)
+def test_agents_fit_their_tasks(task: TaskSpec) -> None:
+    """Grids pass convolutions, several choices and continuous actions work, and the policy acts as the
+    network does without noise."""
+    agent = PpoLstm(task, PpoLstmConfig(history_actions=True, actor=(16,), critic=(16,)), seed=1)
+    memory, previous = agent.initial_memory(4), np.zeros((4, task.n_action), dtype="f4")
+    rng = np.random.default_rng(0)
+    policy = agent.policy()
+    outside = [torch.zeros(4, *spec.shape) for spec in policy.memory_specs()]
+    applied = torch.zeros(4, *task.action_spec().shape)
+    for _ in range(5):
+        seen = rng.normal(size=(4, task.n_observation)).astype("f4")
+        decided, unit, memory = agent.act(seen, previous, memory)
+        raw, _, _ = agent.network.step(
+            torch.from_numpy(seen), torch.from_numpy(previous), torch.from_numpy(decided.memory),
+            torch.zeros(4, 0),
+        )  # fmt: skip
+        best = agent.network.distribution(raw, None).mode().detach().numpy()
+        action, *outside = policy(torch.from_numpy(seen).reshape(4, *task.shape), applied, *outside)
+        np.testing.assert_allclose(
+            task.unit_of(action.detach().numpy()), best.clip(-1.0, 1.0), atol=1e-5
+        )
+        previous = unit
+        applied = torch.from_numpy(task.seen_as_previous(task.centre + task.half_range * unit))
+
+
+@pytest.mark.parametrize("overlap", ["true", "false"])
+def test_a_resumed_run_is_exact(overlap: str, tmp_path: Path) -> None:
+    """Interrupted between rounds and resumed, the run ends with the same weights to the bit."""
+    small = [
+        "environment.num_envs=4", "environment.options={episode_length: 13}", "agent.rollout_steps=16",
+        "agent.pre_lstm=[8]", "agent.lstm=[8]", "logging.tensorboard=false", "logging.every_s=0",
+        "evaluation.episodes=2", f"overlap={overlap}", "logging.checkpoint_replay=always",
+        "agent.lr_schedule=constant",
+    ]  # fmt: skip
+    from memrl_ctrl.training import checkpoint
+
+    def run(steps: int, out: str, **more: Any) -> dict[str, Any]:
+        config = resolve("ppo-lstm-cartpole-no-vel", [*small, f"steps={steps}"])
+        content = checkpoint.load(train(config, out=tmp_path / out, **more).checkpoint)
+        return dict(content)
+
+    whole = run(640, "whole")
+    run(320, "first")
+    second = run(640, "second", resume=tmp_path / "first")
+    for name, value in whole["agent"]["network"].items():
+        assert torch.equal(value, second["agent"]["network"][name]), name
+    assert whole["agent"]["rng"] == second["agent"]["rng"]
+
+
+def test_it_learns_cartpole_without_velocity(tmp_path: Path) -> None:
+    """In a minute's fraction episodes become several times longer than by chance."""
+    quick = ["steps=120000", "agent.lr_schedule=constant", "logging.tensorboard=false"]
+    config = resolve("ppo-lstm-cartpole-no-vel", quick)
+    result = train(config, out=tmp_path / "run")
+    assert result.evaluation is not None
+    assert result.evaluation["return_mean"] > 100.0
