@@ -20,12 +20,14 @@ from memrl_ctrl.cli.values import Count, ExistingPath, JsonFile, OutputFolder, S
 from memrl_ctrl.config import TrainingConfig, resolve
 from memrl_ctrl.errors import MemrlError, UsageError
 from memrl_ctrl.outputs import STDOUT, write_json
+from memrl_ctrl.progress import report
 from memrl_ctrl.terminal import Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from memrl_ctrl.training import Evaluation, RunResult, Snapshot
+    from memrl_ctrl.training.video import Video
 
 WITHOUT_END = 10**12
 """Steps of a run that only its time limits."""
@@ -137,6 +139,7 @@ def evaluate(
     set_: Overrides = None,
     env: str | None = None,
     checkpoint: Steps | None = None,
+    render: Path | None = None,
     json_: Annotated[JsonFile | None, Parameter(name="--json")] = None,
 ) -> None:
     """Judge a policy on held-out episodes; for the beam by phase error and shot.
@@ -160,6 +163,8 @@ def evaluate(
         Another environment than it was trained on.
     checkpoint
         Environment steps of the run's checkpoint; default the last.
+    render
+        Also film as many episodes as `--episodes` says, 2 without it: file for the video, .mp4 or .gif.
     json_
         File for the figures; `-` is standard output, the table then goes to standard error.
     """
@@ -175,6 +180,10 @@ def evaluate(
     with _torch("evaluation"):
         from memrl_ctrl.training import evaluate as run
 
+        video = None
+        if render is not None:
+            task: dict[str, Any] = {"seed": seed, "environment": env, "options": options}
+            video = _film(policy, render, episodes=episodes, checkpoint=checkpoint, **task)
         with work_bar(Terminal(stderr=True), "tracking"):
             result = run(
                 policy,
@@ -186,8 +195,29 @@ def evaluate(
             )
     console = Terminal(highlight=False, stderr=str(json_) == STDOUT)
     show_evaluation(console, result.as_json())
+    if video is not None:
+        count = "1 episode" if video.episodes == 1 else f"{video.episodes} episodes"
+        pictures = f"{count}, {video.frames} pictures, {video.frames / video.fps:.0f} s"
+        console.print(f"Video: {escape(str(video.path))} ({pictures})", soft_wrap=True)
     if json_ is not None:
-        write_json(json_, _with_policy(result, policy))
+        filmed = {} if video is None else {"video": str(video.path)}
+        write_json(json_, {**_with_policy(result, policy), **filmed})
+
+
+def _film(
+    policy: Path, path: Path, *, episodes: int | None, checkpoint: int | None, **task: Any
+) -> Video:
+    """Film a policy before it is judged: what cannot be filmed is said at once."""
+    from memrl_ctrl.training.evaluation import load_any, occasion_of
+    from memrl_ctrl.training.video import EPISODES, check_video, film
+
+    check_video(path)
+    player = load_any(policy, checkpoint)
+    occasion = occasion_of(player, episodes=episodes or EPISODES, **task)
+    # Tracking reports its own, slower work.
+    quiet = occasion["options"].get("fidelity") == "tracking"
+    with work_bar(Terminal(stderr=True), "tracking" if quiet else "filming"):
+        return film(player, path, **occasion, progress=None if quiet else report)
 
 
 def show_evaluation(console: Terminal, figures: dict[str, Any]) -> None:
