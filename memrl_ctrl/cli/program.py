@@ -73,6 +73,7 @@ def import_(
     from_: Annotated[str | None, Parameter(name="--from")] = None,
     phase_deg: float | None = None,
     unit: Annotated[tuple[str, ...], Repeated] = (),
+    phase_sign: int = 1,
     force: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Import a controls-system export: field, voltages and phase as CSV (the field also as .npy).
@@ -104,6 +105,9 @@ def import_(
     unit
         Unit of a function that is not the control system's (ms, gauss, volt, degrees): v1=kV,
         phi_hw=rad, b_field=T, ctime=s. Also settles a doubt: v2=V. May be repeated.
+    phase_sign
+        -1 where the control system counts the phase of the second harmonic against phi_2; then phi_hw
+        is the negative of its function, and exports are turned back.
     force
         Replace files that exist.
     """
@@ -117,6 +121,7 @@ def import_(
         field_file=field,
         missing_from=from_,
         units=parse_units(unit),
+        phase_sign=phase_sign,
     )
     files = save_program(imported.program, out, force=force)
     console = Console(highlight=False, soft_wrap=True)

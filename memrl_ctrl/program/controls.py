@@ -25,9 +25,10 @@ from memrl_ctrl.program import library
 from memrl_ctrl.program.controls_files import EXAMPLE, ROLES, Pair, read_export, read_file
 from memrl_ctrl.program.controls_function import function_of
 from memrl_ctrl.program.cycle import CycleProgram
-from memrl_ctrl.program.functions import PiecewiseLinear
+from memrl_ctrl.program.functions import PiecewiseLinear, negated
 from memrl_ctrl.program.machine import MachineFile
 from memrl_ctrl.program.machine_reader import NAME
+from memrl_ctrl.program.phase_sign import counted_otherwise
 from memrl_ctrl.program.storage import load_machine, load_program, refuse_broken_limits
 from memrl_ctrl.program.units import Unit, short_name
 
@@ -50,6 +51,7 @@ class _Draft:
     devices: dict[str, str] = field(default_factory=dict)
     sources: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    phase_sign: int = 1
 
 
 def import_controls_export(
@@ -63,6 +65,7 @@ def import_controls_export(
     field_file: str | Path | None = None,
     missing_from: str | Path | None = None,
     units: Mapping[str, Unit] | None = None,
+    phase_sign: int = 1,
 ) -> ImportedProgram:
     """Read an export of field, voltages and phase.
 
@@ -82,6 +85,7 @@ def import_controls_export(
             file) or the folder of another export.
         units: units of ctime and functions (`units.parse_units`) where they are not those of the
             controls system (ms, gauss, volt, degrees), or where these are doubted but right.
+        phase_sign: -1 where the control system counts the phase against phi_2; see `CycleProgram`.
 
     Raises:
         ProgramError: a file is wrong, missing, ambiguous, or breaks a limit of the machine; names
@@ -89,9 +93,11 @@ def import_controls_export(
         UsageError: an option that does not fit the export.
     """
     folder = Path(directory)
+    if phase_sign not in (1, -1):
+        raise UsageError(f"the phase's sign is {phase_sign}; it is 1 or -1")
     if not isinstance(machine, MachineFile):
         machine = load_machine(machine)
-    draft = _Draft()
+    draft = _Draft(phase_sign=phase_sign)
     pairs, draft.notes = read_export(folder)
     if field_file is not None:
         pairs = [pair for pair in pairs if pair.role != "b_field_t"] + _field(Path(field_file))
@@ -119,7 +125,8 @@ def import_controls_export(
         if role not in draft.functions:
             pair = _of_version(_of_role(pairs, role), versions)
             _take(pair, machine, units or {}, draft)
-    return ImportedProgram(program=_program(folder, name, machine, draft), notes=tuple(draft.notes))
+    program = _program(folder, name, machine, draft)
+    return ImportedProgram(program=program, notes=(*draft.notes, *counted_otherwise(program)))
 
 
 def _program(folder: Path, name: str | None, machine: MachineFile, draft: _Draft) -> CycleProgram:
@@ -140,6 +147,7 @@ def _program(folder: Path, name: str | None, machine: MachineFile, draft: _Draft
         description=f"Imported from the controls-system export {raw}",
         source="; ".join(draft.sources),
         devices={role: draft.devices[role] for role in ROLES if role in draft.devices},
+        phase_sign=draft.phase_sign,
     )
     refuse_broken_limits(program, folder)
     return program
@@ -148,6 +156,9 @@ def _program(folder: Path, name: str | None, machine: MachineFile, draft: _Draft
 def _take(pair: Pair, machine: MachineFile, units: Mapping[str, Unit], draft: _Draft) -> None:
     """Add the function of a pair."""
     function, notes = function_of(pair, machine, units)
+    if pair.role == "phi_hw_deg" and draft.phase_sign < 0:
+        function = negated(function)
+        notes = [*notes, "phi_hw: its negative, as the phase counts against phi_2"]
     draft.functions[pair.role] = function
     draft.sources.append(
         f"{pair.path.name}: {pair.title}"

@@ -17,7 +17,7 @@ import numpy as np
 from memrl_ctrl.errors import ProgramError, UsageError
 from memrl_ctrl.program.controls_files import EXAMPLE, of_ring, role_of
 from memrl_ctrl.program.cycle import FUNCTIONS, CycleProgram, check_device
-from memrl_ctrl.program.functions import PiecewiseLinear
+from memrl_ctrl.program.functions import PiecewiseLinear, negated
 from memrl_ctrl.program.storage import refuse_broken_limits, write_texts
 from memrl_ctrl.program.units import EXPORT_UNIT, find_unit, function_name, short_name, written
 
@@ -102,6 +102,8 @@ def export_program(
     for name in names:
         device = _device(program, name, (devices or {}).get(name), ring)
         function, added = _playable(name, getattr(program, name), program)
+        if name == "phi_hw_deg" and program.phase_sign < 0:
+            function = negated(function)
         pairs.append((name, device, function))
         notes += [f"{short_name(name)}: as {device}, {function.ctime_ms.size} breakpoints", *added]
     if single:

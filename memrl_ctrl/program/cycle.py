@@ -106,6 +106,10 @@ class CycleProgram:
     devices: Mapping[str, str] = field(default_factory=dict)
     """The device/property#field of the control system that plays each function, by its name in
     `FUNCTIONS`, where it is known."""
+    phase_sign: int = 1
+    """1, or -1 where the control system counts the phase against phi_2: its value is then -phi_hw. In
+    this project phi_hw always runs with phi_2 (phi_hw = offset + phi_2); the sign is applied where
+    functions are imported and exported."""
     path: Path | None = field(default=None, compare=False)
     """File it was read from."""
 
@@ -120,6 +124,8 @@ class CycleProgram:
                 )
         for name, device in self.devices.items():
             check_device(name, device)
+        if self.phase_sign not in (1, -1):
+            raise ValueError(f"phase_sign is {self.phase_sign}; it is 1 or -1")
         low_window, high_window = WINDOW_RANGE_MS
         if not low_window <= self.b_dot_window_ms <= high_window:
             raise ValueError(

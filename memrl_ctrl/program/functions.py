@@ -129,3 +129,9 @@ class PiecewiseLinear:
             raise ValueError(
                 f"ctime {worst:g} ms is outside the function's {self.start_ms:g} to {self.end_ms:g} ms"
             )
+
+
+def negated(function: PiecewiseLinear) -> PiecewiseLinear:
+    """Return the function of the other sign; no value becomes a negative zero."""
+    value = np.where(function.value == 0.0, 0.0, -function.value)
+    return PiecewiseLinear(ctime_ms=function.ctime_ms, value=value, beyond=function.beyond)

@@ -95,6 +95,7 @@ def read_program(path: Path) -> CycleProgram:
     window = root.get("b_dot_window_ms")
     description, source = root.get("description"), root.get("source")
     devices = _devices(root.get("devices"))
+    sign = root.get("phase_sign")
     name = read_name(root)
     root.done()
     low, high = WINDOW_RANGE_MS
@@ -111,6 +112,7 @@ def read_program(path: Path) -> CycleProgram:
             description=description.text() if description else "",
             source=source.text() if source else "",
             devices=devices,
+            phase_sign=_sign(sign) if sign else 1,
             path=path,
         )
     except ValueError as error:
@@ -156,6 +158,13 @@ def _machine(item: Item) -> MachineFile:
     except UsageError as error:
         raise item.error(str(error)) from error
     return read_machine(path)
+
+
+def _sign(item: Item) -> int:
+    value = item.number(least=-1.0, most=1.0)
+    if value not in (1.0, -1.0):
+        raise item.error(f"is {value:g}; expected 1, or -1 where the phase counts against phi_2")
+    return int(value)
 
 
 def _devices(item: Item | None) -> dict[str, str]:
@@ -220,6 +229,8 @@ def _document(program: CycleProgram, out: Path) -> str:
     fields["functions"] = functions
     if program.devices:
         fields["devices"] = {n: program.devices[n] for n in FUNCTIONS if n in program.devices}
+    if program.phase_sign != 1:
+        fields["phase_sign"] = program.phase_sign
     return yaml_text.dump(fields)
 
 

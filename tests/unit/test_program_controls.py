@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 
 from memrl_ctrl.errors import ProgramError, UsageError
 from memrl_ctrl.program import FUNCTIONS, import_controls_export, load_program, save_program
+from memrl_ctrl.program.controls_export import export_program
 from memrl_ctrl.program.controls_files import role_of
+from memrl_ctrl.program.functions import PiecewiseLinear
 from memrl_ctrl.program.units import parse_units
 
 FIELD = "0,0\n270,2320.5\n805,8627.123\n815,8627.123\n1200,0"
@@ -492,3 +495,48 @@ def test_a_name_that_is_none(export: Path) -> None:
     """A program's name must be usable on the command line."""
     with pytest.raises(UsageError, match="cannot be named 'a b'"):
         import_controls_export(export, name="a b")
+
+
+def against(folder: Path, sign: float) -> Path:
+    """Write an export whose phase follows the optimum of phi_2 with a sign, 80 degrees away."""
+    from memrl_ctrl.program.optimum import cycle_optimum
+
+    program = load_program("psb-1p4gev")
+    found = cycle_optimum(program, intensity=3e12, filling=0.7, points=60)
+    time, phi2 = found.ctime_ms[found.found], np.degrees(found.phi2_rad[found.found])
+    phase = PiecewiseLinear(ctime_ms=time, value=80.0 + sign * phi2, beyond="hold")
+    time = np.concatenate([[0.0], time, [1200.0]])
+    value = np.concatenate([[phase.value[0]], phase.value, [phase.value[-1]]])
+    written = replace(program, phi_hw_deg=PiecewiseLinear(ctime_ms=time, value=value))
+    export_program(written, folder, ring=3)
+    return folder
+
+
+def test_a_phase_that_runs_against_phi2_is_noticed(tmp_path: Path) -> None:
+    """A function that follows minus the optimum is said to, with what to do; one that follows it is
+    not; imported with the sign it is the negative, which is exported as it was."""
+    other = against(tmp_path / "other", -1.0)
+    (note,) = (n for n in import_controls_export(other).notes if "against phi_2" in n)
+    assert "--phase-sign -1" in note
+    along = import_controls_export(against(tmp_path / "along", 1.0))
+    assert not any("against phi_2" in note for note in along.notes)
+    turned = import_controls_export(other, phase_sign=-1)
+    assert not any("seems to run" in note for note in turned.notes)
+    plain = import_controls_export(other).program.phi_hw_deg.value
+    np.testing.assert_array_equal(turned.program.phi_hw_deg.value, -plain)
+    saved = save_program(turned.program, tmp_path / "p.yaml")[0]
+    again = load_program(saved)
+    assert again.phase_sign == -1
+    export_program(again, tmp_path / "back", ring=3)
+    for file in ("V2P.csv", "V1A.csv"):
+        assert (tmp_path / "back" / file).read_bytes() == (other / file).read_bytes()
+
+
+def test_a_sign_is_one_or_minus_one(tmp_path: Path) -> None:
+    """Another sign is refused, on import and in a file."""
+    with pytest.raises(UsageError, match="sign is 0; it is 1 or -1"):
+        import_controls_export(tmp_path, phase_sign=0)
+    file = save_program(load_program("psb-2gev"), tmp_path / "p.yaml")[0]
+    file.write_text(file.read_text() + "phase_sign: 0.5\n")
+    with pytest.raises(ProgramError, match=r"phase_sign: is 0\.5; expected 1, or -1"):
+        load_program(file)
