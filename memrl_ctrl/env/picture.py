@@ -224,7 +224,7 @@ class Picture:
         level = np.array([[180.0, well.level_kvrad], [-180.0, well.level_kvrad]])
         self._artists["filled"].set_xy(np.concatenate((edge, level)))
         top, low = float(well.total_kvrad.max()), float(well.rf_kvrad.min())
-        self._hold("well", y=(min(low, 0.0) - 0.03 * top, 1.05 * top))
+        self._hold("well", y=(min(low, -0.08 * top), 1.05 * top))
 
     def _hold(
         self, name: str, *, x: float | None = None, y: tuple[float, float] | None = None

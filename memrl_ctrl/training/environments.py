@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -98,7 +99,13 @@ def make_environment(
     except gymnasium.error.DependencyNotInstalled as error:
         raise MemrlError(f"environment {name!r} cannot be made: {error}") from error
     except TypeError as error:
-        raise UsageError(f"environment {name!r} cannot be made so: {error}") from error
+        # Gymnasium adds where it raised it from, with everything that was given.
+        said = str(error).partition(" was raised from")[0]
+        if unknown := re.search(r"unexpected keyword argument '(\w+)'", said):
+            raise UsageError(
+                f"environment {name!r} cannot be made so: it has no option {unknown[1]!r}"
+            ) from error
+        raise UsageError(f"environment {name!r} cannot be made so: {said}") from error
 
 
 def _picture_mode(name: str) -> str:

@@ -211,9 +211,10 @@ def open_for(
     if seen != task.shape or acts.shape != spec.shape or acts.choices != spec.choices:
         env.close()
         choices = f" of {spec.choices} choices" if spec.choices else ""
+        hint = f"; give --set n_slices={seen[0] - 1}" if task.kind == "beam-phase" else ""
         raise MismatchError(
             f"the policy sees {seen} and acts {acts.shape}, environment {environment!r} shows "
-            f"{task.shape} and takes {spec.shape}{choices}"
+            f"{task.shape} and takes {spec.shape}{choices}{hint}"
         )
     return Stepper(env, task)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
@@ -158,7 +159,7 @@ class _Camera:
     def _picture(self) -> Frame:
         try:
             drawn: Any = self._env.render()
-        except (NotImplementedError, ImportError) as error:
+        except (NotImplementedError, ImportError, gymnasium.error.Error) as error:
             raise MemrlError(
                 f"environment {self._name!r} could not draw a picture: {error}"
             ) from error
