@@ -140,7 +140,10 @@ def run(
         out=out,
     )
     console = Terminal(stderr=True, highlight=False)
-    everything = [job for cell in cells for job in cell.jobs]
+    # The first seed of every cell comes first: an early table compares everything.
+    everything = sorted(
+        (job for cell in cells for job in cell.jobs), key=lambda job: job.config.seed
+    )
     interrupted = False
     if not table_only:
         bullet.register(cells[0].jobs[0].config.environment.id)
