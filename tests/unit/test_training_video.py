@@ -92,6 +92,9 @@ def brightness(path: Path) -> list[int]:
     return [int(v) for v in np.round(frames[:, :30, :40].mean(axis=(1, 2, 3)) / 30.0)]
 
 
+# imageio's reader of MP4, which only this test uses, leaves its pipes to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_every_step_of_whole_episodes_is_shown_and_the_end_stands(tmp_path: Path) -> None:
     """Two episodes of 4 and 7 steps, each from its start to its end, the end for a second."""
     video = film(policy(), tmp_path / "a.mp4", environment="test/Lamp-v0", episodes=2, seed=5)
