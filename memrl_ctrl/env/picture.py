@@ -194,8 +194,11 @@ class Picture:
         self._artists["way"].set_data(place, phi_hw)
         shown = phi_hw
         if "error" in self._axes:
-            self._artists["error"].set_data(place, error)
-            self._artists["best"].set_data(place, phi_hw - error)
+            # Where the error passes half a turn it goes on at the other side: no line between.
+            turns = np.flatnonzero(np.abs(np.diff(error)) > 180.0) + 1
+            for line, values in (("error", error), ("best", phi_hw - error)):
+                broken = np.insert(values, turns, math.nan)
+                self._artists[line].set_data(np.insert(place, turns, math.nan), broken)
             shown = np.concatenate((phi_hw, (phi_hw - error)[np.isfinite(error)]))
         room = 0.05 * max(float(np.ptp(shown)), 10.0)
         self._hold("phi_hw", x=float(place[-1]), y=(shown.min() - room, shown.max() + room))
