@@ -116,7 +116,9 @@ def _picture_mode(name: str) -> str:
     """
     entry = gymnasium.registry[name].entry_point
     maker = load_env_creator(entry) if isinstance(entry, str) else entry
-    modes = getattr(maker, "metadata", {}).get("render_modes")
+    metadata = getattr(maker, "metadata", None)
+    # A wrapper has its metadata only once it is made.
+    modes = metadata.get("render_modes") if isinstance(metadata, Mapping) else None
     if modes is not None and PICTURE not in modes:
         has = ", ".join(map(str, modes)) or "none"
         raise UsageError(

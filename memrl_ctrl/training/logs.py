@@ -56,7 +56,7 @@ GROUPS = {
 
 def grouped(name: str) -> str:
     """Return a figure's name with its group, for example `train/return` or `evaluation/return`."""
-    if name.endswith("_lr"):
+    if name == "lr" or name.endswith("_lr"):
         return f"learning_rates/{name.removesuffix('_lr')}"
     found = (group for start, group in GROUPS.items() if name.startswith(start))
     group = next(found, "losses")

@@ -264,6 +264,7 @@ def test_what_is_logged_changes_nothing(tmp_path: Path) -> None:
         ("critic_lstm_lr", "learning_rates/critic_lstm"),
         ("memory_h_rms", "memory/h_rms"),
         ("td_error", "losses/td_error"),
+        ("lr", "learning_rates/lr"),
         ("rss_mb", "process/rss_mb"),
     ],
 )

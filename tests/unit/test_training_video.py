@@ -19,6 +19,7 @@ from memrl_ctrl.agents.task import TaskSpec, beam_task
 from memrl_ctrl.cli import main
 from memrl_ctrl.config import LstmTd3Config
 from memrl_ctrl.errors import MissingExtraError, UsageError
+from memrl_ctrl.training.environments import make_environment
 from memrl_ctrl.training.evaluation import TorchPolicy
 from memrl_ctrl.training.video import check_video, film
 
@@ -291,3 +292,12 @@ def test_another_environment_of_the_same_sizes_is_judged(
     words = ["--env", "memrl/BeamCycle-v0", "--set", "n_slices=32", "--set", "program=psb-2gev"]
     assert main(["evaluate", str(run), *words, "--episodes", "2"]) == 0
     assert "memrl/BeamCycle-v0, 2 held-out episodes" in capsys.readouterr().out
+
+
+def test_a_task_that_is_a_wrapper_draws_what_it_wraps() -> None:
+    """Its render modes are known only once it is made."""
+    pytest.importorskip("pygame")
+    env: Any = make_environment("memrl/CartPoleNoVel-v0", 1, {}, pictures=True)
+    env.reset(seed=1)
+    assert env.render()[0].std() > 0.0
+    env.close()
