@@ -12,9 +12,7 @@ from memrl_ctrl.agents.priorities import Priorities, PriorityTree
 
 shapes = st.tuples(st.integers(1, 5), st.integers(1, 37))
 leaves = shapes.flatmap(
-    lambda shape: arrays(
-        np.float64, shape, elements=st.one_of(st.just(0.0), st.floats(1e-6, 1e6))
-    )
+    lambda shape: arrays(np.float64, shape, elements=st.one_of(st.just(0.0), st.floats(1e-6, 1e6)))
 )
 
 

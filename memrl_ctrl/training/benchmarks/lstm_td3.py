@@ -27,7 +27,7 @@ CASES = (
 )
 EPISODE = 100
 EPISODES = 40
-ROUNDS = 9
+ROUNDS = 5
 
 
 def run(
@@ -47,7 +47,7 @@ def run(
     figures: dict[str, float] = {}
     for case in cases:
         contenders = _contenders(case)
-        with torch_threads(0):
+        with torch_threads(1):
             threads = torch.get_num_threads()
             seconds = _measured({name: update for name, (update, _) in contenders.items()}, rounds)
         plain = seconds["plain window"]
@@ -74,7 +74,7 @@ def run(
         figures=figures,
         json_path=json_path,
         notes=[
-            f"{threads} thread(s) of torch; episodes of {EPISODE} steps; medians of "
+            f"{threads} thread of torch, as in training; episodes of {EPISODE} steps; medians of "
             f"{rounds} pairs of updates (one of each pair moves the actor), taken in turns.",
             "Ratios are to the plain window implementation (memrl_ctrl.training.benchmarks.plain).",
         ],
