@@ -24,7 +24,7 @@ from memrl_ctrl.training.benchmarks import tasks
 BASE = resolve("lstm-td3-inverted-pendulum", ["steps=4000", "evaluation.every_steps=1000"])
 
 
-def finished(folder: Path, returns: list[float], steps: int = 4000) -> None:
+def finished(folder: Path, returns: list[float], steps: int = 6000) -> None:
     """Leave a run folder as a finished training does."""
     folder.mkdir(parents=True)
     lines = [
@@ -109,7 +109,7 @@ def test_what_is_finished_is_kept_and_the_rest_is_run(
     monkeypatch.setattr(several, "_start", start)
     monkeypatch.setattr(several, "POLL_S", 0.0)
     words = ["--tasks", "InvertedPendulum", "--versions", "full,remove_velocity"]
-    words += ["--algorithms", "td3", "--seeds", "0:2", "--steps", "4000", "--out", str(tmp_path)]
+    words += ["--algorithms", "td3", "--seeds", "0:2", "--steps", "6000", "--out", str(tmp_path)]
     words += ["--config", "lstm-td3-inverted-pendulum", "--json", str(tmp_path / "t.json")]
     assert main(["bench", "tasks", *words]) == 0
     assert sorted(started) == [

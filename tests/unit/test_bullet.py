@@ -153,6 +153,7 @@ def test_an_interrupted_run_goes_on_exactly(robot: str, tmp_path: Path) -> None:
     """A run that stopped at half its way and was resumed ends with the numbers of one that did not."""
     settings = [
         f"environment.id={robot}BulletEnv-v0",
+        "environment.num_envs=2",  # a round is 10 steps: 60 steps end where a round ends
         "environment.options={pomdp: position_only}",
         "agent.actor={pre_lstm: [8], lstm: [8], current: [8], combination: [8]}",
         "agent.critic={pre_lstm: [8], lstm: [8], current: [8], combination: [8]}",
