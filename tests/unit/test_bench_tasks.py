@@ -71,8 +71,11 @@ def test_every_cell_has_a_folder_of_its_own(name: str, version: str) -> None:
 
 
 def test_figures_of_a_run_are_its_last_and_its_best_evaluations(tmp_path: Path) -> None:
-    """The mean of the last three, and the largest of all."""
+    """The mean of the last three, and the largest of all; a step that is judged twice counts once."""
     finished(tmp_path / "x-seed0", [1.0, 9.0, 4.0, 5.0, 6.0])
+    assert tasks.score_of(tmp_path / "x-seed0") == (5.0, 9.0)
+    with (tmp_path / "x-seed0" / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"steps": 5000, "seconds": 5, "evaluation_return": 6.0}) + "\n")
     assert tasks.score_of(tmp_path / "x-seed0") == (5.0, 9.0)
 
 

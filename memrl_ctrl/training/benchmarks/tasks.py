@@ -259,9 +259,13 @@ def config_of(base: TrainingConfig, task: str, version: str, algorithm: str) -> 
 
 def score_of(folder: Path) -> tuple[float, float]:
     """Return a finished run's figures: the mean of its last evaluations, and the best of all."""
-    returns = [
-        row["evaluation_return"] for row in read_metrics(folder) if "evaluation_return" in row
-    ]
+    # The last step is judged once more at the end of the run.
+    by_step = {
+        row["steps"]: row["evaluation_return"]
+        for row in read_metrics(folder)
+        if "evaluation_return" in row
+    }
+    returns = list(by_step.values())
     return float(np.mean(returns[-LAST:])), float(np.max(returns))
 
 
