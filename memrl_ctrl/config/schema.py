@@ -201,6 +201,12 @@ class TrainingConfig:
             f"agent.sequence_length and burn_in are {part} steps together; they do not fit the "
             f"{self.replay.capacity // count} steps that replay.capacity leaves an environment",
         )
+        longest = self.environment.options.get("episode_length")
+        require(
+            not isinstance(longest, int) or agent.sequence_length <= longest,
+            f"agent.sequence_length {agent.sequence_length} is longer than an episode of {longest} "
+            "steps; give at most that, or 0 for whole episodes",
+        )
         require(
             self.replay.layout == "unified" or not self.learns_whole_episodes,
             "replay.layout: separate is for windows and parts of episodes; give "
