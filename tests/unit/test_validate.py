@@ -143,12 +143,9 @@ def test_without_blond_it_says_how_to_get_it(monkeypatch, capsys):
     assert 'needs BLonD: pip install "memrl-ctrl[blond]"' in capsys.readouterr().err
 
 
-def test_pictures_are_drawn_of_each_check(tmp_path):
-    """One PNG a check."""
-    pytest.importorskip("matplotlib")
-    from memrl_backends.blond.validate import pictures
-
-    full = Comparison(
+def tracked_comparison():
+    """A comparison with everything that a picture shows."""
+    return Comparison(
         **{
             **comparison(0.1).__dict__,
             "condition": {
@@ -163,6 +160,33 @@ def test_pictures_are_drawn_of_each_check(tmp_path):
             "length_ratio": np.array([1.0, 1.01]),
         }
     )
-    made = pictures.draw(tmp_path, {"one": "a title"}, [full])
+
+
+def test_pictures_are_drawn_of_each_check(tmp_path):
+    """One PNG a check."""
+    pytest.importorskip("matplotlib")
+    from memrl_backends.blond.validate import pictures
+
+    made = pictures.draw(tmp_path, {"one": "a title"}, [tracked_comparison()])
     assert [path.name for path in made] == ["validate-one.png", "validate-length.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in made)
+
+
+def test_the_legend_of_a_single_panel_does_not_lie_on_the_title(tmp_path, monkeypatch):
+    """A long title over one panel stays readable."""
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    from memrl_backends.blond.validate import pictures
+
+    drawn, save = [], Figure.savefig
+
+    def keep(figure, *args, **options):
+        drawn.append(figure)
+        save(figure, *args, **options)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    text = "BLonD's matching, induced voltage converged, 9e+12 protons"
+    pictures.draw(tmp_path, {"one": text}, [tracked_comparison()])
+    title = next(item for item in drawn[0].texts if item.get_text() == text)
+    assert not title.get_window_extent().overlaps(drawn[0].legends[0].get_window_extent())

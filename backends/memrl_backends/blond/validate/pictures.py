@@ -49,7 +49,7 @@ def _profiles(path: Path, title: str, chosen: Sequence[Comparison]) -> Path:
 
     columns = min(_COLUMNS, len(chosen))
     count = -(-len(chosen) // columns)
-    figure = Figure(figsize=(1.0 + 3.2 * columns, 1.0 + 2.5 * count), layout="constrained")
+    figure = Figure(figsize=(2.8 + 3.2 * columns, 1.0 + 2.5 * count), layout="constrained")
     panels = figure.subplots(count, columns, squeeze=False)
     for panel, comparison in zip(panels.flat, chosen, strict=False):
         _one(panel, comparison)
@@ -59,7 +59,8 @@ def _profiles(path: Path, title: str, chosen: Sequence[Comparison]) -> Path:
     figure.supxlabel("RF phase, degrees")
     figure.supylabel("line density, 1/rad")
     handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper right", ncols=3, fontsize="small")
+    # Beside the panels: above them it would lie on the title.
+    figure.legend(handles, labels, loc="outside right center", fontsize="small")
     with output_file(path) as partial:
         figure.savefig(partial, dpi=DPI)
     return path
