@@ -26,7 +26,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from memrl_ctrl.agents.task import TaskSpec, beam_task
 from memrl_ctrl.errors import MemrlError, UnknownNameError, UsageError
-from memrl_ctrl.tasks import bullet, cartpole, recall
+from memrl_ctrl.tasks import bullet, cartpole, minigrid, recall
 from memrl_ctrl.tasks.pomdp import Degradation
 from memrl_ctrl.tasks.wrappers import PomdpVectorWrapper, PomdpWrapper, WindowObservation
 
@@ -43,7 +43,7 @@ def make_environment(
     """Make a vector environment: the task's own vector version where it has one.
 
     Args:
-        name: Gymnasium's name, or that of a PyBullet task.
+        name: Gymnasium's name, or that of a PyBullet or MiniGrid task.
         num_envs: environments that step together.
         options: the environment's keyword arguments, and those of what is seen of it.
         pictures: whether `render` is to return a picture of each (mode `rgb_array`); they then begin
@@ -56,19 +56,22 @@ def make_environment(
     """
     recall.register()
     cartpole.register()
+    minigrid.register()
     if bullet.is_bullet(name):
         bullet.register(name)
-    if name not in gymnasium.registry:
+    kwargs, registered = dict(options), name
+    if minigrid.is_grid(name):
+        registered, kwargs["task"] = minigrid.ID, name
+    if registered not in gymnasium.registry:
         raise UnknownNameError("environment", name, {*gymnasium.registry, *bullet.NAMES})
-    kwargs = dict(options)
     sight = {
         key: kwargs.pop(key)
         for key in (*PARAMETERS, "pomdp", "window_observation")
         if key in kwargs
     }
     if pictures:
-        kwargs["render_mode"] = _picture_mode(name)
-    own = None if pictures else gymnasium.registry[name].vector_entry_point
+        kwargs["render_mode"] = _picture_mode(registered)
+    own = None if pictures else gymnasium.registry[registered].vector_entry_point
     try:
         if own is not None:
             make = load_env_creator(own) if isinstance(own, str) else own
@@ -76,12 +79,12 @@ def make_environment(
                 # The caller begins each episode, with a seed of its own.
                 kwargs["autoreset"] = False
             env = gymnasium.make_vec(
-                name, num_envs, vectorization_mode="vector_entry_point", **kwargs
+                registered, num_envs, vectorization_mode="vector_entry_point", **kwargs
             )
             return _seen_by_all(name, env, sight)
         mode = AutoresetMode.NEXT_STEP if pictures else AutoresetMode.DISABLED
         env = gymnasium.make_vec(
-            name,
+            registered,
             num_envs,
             vectorization_mode="sync",
             vector_kwargs={"autoreset_mode": mode},

@@ -1,0 +1,285 @@
+"""MiniGrid's tasks with observations that networks take, one at a time or many together (extra `bench`).
+
+Every environment of MiniGrid has an observation here that is one array: the agent's view or the whole world,
+as vectors with a 1 for object, colour and state, as MiniGrid's numbers, or as a picture (see
+`memrl_ctrl.tasks.grid_sight.Sight` for the options). The mission's text is left out; in tasks where it says
+what to do (Fetch, GoToDoor, GoToObject, PutNear, most of BabyAI) a policy cannot know it.
+
+| name | what |
+|---|---|
+| `MiniGrid-…-v0`, `BabyAI-…-v0` | MiniGrid's own, in configurations and commands |
+| `memrl/MemoryS7-v0`, `S9`, `S11`, `S13`, `S13Random`, `S17Random` | MiniGrid's memory tasks |
+| `memrl/Maze-S4-v0` to `S24`, `memrl/MazeRandom-…`, `memrl/MazeObstructed-…` | mazes of our own |
+| `MiniGrid-CustomMaze-S8-v0`, `MiniGrid-CustomMazeRandomS15` | the same mazes by their older names |
+| `memrl/MiniGrid-v0` | any of them, by the option `task` |
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Discrete
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from memrl_ctrl.errors import UnknownNameError, UsageError
+from memrl_ctrl.registry import missing_extra
+from memrl_ctrl.tasks.grid_sight import Eyes, Seen, Sight, Worlds
+
+if TYPE_CHECKING:
+    from minigrid.minigrid_env import MiniGridEnv
+
+ID = "memrl/MiniGrid-v0"
+MEMORY = ("S7", "S9", "S11", "S13", "S13Random", "S17Random")
+"""The memory tasks that MiniGrid has; a fixed S17 is not among them."""
+MAZES = {"Maze": {}, "MazeRandom": {"smallest": 6}, "MazeObstructed": {"obstacles": 2, "doors": 1}}
+"""Kinds of mazes and what they stand for."""
+SIZES = range(4, 25)
+"""Sides of the mazes that have a name."""
+LIMIT = "max_episode_steps"
+
+_MAZE = re.compile(r"(?:memrl/|MiniGrid-Custom)(Maze(?:Random|Obstructed)?)-?S(\d+)(?:-v0)?")
+_LIBRARY = re.compile(r"(?:MiniGrid|BabyAI)-.+")
+
+
+def is_grid(name: str) -> bool:
+    """Whether a name is of a task of MiniGrid's kind, in MiniGrid or here."""
+    ours = name in gymnasium.registry and name != ID and _entry(name) is not None
+    return ours or bool(_MAZE.fullmatch(name) or _LIBRARY.fullmatch(name))
+
+
+def _entry(name: str) -> str | None:
+    """Return which task a registered name of ours stands for; None where it is not ours."""
+    spec = gymnasium.registry[name]
+    task = spec.kwargs.get("task") if spec.entry_point == _ONE else None
+    return str(task) if task is not None else None
+
+
+_ONE = "memrl_ctrl.tasks.minigrid:SeenGrid"
+_MANY = "memrl_ctrl.tasks.minigrid:GridVector"
+
+
+def register() -> None:
+    """Make the tasks known to Gymnasium; a second call does nothing. MiniGrid itself is not imported."""
+    if ID in gymnasium.registry:
+        return
+    tasks: dict[str, dict[str, Any]] = {ID: {}}
+    tasks |= {f"memrl/Memory{size}-v0": {"task": f"MiniGrid-Memory{size}-v0"} for size in MEMORY}
+    for kind in MAZES:
+        names = [f"memrl/{kind}-S{size}-v0" for size in SIZES]
+        tasks |= {name: {"task": name} for name in names}
+    for name, options in tasks.items():
+        gymnasium.register(
+            name, entry_point=_ONE, vector_entry_point=_MANY, kwargs=options, order_enforce=False
+        )
+
+
+def known() -> set[str]:
+    """Return the names of all tasks of this kind.
+
+    Raises:
+        MissingExtraError: MiniGrid is not installed.
+    """
+    _library("the tasks of MiniGrid")
+    register()
+    ours = {name for name in gymnasium.registry if name != ID and _entry(name) is not None}
+    return ours | {name for name in gymnasium.registry if _LIBRARY.fullmatch(name)}
+
+
+def make_raw(task: str, **options: Any) -> MiniGridEnv:
+    """Make MiniGrid's environment of a task, without any wrapper.
+
+    Args:
+        task: one of the names above.
+        options: of the environment; `max_episode_steps` is MiniGrid's `max_steps`.
+
+    Raises:
+        MissingExtraError: MiniGrid is not installed.
+        UnknownNameError: there is no such task.
+    """
+    _library(f"environment {task!r}")
+    if LIMIT in options:
+        options["max_steps"] = options.pop(LIMIT)
+    maze = _MAZE.fullmatch(task)
+    if maze is not None:
+        from memrl_ctrl.tasks.mazes import MazeEnv
+
+        return MazeEnv(**{"size": int(maze[2]), **MAZES[maze[1]], **options})
+    if task in gymnasium.registry and (stands_for := _entry(task)) is not None:
+        return make_raw(stands_for, **options)
+    if task not in gymnasium.registry or not _LIBRARY.fullmatch(task):
+        raise UnknownNameError("MiniGrid task", task, known())
+    env = gymnasium.make(task, disable_env_checker=True, **options).unwrapped
+    return env  # type: ignore[return-value]
+
+
+def _library(what: str) -> None:
+    try:
+        import minigrid  # noqa: F401 - registers its tasks
+    except ModuleNotFoundError as error:
+        raise missing_extra(what, error) from error
+
+
+def _parted(task: str, options: dict[str, Any]) -> tuple[Sight, dict[str, Any]]:
+    """Part options into those of what is seen and those of the environment."""
+    names = {field.name for field in fields(Sight)}
+    sight = {key: value for key, value in options.items() if key in names}
+    if "actions" not in sight and (maze := _MAZE.fullmatch(task)):
+        # A maze is walked through; only where something is in the way there is more to do.
+        handles = {**MAZES[maze[1]], **options}
+        sight["actions"] = 6 if handles.get("obstacles") or handles.get("doors") else 3
+    return Sight(**sight), {key: value for key, value in options.items() if key not in names}
+
+
+class SeenGrid(gymnasium.Env[Seen, np.int64]):
+    """One task, seen as `Sight` says.
+
+    Args:
+        task: name of the task.
+        render_mode: as MiniGrid has them: `human`, `rgb_array`.
+        options: of `Sight`, and of the task's environment.
+    """
+
+    metadata: dict[str, Any] = {  # noqa: RUF012 - typed so by the base class
+        "render_modes": ["human", "rgb_array"],
+        "render_fps": 10,
+    }
+
+    def __init__(self, *, task: str, render_mode: str | None = None, **options: Any) -> None:
+        self.sight, others = _parted(task, options)
+        self.raw = make_raw(task, render_mode=render_mode, **others)
+        if self.sight.view_size:
+            # What a picture of the world shows as seen.
+            self.raw.agent_view_size = self.sight.view_size
+        self.render_mode = render_mode
+        self.worlds = Worlds([self.raw], self.raw.width, self.raw.height)
+        self._eyes = Eyes(self.sight, self.worlds)
+        self.observation_space = self.sight.space(self.raw.width, self.raw.height)
+        self.action_space = Discrete(self.sight.actions)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Seen, dict[str, Any]]:
+        """Begin an episode."""
+        super().reset(seed=seed)
+        self.raw.reset(seed=seed, options=options)
+        self.worlds.begin(0)
+        return self._eyes()[0], {}
+
+    def step(self, action: np.int64 | int) -> tuple[Seen, float, bool, bool, dict[str, Any]]:
+        """Act."""
+        action = int(action)
+        _, reward, terminated, truncated, _ = self.raw.step(action)
+        self.worlds.after(0, action)
+        return self._eyes()[0], float(reward), bool(terminated), bool(truncated), {}
+
+    def render(self) -> Any:
+        """Draw the world, as MiniGrid does."""
+        return self.raw.render()  # type: ignore[no-untyped-call]
+
+    def close(self) -> None:
+        """Close MiniGrid's window, where there is one."""
+        self.raw.close()  # type: ignore[no-untyped-call]
+
+
+class GridVector(VectorEnv[Seen, NDArray[np.int64], NDArray[Any]]):
+    """The same for many rows; what they see is made in one call.
+
+    Args:
+        task: name of the task.
+        num_envs: rows.
+        render_mode: None; `gymnasium.make` makes the environment that draws pictures.
+        autoreset: false leaves restarting to the caller (`AutoresetMode.DISABLED`).
+        options: of `Sight`, and of the task's environment.
+    """
+
+    rows_of_their_own = True
+    """Each row has a seed of its own, and none touches another."""
+
+    metadata: dict[str, Any] = {  # noqa: RUF012 - typed so by the base class
+        "render_modes": [],
+        "autoreset_mode": AutoresetMode.SAME_STEP,
+    }
+
+    def __init__(
+        self,
+        *,
+        task: str,
+        num_envs: int = 1,
+        render_mode: str | None = None,
+        autoreset: bool = True,
+        **options: Any,
+    ) -> None:
+        if render_mode is not None:
+            raise UsageError("many rows draw no pictures; gymnasium.make makes one that does")
+        self.sight, others = _parted(task, options)
+        self.num_envs, self.render_mode = num_envs, None
+        self._autoreset = autoreset
+        if not autoreset:
+            self.metadata = {**self.metadata, "autoreset_mode": AutoresetMode.DISABLED}
+        self._envs = [make_raw(task, **others) for _ in range(num_envs)]
+        width, height = self._envs[0].width, self._envs[0].height
+        self._worlds = Worlds(self._envs, width, height)
+        self._eyes = Eyes(self.sight, self._worlds)
+        self.single_observation_space = self.sight.space(width, height)
+        self.single_action_space = Discrete(self.sight.actions)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+
+    def reset(
+        self,
+        *,
+        seed: int | list[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Seen, dict[str, Any]]:
+        """Begin episodes.
+
+        Args:
+            seed: of the first row, the next ones following; or a list with one for each.
+            options: `reset_mask` [num_envs] restarts some rows only.
+        """
+        mask = np.ones(self.num_envs, dtype=np.bool_)
+        if options and "reset_mask" in options:
+            mask = np.asarray(options["reset_mask"], dtype=np.bool_)
+        seeds: list[int | None] = [None] * self.num_envs
+        if isinstance(seed, int):
+            seeds = [seed + row for row in range(self.num_envs)]
+        elif seed is not None:
+            seeds = list(seed)
+        self._begin(mask, seeds)
+        return self._eyes(), {}
+
+    def step(
+        self, actions: NDArray[np.int64]
+    ) -> tuple[Seen, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+        """Act in every row."""
+        after, results = self._worlds.after, []
+        for row, (env, action) in enumerate(
+            zip(self._envs, np.asarray(actions).tolist(), strict=True)
+        ):
+            results.append(env.step(action)[1:4])
+            after(row, action)
+        reward, terminated, truncated = (np.array(column) for column in zip(*results, strict=True))
+        terminated, truncated = terminated.astype(np.bool_), truncated.astype(np.bool_)
+        seen, infos = self._eyes(), dict[str, Any]()
+        ended = terminated | truncated
+        if self._autoreset and ended.any():
+            infos = {"final_obs": seen, "_final_obs": ended}
+            self._begin(ended, [None] * self.num_envs)
+            seen = self._eyes()
+        return seen, reward.astype(np.float64), terminated, truncated, infos
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close the rows."""
+        for env in self._envs:
+            env.close()  # type: ignore[no-untyped-call]
+
+    def _begin(self, mask: NDArray[np.bool_], seeds: list[int | None]) -> None:
+        for row in np.flatnonzero(mask).tolist():
+            self._envs[row].reset(seed=seeds[row])
+            self._worlds.begin(row)
