@@ -191,14 +191,21 @@ def isis_functions() -> dict[str, tuple[FloatArray, FloatArray]]:
 
 
 def shipped_files() -> dict[str, str]:
-    """Return the functions of all shipped programs: file name to CSV text."""
-    return (
+    """Return the functions of all shipped programs: file name to CSV text.
+
+    Programs with the field of another one name that one's file.
+    """
+    files = (
         psb_2gev_files()
         | _files("psb-1p4gev", **psb_1p4gev_functions())
         | _files("psb-tof", **psb_tof_functions())
         | _files("psb-1p4gev-modified", **psb_1p4gev_modified_functions())
         | _files("isis-800mev", **isis_functions())
     )
+    first: dict[str, str] = {}
+    for name, text in files.items():
+        first.setdefault(text, name)
+    return {name: text for text, name in first.items()}
 
 
 def _grids() -> tuple[FloatArray, FloatArray]:
