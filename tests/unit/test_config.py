@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from memrl_ctrl.config import (
@@ -35,18 +36,21 @@ def test_the_demo_needs_its_configurations() -> None:
 
 
 def test_the_defaults_are_the_papers() -> None:
-    """A configuration that says nothing is the algorithm as published; the shipped one has the two
-    current-feature layers of the published script."""
+    """A configuration that says nothing is the algorithm as published; the shipped one for the beam has
+    the two current-feature layers of the published script, and its noise in shares of the largest step,
+    pi/4."""
     agent = resolve("lstm-td3-basic").agent
     layers = LayersConfig(current=(128, 128))
-    assert agent == LstmTd3Config(actor=layers, critic=layers)
+    noise = {"exploration_noise": 0.127, "target_noise": 0.255, "noise_clip": 0.637}
+    for name, share in noise.items():
+        assert share == pytest.approx(getattr(LstmTd3Config(), name) / (np.pi / 4), abs=1e-3)
+    assert agent == LstmTd3Config(actor=layers, critic=layers, **noise)
     assert (agent.gamma, agent.polyak, agent.policy_delay, agent.batch_size) == (
         0.99,
         0.995,
         2,
         100,
     )
-    assert (agent.exploration_noise, agent.target_noise, agent.noise_clip) == (0.1, 0.2, 0.5)
 
 
 def test_overrides_replace_single_keys_and_leave_the_rest() -> None:
