@@ -224,8 +224,8 @@ class GridVector(VectorEnv[Seen, NDArray[np.int64], NDArray[Any]]):
             self.metadata = {**self.metadata, "autoreset_mode": AutoresetMode.DISABLED}
         self._envs = [make_raw(task, **others) for _ in range(num_envs)]
         width, height = self._envs[0].width, self._envs[0].height
-        self._worlds = Worlds(self._envs, width, height)
-        self._eyes = Eyes(self.sight, self._worlds)
+        self.worlds = Worlds(self._envs, width, height)
+        self._eyes = Eyes(self.sight, self.worlds)
         self.single_observation_space = self.sight.space(width, height)
         self.single_action_space = Discrete(self.sight.actions)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -258,7 +258,7 @@ class GridVector(VectorEnv[Seen, NDArray[np.int64], NDArray[Any]]):
         self, actions: NDArray[np.int64]
     ) -> tuple[Seen, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
         """Act in every row."""
-        after, results = self._worlds.after, []
+        after, results = self.worlds.after, []
         for row, (env, action) in enumerate(
             zip(self._envs, np.asarray(actions).tolist(), strict=True)
         ):
@@ -282,4 +282,4 @@ class GridVector(VectorEnv[Seen, NDArray[np.int64], NDArray[Any]]):
     def _begin(self, mask: NDArray[np.bool_], seeds: list[int | None]) -> None:
         for row in np.flatnonzero(mask).tolist():
             self._envs[row].reset(seed=seeds[row])
-            self._worlds.begin(row)
+            self.worlds.begin(row)

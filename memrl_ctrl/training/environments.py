@@ -26,7 +26,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from memrl_ctrl.agents.task import TaskSpec, beam_task
 from memrl_ctrl.errors import MemrlError, UnknownNameError, UsageError
-from memrl_ctrl.tasks import bullet, cartpole, minigrid, recall
+from memrl_ctrl.tasks import bullet, cartpole, minigrid, probes, recall
 from memrl_ctrl.tasks.pomdp import Degradation
 from memrl_ctrl.tasks.wrappers import PomdpVectorWrapper, PomdpWrapper, WindowObservation
 
@@ -57,6 +57,7 @@ def make_environment(
     recall.register()
     cartpole.register()
     minigrid.register()
+    probes.register()
     if bullet.is_bullet(name):
         bullet.register(name)
     kwargs, registered = dict(options), name
