@@ -1,7 +1,7 @@
 """How far long work inside a backend has come, for whoever shows it.
 
 A command listens (`listening`), whatever works for long reports (`report`), and neither knows the
-other. Nobody needs to listen.
+other. Nobody needs to listen. A listener that wants no more of the work raises `Cancelled`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,10 @@ Listener = Callable[[int, int], None]
 _listeners: list[Listener] = []
 
 
+class Cancelled(Exception):  # noqa: N818 - no error: what was asked for
+    """Work ended before it was done, because whoever listened wanted no more of it."""
+
+
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
     """Have `listener` called by `report`, in this process, while the context is open."""
@@ -26,6 +30,10 @@ def listening(listener: Listener) -> Iterator[None]:
 
 
 def report(done: int, total: int) -> None:
-    """Tell every listener how much of some work is done."""
+    """Tell every listener how much of some work is done.
+
+    Raises:
+        Cancelled: a listener wants no more of it; the work ends there.
+    """
     for listener in tuple(_listeners):
         listener(done, total)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,9 +16,10 @@ from memrl_backends.zmq.commands import MAX_SESSIONS, CommandDesk, Machine
 from memrl_backends.zmq.keys import Peer
 from memrl_backends.zmq.lease import LeaseDesk
 from memrl_backends.zmq.player import Pacer, Player
-from memrl_ctrl.backend import FloatArray, Receipt
+from memrl_ctrl.backend import FloatArray, Reading, Receipt
 from memrl_ctrl.errors import RefusalReason
 from memrl_ctrl.frames import pack, unpack
+from memrl_ctrl.progress import Cancelled, report
 from memrl_ctrl.testing import FakeBackend
 
 SECOND = 10**9
@@ -98,6 +101,28 @@ class Client:
         reply = self.ask(kind, function, **fields)
         assert isinstance(reply, wire.Refusal), reply
         return reply.reason.value
+
+
+class Tracking(FakeBackend):
+    """Works on every cycle for seconds, and says how far it is."""
+
+    turns = 2000
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = threading.Event()
+        self.ended_at: int | None = None
+
+    def observe(self) -> Reading:
+        try:
+            for turn in range(self.turns):
+                report(turn, self.turns)
+                self.begun.set()
+                time.sleep(1e-3)
+        except Cancelled:
+            self.ended_at = turn
+            raise
+        return super().observe()
 
 
 @pytest.fixture
@@ -414,3 +439,17 @@ def test_without_a_period_the_cycle_waits_for_the_controller() -> None:
     assert pacer.due_in_s(10.0, leased=True, written=False) is None
     assert pacer.due_in_s(10.0, leased=True, written=True) == 0.0
     assert pacer.due_in_s(10.0, leased=False, written=False) == pytest.approx(0.05)
+
+
+def test_stopping_ends_a_cycle_that_takes_long() -> None:
+    """A machine that is stopped does not play a tracked cycle to its end."""
+    read, write = os.pipe()
+    backend = Tracking()
+    player = Player(backend, write)
+    player.begin()
+    assert backend.begun.wait(10.0)
+    player.close()
+    os.close(read)
+    os.close(write)
+    assert backend.ended_at is not None
+    report(0, 1)  # nobody listens any more

@@ -11,6 +11,7 @@ import msgspec
 
 from memrl_ctrl.backend import BeamBackend, FloatArray, Reading, Receipt
 from memrl_ctrl.errors import RefusalReason, Refused, UsageError
+from memrl_ctrl.progress import Cancelled, listening
 
 
 class Player:
@@ -26,6 +27,7 @@ class Player:
         self._wake = wake
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="machine")
         self._playing: Future[Reading] | None = None
+        self._closing = False
         self.last = backend.start()
         self.played = 1
         self.committed_for = -1
@@ -79,9 +81,17 @@ class Player:
 
     def begin(self) -> None:
         """Begin the next cycle."""
-        self._playing = self._thread.submit(self._backend.observe)
+        self._playing = self._thread.submit(self._observe)
         # Not in the thread's work: the result must be there before anybody is woken for it.
         self._playing.add_done_callback(lambda _: os.write(self._wake, b"c"))
+
+    def _observe(self) -> Reading:
+        with listening(self._go_on):
+            return self._backend.observe()
+
+    def _go_on(self, _done: int, _total: int) -> None:
+        if self._closing:
+            raise Cancelled
 
     def finished(self) -> Reading | None:
         """Return the reading of the cycle that was begun, once it is there."""
@@ -93,7 +103,11 @@ class Player:
         return self.last
 
     def close(self) -> None:
-        """Wait for the cycle that is being played, and take no more."""
+        """End the cycle that is being played where it next reports progress, and take no more.
+
+        A cycle that reports none, as a matched one, is waited for.
+        """
+        self._closing = True
         self._thread.shutdown(wait=True)
 
 
