@@ -77,6 +77,11 @@ class Conditions:
         gamma_transition: npt.ArrayLike | None = None,
     ) -> None:
         ring = Machine() if machine is None else machine
+        if not isinstance(ring, Machine):
+            raise BeamError(
+                f"condition: machine is of type {type(ring).__name__}; expected "
+                "memrl_ctrl.beam.Machine (of a machine file: load_machine(name).ring)"
+            )
         object.__setattr__(self, "machine", ring)
         given = {
             "b_field_t": b_field_t,

@@ -231,7 +231,10 @@ class Machine:
             raise BeamError(
                 f"machine: wake_harmonics is {self.wake_harmonics}; an even number, 2 to 96"
             )
-        object.__setattr__(self, "impedance", tuple(self.impedance))
+        items = self.impedance
+        object.__setattr__(
+            self, "impedance", (items,) if isinstance(items, Impedance) else tuple(items)
+        )
         for item in self.impedance:
             if not isinstance(item, Impedance):
                 raise BeamError(

@@ -121,10 +121,12 @@ def matched_profiles(
     not solved, and `converged` is false.
 
     Raises:
-        UsageError: n_slices or threads out of range.
+        UsageError: n_slices or threads out of range, or no condition at all.
     """
-    if n_slices < 16:
-        raise UsageError(f"n_slices is {n_slices}; it must be at least 16")
+    if n_slices < 16 or int(n_slices) != n_slices:
+        raise UsageError(f"n_slices is {n_slices}; it must be a whole number, at least 16")
+    if not len(conditions):
+        raise UsageError("conditions are empty; give at least one")
     prepared = _prepare.prepare(conditions, intensity_effects=intensity_effects)
     solved = _prepare.solve(prepared, int(n_slices), threads=threads)
     return package(conditions, prepared, solved, intensity_effects=intensity_effects)

@@ -71,6 +71,7 @@ def test_gamma_transition_can_differ_between_conditions():
         ({"phi2_rad": [0, 1], "v1_v": [1, 2, 3]}, "do not broadcast"),
         ({"phi2_rad": [[0.0, 1.0]]}, "one dimension"),
         ({"b_field_t": 2.0}, "at or above transition"),
+        ({"machine": "psb"}, "machine is of type str; expected memrl_ctrl.beam.Machine"),
     ],
 )
 def test_a_wrong_condition_is_refused_with_one_sentence(changes, message):

@@ -87,3 +87,9 @@ def test_a_wrong_ring_is_refused_with_one_sentence(make, message):
     with pytest.raises(BeamError, match=message) as raised:
         make()
     assert "\n" not in str(raised.value)
+
+
+def test_a_single_impedance_needs_no_tuple():
+    """One resonator given by itself is the ring's only impedance."""
+    cavity = Resonator(r_shunt_ohm=27.0, frequency_hz=1.6e6, q=0.05)
+    assert Machine(impedance=cavity).impedance == (cavity,)

@@ -238,8 +238,16 @@ def test_small_bunches_are_measured_to_the_stated_accuracy(filling, length, peak
 
 def test_bad_arguments_are_refused():
     """Slices, threads, criterion: one sentence each."""
-    with pytest.raises(UsageError, match="n_slices is 8; it must be at least 16"):
+    with pytest.raises(UsageError, match="n_slices is 8; it must be a whole number, at least 16"):
         matched_profiles(make(), 8)
+    with pytest.raises(UsageError, match=r"n_slices is 100\.5"):
+        matched_profiles(make(), 100.5)
+    with pytest.raises(UsageError, match="conditions are empty"):
+        matched_profiles(make(phi2_rad=[]))
+    with pytest.raises(UsageError, match=r"count is 10\.5; it must be a whole number"):
+        sample_particles(make(), 10.5, np.random.default_rng(0))
+    with pytest.raises(UsageError, match="rng is 5; expected a numpy"):
+        sample_particles(make(), 10, 5)
     with pytest.raises(UsageError, match="threads is 0"):
         matched_profiles(make(), threads=0)
     with pytest.raises(UnknownNameError, match="did you mean 'symmetry'"):
