@@ -19,6 +19,7 @@ CPUINFO = Path("/proc/cpuinfo")
 NEEDS = {
     "train": ("torch", "tensorboard"),
     "evaluate": ("torch",),
+    "check-agent": ("torch",),
     "export": ("torch", "onnx"),
     "demo": ("torch", "onnx", "tensorboard", "matplotlib"),
     "program plot": ("matplotlib",),

@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from typing import Any
 
 import cyclopts
@@ -34,7 +35,17 @@ Train against the simulation, export the policy, run it beside the operators or 
 
 GROUPS = {
     "First steps": ("demo", "doctor"),
-    "Offline": ("program", "fit", "train", "evaluate", "export", "bench", "validate"),
+    "Offline": (
+        "program",
+        "fit",
+        "train",
+        "evaluate",
+        "play",
+        "export",
+        "check-agent",
+        "bench",
+        "validate",
+    ),  # fmt: skip
     "Online": ("machine", "deploy", "shadow", "replay", "trace"),
 }
 """Titles of the root's help, and which commands stand under them."""
@@ -56,12 +67,18 @@ def _with_command(name: str) -> cyclopts.App:
     return app
 
 
+@lru_cache
+def _group(title: str) -> cyclopts.Group:
+    """Return the one group of a title: commands keep theirs from tree to tree."""
+    titles = list(GROUPS)
+    return cyclopts.Group(title, sort_key=titles.index(title) if title in titles else len(titles))
+
+
 def _with_all_commands() -> cyclopts.App:
     """Return the whole command tree; a command that cannot be loaded says why in its help."""
     app = _root()
-    groups = {title: cyclopts.Group(title, sort_key=index) for index, title in enumerate(GROUPS)}
-    group_of = {name: groups[title] for title, names in GROUPS.items() for name in names}
-    other = cyclopts.Group("Others", sort_key=len(GROUPS))
+    group_of = {name: _group(title) for title, names in GROUPS.items() for name in names}
+    other = _group("Others")
     for name, point in sorted(registry.points(registry.COMMANDS).items()):
         try:
             command = point.load()

@@ -269,7 +269,8 @@ class Eyes:
                 content, agent - 1 if agent else None, bool(bright), self._sight.tile_px
             )
             self._slot[bright, agent, code] = len(self._tiles) + len(new)
-            new.append(tile.astype(np.float32) / 255.0)
+            # Whole numbers, as in MiniGrid's own pictures.
+            new.append(tile.astype(np.uint8).astype(np.float32) / 255.0)
         self._tiles = np.concatenate([self._tiles, np.stack(new)])
 
 

@@ -16,6 +16,7 @@ what to do (Fetch, GoToDoor, GoToObject, PutNear, most of BabyAI) a policy canno
 
 from __future__ import annotations
 
+import difflib
 import re
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
@@ -113,7 +114,14 @@ def make_raw(task: str, **options: Any) -> MiniGridEnv:
     if task in gymnasium.registry and (stands_for := _entry(task)) is not None:
         return make_raw(stands_for, **options)
     if task not in gymnasium.registry or not _LIBRARY.fullmatch(task):
-        raise UnknownNameError("MiniGrid task", task, known())
+        # There are nearly 300.
+        near = difflib.get_close_matches(task, known(), n=6, cutoff=0.0)
+        raise UnknownNameError("MiniGrid task", task, near)
+    if task.startswith("MiniGrid-WFC-"):
+        raise UsageError(
+            f"environment {task!r} needs pictures that MiniGrid's package leaves out; mazes of its kind "
+            "are memrl/Maze-S12-v0 and others"
+        )
     env = gymnasium.make(task, disable_env_checker=True, **options).unwrapped
     return env  # type: ignore[return-value]
 
