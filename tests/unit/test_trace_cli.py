@@ -38,7 +38,7 @@ def test_ls_lists_every_run_with_its_state(
     records: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each run has a line: finished, to be recovered, or unusable and why."""
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "400")
     call("ls", records)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4
