@@ -45,7 +45,7 @@ GROUPS = {
         "check-agent",
         "bench",
         "validate",
-    ),  # fmt: skip
+    ),
     "Online": ("machine", "deploy", "shadow", "replay", "trace"),
 }
 """Titles of the root's help, and which commands stand under them."""
