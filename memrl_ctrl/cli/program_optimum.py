@@ -72,7 +72,7 @@ def optimum(
     points
         Points of the function, from injection to extraction.
     offset_deg
-        Hardware offset: phi_hw = phi_2 + offset, degrees.
+        Hardware offset: phi_hw = phi_2 + offset, degrees; `memrl-ctrl fit` finds it.
     out
         CSV file in the controls system's format, phi_hw at the optimum.
     plot
@@ -118,6 +118,12 @@ def optimum(
         _write_reference(found, reference_out, bridge=bridge)
         console.print(f"wrote {escape(str(reference_out))}")
     if out is not None:
+        if not offset_deg:
+            console.print(
+                "the hardware offset is taken for 0 degrees: load what is written only where it is; "
+                "--offset-deg gives it, and memrl-ctrl fit finds it from measured profiles",
+                style="yellow",
+            )
         notes = _export(found, out, bridge=bridge, device=device, ring=ring, force=force)
         for note in notes:
             console.print(f"  {escape(note)}")
@@ -142,7 +148,8 @@ def _report(console: Console, found: CycleOptimum, *, bridge: bool) -> None:
         best, own = found.at_optimum.bunching_factor, found.at_program.bunching_factor
         console.print(
             f"bunching factor, median: {np.nanmedian(best[there]):.3f} at the optimum, "
-            f"{np.nanmedian(own[there]):.3f} at the program's phase"
+            f"{np.nanmedian(own[there]):.3f} at the program's phase if the hardware offset is "
+            f"{math.degrees(found.offset_rad):g} degrees"
         )
     else:
         console.print(f"no optimum at any of {there.size} points")

@@ -226,6 +226,19 @@ def test_the_command_says_where_the_well_breaks_apart(
     )
 
 
+def test_the_command_says_which_hardware_offset_it_takes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A function for the hardware is not written without a word about an offset that nobody gave."""
+    common = ("psb-2gev", "--intensity", "1e12", "--points", 5, "--out")
+    text = run(capsys, *common, tmp_path / "a.csv")
+    assert "at the program's phase if the hardware offset is 0 degrees" in text
+    assert "the hardware offset is taken for 0 degrees" in text
+    given = run(capsys, *common, tmp_path / "b.csv", "--offset-deg", -88)
+    assert "at the program's phase if the hardware offset is -88 degrees" in given
+    assert "is taken for" not in given
+
+
 @pytest.mark.parametrize("name", sorted(available_programs()))
 def test_every_shipped_program_has_an_optimum(name: str) -> None:
     """Every shipped program, the second ring's too, has a continuous optimum over most of its cycle."""
