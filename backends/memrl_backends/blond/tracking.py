@@ -81,7 +81,8 @@ class RowTracking:
     def __init__(self, options: TrackingOptions) -> None:
         if options.stride is not None:
             raise UsageError(
-                "stride belongs to a cycle; unrelated conditions are tracked for `turns` turns each"
+                "stride belongs to a cycle that is played as a whole (machine, deploy); single points are "
+                "tracked for `turns` turns each: give turns"
             )
         self.options = options
 
