@@ -89,7 +89,7 @@ class MazeEnv(MiniGridEnv):
         smallest: smallest side, where each episode's is drawn; 0: always `size`.
         start, goal: `random`, `corner` (the first and the last corner), `far` (the goal only: the place
             furthest from the start), or a place [x, y].
-        direction: of the agent at the start: 0 right, 1 down, 2 left, 3 up, or `random`.
+        start_direction: of the agent: 0 right, 1 down, 2 left, 3 up, or `random`.
         layout_seed: the maze is always the one of this seed; None: a new one in each episode.
         openings: share of the remaining walls that are opened too, 0 to 1.
         obstacles: balls on crossings, which must be picked up and put away.
@@ -109,7 +109,7 @@ class MazeEnv(MiniGridEnv):
         smallest: int = 0,
         start: str | list[int] = "random",
         goal: str | list[int] = "random",
-        direction: int | str = "random",
+        start_direction: int | str = "random",
         layout_seed: int | None = None,
         openings: float = 0.0,
         obstacles: int = 0,
@@ -127,9 +127,9 @@ class MazeEnv(MiniGridEnv):
         ):
             if isinstance(value, bool) or not low <= value <= high:
                 raise UsageError(f"{name} of a maze must be from {low} to {high}, not {value!r}")
-        _check_places(start, goal, direction, size if not smallest else min(size, smallest))
+        _check_places(start, goal, start_direction, size if not smallest else min(size, smallest))
         self._smallest, self._largest = (min(smallest, size) if smallest else size), size
-        self._start, self._goal, self._direction = start, goal, direction
+        self._start, self._goal, self._direction = start, goal, start_direction
         self._layout_seed, self._openings = layout_seed, openings
         self._obstacles, self._doors = obstacles, doors
         super().__init__(
@@ -242,6 +242,6 @@ def _check_places(
         raise UsageError(f"start and goal of a maze are both {list(start)}; they must differ")
     if direction != "random" and direction not in range(4):
         raise UsageError(
-            f"direction of a maze must be 0 (right), 1 (down), 2 (left), 3 (up) or random, not "
+            f"start_direction of a maze must be 0 (right), 1 (down), 2 (left), 3 (up) or random, not "
             f"{direction!r}"
         )

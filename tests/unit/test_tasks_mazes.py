@@ -115,7 +115,7 @@ def test_a_fixed_layout_stays_while_start_and_goal_move() -> None:
 
 def test_start_and_goal_as_asked_for() -> None:
     """Corners, places and the furthest place; a place in a wall stands for the nearest free one."""
-    env = MazeEnv(size=11, start="corner", goal="corner", direction=2)
+    env = MazeEnv(size=11, start="corner", goal="corner", start_direction=2)
     env.reset(seed=0)
     assert (env.start, env.goal, env.agent_dir) == ((1, 1), (9, 9), 2)
     env = MazeEnv(size=11, start=[3, 5], goal="far")
@@ -145,7 +145,7 @@ def test_start_and_goal_as_asked_for() -> None:
         ({"goal": "nowhere"}, "goal of a maze must be random, corner, far or a place"),
         ({"goal": [1, 7]}, r"goal of a maze must be \[x, y\] with both from 1 to 6, not \[1, 7\]"),
         ({"start": [1, 1], "goal": [1, 1]}, "they must differ"),
-        ({"direction": 5}, "direction of a maze must be 0"),
+        ({"start_direction": 5}, "start_direction of a maze must be 0"),
     ],
 )
 def test_what_no_maze_has_is_said(options: dict[str, Any], sentence: str) -> None:
