@@ -13,7 +13,7 @@ from memrl_ctrl.agents.recurrent import MemoryState, StackedLstm, mlp
 from memrl_ctrl.agents.task import TaskSpec
 from memrl_ctrl.config import PpoLstmConfig
 
-SMALLEST_PICTURE = 32
+SMALLEST_PICTURE = 36
 """Height and width from which a picture is strided through, as in Mnih et al. 2015."""
 
 
