@@ -44,7 +44,7 @@ def sample_particles(
         raise UsageError(f"sample_particles takes one condition, not {len(conditions)}")
     if count < 1 or int(count) != count:
         raise UsageError(f"count is {count}; it must be a whole number, at least 1")
-    if not isinstance(rng, np.random.Generator):
+    if not callable(getattr(rng, "random", None)):
         raise UsageError(f"rng is {rng!r}; expected a numpy.random.Generator (default_rng(seed))")
     matched = matched_profiles(conditions, 16, intensity_effects=intensity_effects)
     if not matched.converged[0]:

@@ -34,6 +34,11 @@ WITHOUT_END = 10**12
 MOST_MINUTES = 60.0 * 24.0 * 365.0
 """Longest training that is taken for meant: a year."""
 
+NAMED = ("program", "machine", "fidelity")
+"""Options of the beam that the title of an evaluation names."""
+PREFIX = "environment.options."
+"""What `train --set` has before an option of the environment; `evaluate --set` takes it too."""
+
 Overrides = Annotated[
     list[str] | None,
     Parameter(name="--set", negative="", help="`key.sub=value`; may be given several times."),
@@ -157,8 +162,9 @@ def evaluate(
     fidelity
         Beam: fidelity of the simulation.
     set_
-        `option=value` of the environment, for example `noise=0.05`; may be given several times.
-        With fidelity `tracking` also `macroparticles`, `turns` and `stride`.
+        `option=value` of the environment, for example `noise=0.05`, with or without
+        `environment.options.` before it; may be given several times. With fidelity `tracking` also
+        `macroparticles`, `turns` and `stride`.
     env
         Another environment than it was trained on.
     checkpoint
@@ -175,6 +181,7 @@ def evaluate(
         name, equals, value = text.partition("=")
         if not (name and equals):
             raise UsageError(f"--set {text!r} is not of the form option=value")
+        name = name.removeprefix(PREFIX)
         options[name] = yaml.safe_load(value)
     options |= _beam_options(program, fidelity)
     with _torch("evaluation"):
@@ -222,7 +229,9 @@ def _film(
 
 def show_evaluation(console: Terminal, figures: dict[str, Any]) -> None:
     """Show the figures of an evaluation as a table."""
-    title = f"{figures['environment']}, {figures['episodes']} held-out episodes"
+    options = figures.get("options", {})
+    given = [f"{name} {options[name]}" for name in NAMED if options.get(name) is not None]
+    title = ", ".join([figures["environment"], *given, f"{figures['episodes']} held-out episodes"])
     if not figures["shots"]:
         console.print(
             f"{title}: return {figures['return_mean']:.4g} ± {figures['return_std']:.2g}, "
