@@ -121,11 +121,12 @@ class MazeEnv(MiniGridEnv):
         for name, value, low, high in (
             ("size", size, SMALLEST, LARGEST),
             ("smallest", smallest, SMALLEST if smallest else 0, LARGEST),
-            ("obstacles", obstacles, 0, size * size),
-            ("doors", doors, 0, size * size),
+            ("obstacles", obstacles, 0, LARGEST**2),
+            ("doors", doors, 0, LARGEST**2),
             ("openings", openings, 0.0, 1.0),
         ):
-            if isinstance(value, bool) or not low <= value <= high:
+            numeric = isinstance(value, float if name == "openings" else int) or value in {0, 1}
+            if not numeric or isinstance(value, bool) or not low <= value <= high:
                 raise UsageError(f"{name} of a maze must be from {low} to {high}, not {value!r}")
         _check_places(start, goal, start_direction, size if not smallest else min(size, smallest))
         self._smallest, self._largest = (min(smallest, size) if smallest else size), size
@@ -232,11 +233,13 @@ def _check_places(
                 raise UsageError(
                     f"{name} of a maze must be {', '.join(words)} or a place [x, y], not {place!r}"
                 )
-        elif len(place) != 2 or not all(
-            isinstance(at, int) and 1 <= at <= size - 2 for at in place
+        elif (
+            not isinstance(place, list | tuple)
+            or len(place) != 2
+            or not all(isinstance(at, int) and 1 <= at <= size - 2 for at in place)
         ):
             raise UsageError(
-                f"{name} of a maze must be [x, y] with both from 1 to {size - 2}, not {list(place)}"
+                f"{name} of a maze must be [x, y] with both from 1 to {size - 2}, not {place!r}"
             )
     if not isinstance(start, str) and not isinstance(goal, str) and list(start) == list(goal):
         raise UsageError(f"start and goal of a maze are both {list(start)}; they must differ")

@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -104,6 +106,10 @@ def make_raw(task: str, **options: Any) -> MiniGridEnv:
         UnknownNameError: there is no such task.
     """
     _library(f"environment {task!r}")
+    if not task:
+        raise UsageError(
+            f"environment {ID!r} needs the option task, for example MiniGrid-Empty-5x5-v0"
+        )
     if LIMIT in options:
         options["max_steps"] = options.pop(LIMIT)
     maze = _MAZE.fullmatch(task)
@@ -122,8 +128,19 @@ def make_raw(task: str, **options: Any) -> MiniGridEnv:
             f"environment {task!r} needs pictures that MiniGrid's package leaves out; mazes of its kind "
             "are memrl/Maze-S12-v0 and others"
         )
-    env = gymnasium.make(task, disable_env_checker=True, **options).unwrapped
+    with _said_in_words(task):
+        env = gymnasium.make(task, disable_env_checker=True, **options).unwrapped
     return env  # type: ignore[return-value]
+
+
+@contextmanager
+def _said_in_words(task: str) -> Iterator[None]:
+    """MiniGrid asserts what its options must be."""
+    try:
+        yield
+    except AssertionError as error:
+        why = str(error) or "MiniGrid refuses one of its options"
+        raise UsageError(f"environment {task!r} cannot be made so: {why}") from error
 
 
 def _library(what: str) -> None:
@@ -158,9 +175,11 @@ class SeenGrid(gymnasium.Env[Seen, np.int64]):
         "render_fps": 10,
     }
 
-    def __init__(self, *, task: str, render_mode: str | None = None, **options: Any) -> None:
+    def __init__(self, *, task: str = "", render_mode: str | None = None, **options: Any) -> None:
         self.sight, others = _parted(task, options)
         self.raw = make_raw(task, render_mode=render_mode, **others)
+        with _said_in_words(task):
+            self.raw.reset(seed=0)
         if self.sight.view_size:
             # What a picture of the world shows as seen.
             self.raw.agent_view_size = self.sight.view_size
@@ -204,6 +223,10 @@ class GridVector(VectorEnv[Seen, NDArray[np.int64], NDArray[Any]]):
         render_mode: None; `gymnasium.make` makes the environment that draws pictures.
         autoreset: false leaves restarting to the caller (`AutoresetMode.DISABLED`).
         options: of `Sight`, and of the task's environment.
+
+    Raises:
+        MissingExtraError: MiniGrid is not installed.
+        UsageError: an option that cannot be had, or an unknown task.
     """
 
     rows_of_their_own = True
@@ -217,7 +240,7 @@ class GridVector(VectorEnv[Seen, NDArray[np.int64], NDArray[Any]]):
     def __init__(
         self,
         *,
-        task: str,
+        task: str = "",
         num_envs: int = 1,
         render_mode: str | None = None,
         autoreset: bool = True,
@@ -231,6 +254,8 @@ class GridVector(VectorEnv[Seen, NDArray[np.int64], NDArray[Any]]):
         if not autoreset:
             self.metadata = {**self.metadata, "autoreset_mode": AutoresetMode.DISABLED}
         self._envs = [make_raw(task, **others) for _ in range(num_envs)]
+        with _said_in_words(task):
+            self._envs[0].reset(seed=0)
         width, height = self._envs[0].width, self._envs[0].height
         self.worlds = Worlds(self._envs, width, height)
         self._eyes = Eyes(self.sight, self.worlds)

@@ -36,13 +36,15 @@ def reached_from(free: Any, start: tuple[int, int]) -> dict[tuple[int, int], int
 @given(st.integers(4, 30), st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.3, 1.0]))
 def test_every_place_can_be_reached(size: int, seed: int, openings: float) -> None:
     """From any free cell all others are reached; without openings there is one way between two of them
-    (a tree has one connection less than cells); the outside is walled."""
+    (a tree has one connection less than cells), and each opening adds one; the outside is walled."""
     free, between = carve(size, np.random.default_rng(seed), openings)
     cells = [(int(x), int(y)) for x, y in np.argwhere(free)]
     steps = reached_from(free, cells[0])
     assert set(steps) == set(cells)
     pairs = int((free[1:] & free[:-1]).sum() + (free[:, 1:] & free[:, :-1]).sum())
-    assert (pairs == len(cells) - 1) == (openings == 0.0 or size < 7)
+    across = (size - 1) // 2
+    closed = 2 * across * (across - 1) - (across**2 - 1)
+    assert pairs - (len(cells) - 1) == round(openings * closed)
     assert not free[[0, -1]].any()
     assert not free[:, [0, -1]].any()
     assert not (between & ~free).any()
@@ -144,6 +146,8 @@ def test_start_and_goal_as_asked_for() -> None:
         ),
         ({"goal": "nowhere"}, "goal of a maze must be random, corner, far or a place"),
         ({"goal": [1, 7]}, r"goal of a maze must be \[x, y\] with both from 1 to 6, not \[1, 7\]"),
+        ({"size": "big"}, "size of a maze must be from 4 to 99, not 'big'"),
+        ({"start": 3}, r"start of a maze must be \[x, y\] with both from 1 to 6, not 3"),
         ({"start": [1, 1], "goal": [1, 1]}, "they must differ"),
         ({"start_direction": 5}, "start_direction of a maze must be 0"),
     ],

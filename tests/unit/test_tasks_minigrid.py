@@ -180,6 +180,8 @@ def test_the_other_forms_of_restarting_agree() -> None:
         ({"one_hot": "yes"}, "one_hot must be true or false, not 'yes'"),
         ({"direction": True, "pixels": True}, "direction cannot be had of pictures"),
         ({"direction": True, "view_size": 0}, "direction is seen with view_size: 0 anyway"),
+        ({"max_steps": "a"}, "max_steps must be an integer"),
+        ({"size": 4}, "cannot be made so: MiniGrid refuses one of its options"),
         ({"veiw_size": 3}, "it has no option 'veiw_size'"),
     ],
 )
@@ -249,7 +251,7 @@ def test_training_is_resumed_exactly(tmp_path: Path) -> None:
 
     settings = [
         "environment.num_envs=4", "agent.rollout_steps=16", "agent.pre_lstm=[8]", "agent.lstm=[8]",
-        "agent.lr_schedule=constant", "agent.actor=[]", "agent.critic=[]",
+        "agent.lr_schedule=constant", "agent.entropy_final=1.0", "agent.actor=[]", "agent.critic=[]",
         "environment.options.max_steps=20",
         "evaluation.episodes=2", "evaluation.every_steps=0", "logging.tensorboard=false",
         "logging.checkpoint_replay=always",
