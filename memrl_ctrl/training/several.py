@@ -63,7 +63,7 @@ class Job:
     def is_done(self) -> bool:
         """Whether it has spent its budget."""
         result = self.result()
-        if result is None or result.get("interrupted", True):
+        if result is None:
             return False
         minutes = self.config.minutes
         spent = minutes and float(result["seconds"]) >= 60.0 * minutes

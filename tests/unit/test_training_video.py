@@ -291,7 +291,7 @@ def test_another_environment_of_the_same_sizes_is_judged(
     """A policy for shots, along the cycle."""
     words = ["--env", "memrl/BeamCycle-v0", "--set", "n_slices=32", "--set", "program=psb-2gev"]
     assert main(["evaluate", str(run), *words, "--episodes", "2"]) == 0
-    assert "memrl/BeamCycle-v0, 2 held-out episodes" in capsys.readouterr().out
+    assert "memrl/BeamCycle-v0, program psb-2gev, 2 held-out episodes" in capsys.readouterr().out
 
 
 def test_a_task_that_is_a_wrapper_draws_what_it_wraps() -> None:
