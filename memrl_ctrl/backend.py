@@ -17,6 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from memrl_ctrl.angles import wrap
 from memrl_ctrl.errors import ReadingTimeout, RefusalReason, Refused
 from memrl_ctrl.limits import PhaseLimits
 
@@ -34,7 +35,6 @@ __all__ = [
     "RefusalReason",
     "Refused",
     "Truth",
-    "circular",
 ]
 
 FloatArray = NDArray[np.float64]
@@ -102,11 +102,6 @@ class MachineDescription:
                 raise ValueError("ctime_ms must increase")
 
 
-def circular(difference: FloatArray) -> FloatArray:
-    """Return angles in (-pi, pi], rad."""
-    return np.asarray(np.pi - np.mod(np.pi - difference, 2.0 * np.pi), dtype=np.float64)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Truth:
     """What only a simulation knows. Never part of an observation. All arrays [points]."""
@@ -128,13 +123,13 @@ class Truth:
     @property
     def phase_error_rad(self) -> FloatArray:
         """Circular difference between phi_2 and the reference optimum, in (-pi, pi] [points]."""
-        return circular(self.phi2_rad - self.reference_rad)
+        return wrap(self.phi2_rad - self.reference_rad)
 
     @property
     def goal_error_rad(self) -> FloatArray:
         """Circular difference between phi_2 and the goal of training, in (-pi, pi] [points]."""
         goal = self.reference_rad if self.goal_rad is None else self.goal_rad
-        return circular(self.phi2_rad - goal)
+        return wrap(self.phi2_rad - goal)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,6 +36,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from memrl_ctrl.angles import wrap
 from memrl_ctrl.beam._jit import compiled
 from memrl_ctrl.errors import UsageError
 
@@ -158,9 +159,7 @@ def bunch_length_s(profile: npt.ArrayLike, frequency_hz: npt.ArrayLike) -> Array
 
 def circular_difference(a_rad: npt.ArrayLike, b_rad: npt.ArrayLike) -> Array:
     """a - b on the circle, rad, in (-pi, pi]."""
-    difference = np.asarray(a_rad, dtype=np.float64) - np.asarray(b_rad, dtype=np.float64)
-    result: Array = np.pi - np.mod(np.pi - difference, 2.0 * np.pi)
-    return result
+    return wrap(np.asarray(a_rad, dtype=np.float64) - np.asarray(b_rad, dtype=np.float64))
 
 
 def phase_error_deg(phi2_rad: npt.ArrayLike, optimum_rad: npt.ArrayLike) -> Array:

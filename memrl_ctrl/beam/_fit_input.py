@@ -148,18 +148,7 @@ def _points(
         raise UsageError(
             f"point must be program.ProgramPoints or beam.Conditions, not {type(point).__name__}"
         )
-    conditions = Conditions(
-        b_field_t=point.b_field_t,
-        b_dot_t_per_s=point.b_dot_t_per_s,
-        v1_v=point.v1_v,
-        v2_v=point.v2_v,
-        phi2_rad=0.0,
-        emittance_evs=1.0,
-        intensity=0.0,
-        machine=ring,
-        gamma_transition=point.gamma_transition,
-    )
-    return conditions, np.array(point.phi_hw_rad, dtype=np.float64)
+    return point.conditions(ring), np.array(point.phi_hw_rad, dtype=np.float64)
 
 
 def _intensity_max(machine: Machine | MachineFile) -> float:

@@ -15,6 +15,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from memrl_ctrl.angles import wrap
 from memrl_ctrl.beam import _prepare, _solver
 from memrl_ctrl.beam.conditions import Conditions
 from memrl_ctrl.beam.machine import Array, ComplexArray
@@ -205,9 +206,3 @@ class FitModel:
         phase = (np.arange(self.n_slices) + 0.5) * (2.0 * np.pi / self.n_slices)
         shape = 2.0 * (moved @ np.exp(1j * self.order[:, None] * phase)).real
         return profiles.mean(axis=1, keepdims=True) + area[:, None] * shape, area
-
-
-def wrap(angle_rad: Array) -> Array:
-    """An angle on the circle, rad, in (-pi, pi]."""
-    result: Array = np.pi - np.mod(np.pi - angle_rad, 2.0 * np.pi)
-    return result

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import chdtrc, fdtrc
 
+from memrl_ctrl.angles import wrap
 from memrl_ctrl.beam._fit_input import FitInput, Priors
-from memrl_ctrl.beam._fit_model import PHI2, TRIGGER, FitModel, wrap
+from memrl_ctrl.beam._fit_model import PHI2, TRIGGER, FitModel
 from memrl_ctrl.beam._fit_search import (
     Box,
     Posterior,

@@ -19,13 +19,13 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import chdtri, gammaln, ndtri
 
+from memrl_ctrl.angles import wrap
 from memrl_ctrl.beam._fit_model import (
     INTENSITY,
     LOG_EMITTANCE,
     PHI2,
     TRIGGER,
     FitModel,
-    wrap,
 )
 from memrl_ctrl.beam.machine import Array, ComplexArray
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import chdtrc, fdtrc
 
+from memrl_ctrl.angles import wrap
 from memrl_ctrl.beam._fit_input import TRIGGER_RAD, Gaussian, Trigger
 from memrl_ctrl.beam._fit_model import (
     INTENSITY,
@@ -21,7 +22,6 @@ from memrl_ctrl.beam._fit_model import (
     PROTONS,
     TRIGGER,
     FitModel,
-    wrap,
 )
 from memrl_ctrl.beam._fit_row import EXCLUDED_ABOVE, POOR_BELOW
 from memrl_ctrl.beam._fit_search import COLUMNS, STEPS, Box

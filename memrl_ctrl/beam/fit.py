@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from memrl_ctrl.angles import wrap
 from memrl_ctrl.beam._fit_input import (
     TRIGGER_RAD,
     FitInput,
@@ -29,7 +30,6 @@ from memrl_ctrl.beam._fit_model import (
     PROTONS,
     TRIGGER,
     FitModel,
-    wrap,
 )
 from memrl_ctrl.beam._fit_row import NOT_FITTED, Row, fit_row, verdict_of
 from memrl_ctrl.beam.conditions import Conditions

@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias, overload
 import numpy as np
 import numpy.typing as npt
 
+from memrl_ctrl.angles import wrap
 from memrl_ctrl.beam import _prepare, _search, _solver
 from memrl_ctrl.beam.conditions import Conditions
 from memrl_ctrl.beam.machine import Array
@@ -116,5 +117,5 @@ def reference_optimum(
     answers[sought] = found
     reasons[sought] = [_REASONS[int(code)] for code in codes]
     answers = np.where(prepared.mirrored, -answers, answers)
-    wrapped: Array = np.pi - np.mod(np.pi - answers, 2.0 * np.pi)
-    return (wrapped, reasons) if with_reason else wrapped
+    answers = wrap(answers)
+    return (answers, reasons) if with_reason else answers

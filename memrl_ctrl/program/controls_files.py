@@ -42,7 +42,7 @@ _FILE = {
 _RING = re.compile(r"^B[A-Z](\d)\b", re.IGNORECASE)
 _DATED = re.compile(r"^(?P<name>.*?)\s*\((?P<date>[^()]*\d[^()]*)\)\s*$")
 _DAY = re.compile(r"^(\d{2})-(\d{2})-(\d{4})(.*)$")
-PICKLES = (".pkl", ".pickle", ".joblib")
+PICKLES = (".pkl", ".pickle", ".p", ".joblib")
 """File names of pickles."""
 NO_PICKLES = "pickles are not read: they can run any code"
 _EXPECTED = "device names in the first line, X,Y in the second, then breakpoints"

@@ -9,13 +9,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memrl_ctrl.program.functions import PiecewiseLinear
 from memrl_ctrl.program.machine import MachineFile
+
+if TYPE_CHECKING:
+    from memrl_ctrl.beam import Conditions, Machine
 
 FloatArray = NDArray[np.float64]
 
@@ -72,6 +75,39 @@ class ProgramPoints:
 
     def __len__(self) -> int:
         return int(self.ctime_ms.size)
+
+    def conditions(
+        self,
+        ring: Machine,
+        *,
+        phi2_rad: Any = 0.0,
+        emittance_evs: Any = 1.0,
+        intensity: Any = 0.0,
+    ) -> Conditions:
+        """Return the beam model's conditions at these points [n]; by default no bunch is chosen yet.
+
+        Args:
+            ring: the ring, for example `program.machine.ring`.
+            phi2_rad: phi_2, rad.
+            emittance_evs: longitudinal emittance, eV s.
+            intensity: protons in the ring.
+
+        Raises:
+            BeamError: a value that the model does not take.
+        """
+        from memrl_ctrl.beam import Conditions
+
+        return Conditions(
+            b_field_t=self.b_field_t,
+            b_dot_t_per_s=self.b_dot_t_per_s,
+            v1_v=self.v1_v,
+            v2_v=self.v2_v,
+            phi2_rad=phi2_rad,
+            emittance_evs=emittance_evs,
+            intensity=intensity,
+            machine=ring,
+            gamma_transition=self.gamma_transition,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

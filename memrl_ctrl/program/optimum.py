@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memrl_ctrl.beam import (
-    Conditions,
     Criterion,
     MatchedProfiles,
     filling_to_emittance,
@@ -150,17 +149,7 @@ def cycle_optimum(
     if not np.isfinite(offset_rad):
         raise UsageError(f"the offset must be a finite angle, not {offset_rad}")
     at = program.at(np.round(np.linspace(*program.beam_ms, points), _CTIME_DIGITS))
-    bare = Conditions(
-        b_field_t=at.b_field_t,
-        b_dot_t_per_s=at.b_dot_t_per_s,
-        v1_v=at.v1_v,
-        v2_v=at.v2_v,
-        phi2_rad=0.0,
-        emittance_evs=1.0,
-        intensity=0.0,
-        machine=program.machine.ring,
-        gamma_transition=at.gamma_transition,
-    )
+    bare = at.conditions(program.machine.ring)
     if emittance_evs is None:
         share = DEFAULT_FILLING if filling is None else filling
         emittance_evs = float(filling_to_emittance(bare, share).min())

@@ -13,14 +13,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memrl_ctrl.angles import wrap
 from memrl_ctrl.errors import ProgramError
+from memrl_ctrl.program.controls_files import PICKLES
 from memrl_ctrl.program.functions import PiecewiseLinear
 from memrl_ctrl.program.table import TIME, read_columns
 
 FloatArray = NDArray[np.float64]
 
 COLUMN = "phi2_deg"
-_BINARY = (".pkl", ".pickle", ".p", ".joblib", ".npy", ".npz", ".mat", ".h5", ".hdf5")
+_BINARY = (*PICKLES, ".npy", ".npz", ".mat", ".h5", ".hdf5")
 _PICKLE_BYTE = b"\x80"
 """What every pickle of protocol 2 or later begins with."""
 
@@ -44,7 +46,7 @@ class ReferencePhases:
             phase = np.radians(self.phi2_deg.at(ctime_ms))
         except ValueError as error:
             raise self._uncovered(str(error)) from error
-        return np.asarray(np.pi - np.mod(np.pi - phase, 2.0 * np.pi), dtype=np.float64)
+        return wrap(phase)
 
     def need(self, first_ms: float, last_ms: float) -> None:
         """Refuse a reference that does not cover a stretch of the cycle.

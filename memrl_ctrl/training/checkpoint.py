@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import pickle
 from collections.abc import Mapping
@@ -106,20 +105,3 @@ def unpacked(value: Any) -> Any:
     if isinstance(value, list):
         return [unpacked(item) for item in value]
     return value
-
-
-def generator_state(rng: np.random.Generator) -> str:
-    """Return the state of a generator as text; its integers are too large for a tensor."""
-    return repr(rng.bit_generator.state)
-
-
-def restore_generator(rng: np.random.Generator, state: str) -> None:
-    """Take back what `generator_state` returned.
-
-    Raises:
-        ValueError: it is the state of another kind of generator, or none.
-    """
-    try:
-        rng.bit_generator.state = ast.literal_eval(state)
-    except (SyntaxError, TypeError) as error:
-        raise ValueError(f"no state of a generator: {error}") from error

@@ -378,7 +378,7 @@ class _Run:
         if self.saved is None:
             raise FileError(self.folder, "no checkpoint could be written")
         self._log()
-        if not interrupted:
+        if not interrupted and (self.evaluation or {}).get("steps") != self.steps:
             self.evaluate()
         result = RunResult(
             folder=self.folder,

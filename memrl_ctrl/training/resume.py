@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from memrl_ctrl.agents.task import TaskSpec
 from memrl_ctrl.config import TrainingConfig
 from memrl_ctrl.errors import UsageError
 from memrl_ctrl.training import checkpoint as checkpoints
+from memrl_ctrl.training.past import seed_of
 from memrl_ctrl.training.runs import Agent, restore_agent
 
 EXACTLY = "exactly where it stood"
@@ -75,5 +74,4 @@ def begun_from(folder: Path, config: TrainingConfig, task: TaskSpec, device: str
 
 def seed_after(seed: int, steps: int) -> int:
     """Return a seed of the environments for a run that goes on with new episodes."""
-    state = np.random.SeedSequence([seed, steps]).generate_state(1)
-    return int(state[0]) & (2**31 - 1)
+    return seed_of(seed, steps)

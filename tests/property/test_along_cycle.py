@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memrl_ctrl.backend import circular
+from memrl_ctrl.angles import wrap
 from memrl_ctrl.env import BeamCycleVectorEnv
 
 ROWS, POINTS = 6, 7
@@ -43,7 +43,7 @@ def test_a_bunch_only_loses_and_keeps_its_offset(seed: int, steps: list[list[flo
         np.testing.assert_array_equal(truth.offset_rad, first.offset_rad)
         np.testing.assert_allclose(task.applied, reading.applied_rad - held)
         np.testing.assert_allclose(
-            circular(truth.phi2_rad + truth.offset_rad - reading.applied_rad), 0.0, atol=1e-9
+            wrap(truth.phi2_rad + truth.offset_rad - reading.applied_rad), 0.0, atol=1e-9
         )
         limits = task.backend.description.limits
         assert (np.abs(task.applied) <= limits.step_rad + 1e-9).all()

@@ -12,7 +12,8 @@ import memrl_ctrl  # noqa: F401 - registers the environments
 from memrl_backends.blond.along import open_along
 from memrl_backends.blond.backend import Matched
 from memrl_backends.blond.scenario import Scenario
-from memrl_ctrl.backend import AlongCycle, circular
+from memrl_ctrl.angles import wrap
+from memrl_ctrl.backend import AlongCycle
 from memrl_ctrl.beam import Conditions, matched_profiles, reference_optimum
 from memrl_ctrl.config import resolve
 from memrl_ctrl.env import BeamCycleEnv, BeamCycleVectorEnv, BeamPhaseEnv
@@ -201,7 +202,7 @@ def test_the_error_ahead_is_the_one_that_follows_without_an_action():
     for _ in range(3):
         ahead = env.task.known_error_rad()
         *_, infos = env.step(np.zeros((8, 1), dtype=np.float32))
-        np.testing.assert_allclose(circular(env.task.goal_error_rad() - ahead), 0.0, atol=1e-12)
+        np.testing.assert_allclose(wrap(env.task.goal_error_rad() - ahead), 0.0, atol=1e-12)
     known = env.task.known_error_rad()
     assert infos["privileged"][:, 0] == pytest.approx(known / math.pi, abs=1e-6)
 

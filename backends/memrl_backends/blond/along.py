@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from memrl_backends.blond.backend import NO_MATCH, Fidelity, SimulationBackend
 from memrl_backends.blond.scenario import Draw, Drawn, Scenario
-from memrl_ctrl.backend import FloatArray, MachineDescription, Reading, Receipt, circular
+from memrl_ctrl.angles import wrap
+from memrl_ctrl.backend import FloatArray, MachineDescription, Reading, Receipt
 from memrl_ctrl.beam import Conditions, bucket_area_evs
 from memrl_ctrl.errors import RefusalReason, Refused, UsageError
 from memrl_ctrl.limits import PhaseLimits
@@ -183,7 +184,7 @@ class AlongCycleBackend(SimulationBackend):
         if self._ahead is None:
             return np.full(self.description.points, np.nan)
         offset = self._offset + self._jitter
-        return circular(self.held_rad - offset - self._ahead.goal_rad)
+        return wrap(self.held_rad - offset - self._ahead.goal_rad)
 
     def submit(self, phi_hw_rad: FloatArray, cycle: int, deadline_s: float) -> Receipt:
         """Set phi_hw of the next control points; later ones are not known before."""

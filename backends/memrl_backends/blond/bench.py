@@ -143,18 +143,7 @@ def _name(stride: int | None) -> str:
 def _cycle(program: CycleProgram) -> tuple[FloatArray, Conditions]:
     """Injection and the control points, and one bunch there at its reference optimum."""
     ctime = np.concatenate([[program.beam_ms[0]], program.control_points_ms])
-    at = program.at(ctime)
-    bare = Conditions(
-        b_field_t=at.b_field_t,
-        b_dot_t_per_s=at.b_dot_t_per_s,
-        v1_v=at.v1_v,
-        v2_v=at.v2_v,
-        phi2_rad=0.0,
-        emittance_evs=1.0,
-        intensity=INTENSITY,
-        machine=program.machine.ring,
-        gamma_transition=at.gamma_transition,
-    )
+    bare = program.at(ctime).conditions(program.machine.ring, intensity=INTENSITY)
     bunch = bare.replace(emittance_evs=float(filling_to_emittance(bare, FILLING).min()))
     symmetric, flattest = reference_optimum(bunch), reference_optimum(bunch, "bunching-factor")
     phi2 = np.unwrap(np.where(np.isnan(symmetric), flattest, symmetric))

@@ -221,31 +221,22 @@ class Draw:
         """Return the program's conditions at some ctimes [n], ms; the bunch is not chosen yet."""
         if self.program is None:
             raise UsageError("these conditions come from no program")
-        at = self.program.at(ctime_ms)
-        return self._bare(
-            b_field_t=at.b_field_t,
-            b_dot_t_per_s=at.b_dot_t_per_s,
-            v1_v=at.v1_v,
-            v2_v=at.v2_v,
-            gamma_transition=at.gamma_transition,
-        )
+        return self.program.at(ctime_ms).conditions(self.machine.ring)
 
     def _range_points(self, count: int, rng: np.random.Generator) -> Conditions:
         machine, span = self.machine, self.machine.operating_range
         beam_ms = (machine.injection_ctime_ms, machine.extraction_ctime_ms)
         v1 = rng.uniform(*span.v1_v, count)
-        return self._bare(
+        return Conditions(
             b_field_t=rng.uniform(*span.b_field_t, count),
             b_dot_t_per_s=rng.uniform(*span.b_dot_t_per_s, count),
             v1_v=v1,
             v2_v=v1 * rng.uniform(*span.v2_over_v1, count),
             gamma_transition=machine.gamma_transition.at(rng.uniform(*beam_ms, count)),
-        )
-
-    def _bare(self, **arrays: FloatArray) -> Conditions:
-        """Return conditions of the machine whose bunch is not chosen yet."""
-        return Conditions(
-            **arrays, phi2_rad=0.0, emittance_evs=1.0, intensity=0.0, machine=self.machine.ring
+            phi2_rad=0.0,
+            emittance_evs=1.0,
+            intensity=0.0,
+            machine=machine.ring,
         )
 
 

@@ -160,18 +160,7 @@ def optimum_function(
     """
     count = 1 + max(1, int(np.ceil((end_ms - start_ms) / _NODE_MS)))
     ctime = np.linspace(start_ms, end_ms, count)
-    at = program.at(ctime)
-    points = Conditions(
-        b_field_t=at.b_field_t,
-        b_dot_t_per_s=at.b_dot_t_per_s,
-        v1_v=at.v1_v,
-        v2_v=at.v2_v,
-        phi2_rad=0.0,
-        emittance_evs=1.0,
-        intensity=intensity,
-        gamma_transition=at.gamma_transition,
-        machine=program.machine.ring,
-    )
+    points = program.at(ctime).conditions(program.machine.ring, intensity=intensity)
     emittance = float(np.min(filling_to_emittance(points, RAMP_FILLING)))
     best = np.full(count, np.nan)
     if np.isfinite(emittance):
