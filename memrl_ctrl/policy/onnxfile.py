@@ -9,7 +9,7 @@ outside the ONNX standard, functions, training graphs.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 STANDARD_DOMAINS = frozenset({b"", b"ai.onnx"})
@@ -20,7 +20,8 @@ MAX_DEPTH = 16
 # Field numbers of onnx.proto3.
 _MODEL_GRAPH, _MODEL_TRAINING, _MODEL_FUNCTIONS, _MODEL_METADATA = 7, 20, 25, 14
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE = 1, 5, 15
-_NODE_OP_TYPE, _NODE_ATTRIBUTE, _NODE_DOMAIN = 4, 5, 7
+_NODE_INPUT, _NODE_OUTPUT, _NODE_OP_TYPE, _NODE_ATTRIBUTE, _NODE_DOMAIN = 1, 2, 4, 5, 7
+_GRAPH_OUTPUT, _VALUE_NAME = 12, 1
 _ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH, _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS = 5, 6, 10, 11
 _ATTRIBUTE_SPARSE, _ATTRIBUTE_SPARSES = 22, 23
 _SPARSE_VALUES, _SPARSE_INDICES = 1, 2
@@ -40,6 +41,18 @@ class OnnxFile:
     """SHA-256 over the bytes of the graph as they stand in the file, hexadecimal."""
     metadata: dict[str, str]
     """The file's `metadata_props`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnnxNode:
+    """One operation of a graph."""
+
+    kind: str
+    """ONNX's name of the operator, for example `LSTM`."""
+    inputs: tuple[str, ...]
+    """Names of what goes in; empty where an input is left out."""
+    outputs: tuple[str, ...]
+    """Names of what comes out; empty where an output is not wanted."""
 
 
 Field = tuple[int, memoryview | int]
@@ -115,6 +128,50 @@ def inspect_onnx(data: bytes) -> OnnxFile:
         raise OnnxFileError(f"it holds {len(graphs)} graphs where one is expected")
     _check_graph(graphs[0], 0)
     return OnnxFile(graph_digest=hashlib.sha256(graphs[0]).hexdigest(), metadata=metadata)
+
+
+def nodes(data: bytes) -> list[OnnxNode]:
+    """Return the operations of a file that `inspect_onnx` takes, in the order of the file."""
+    graph = next(c for n, c in _fields(memoryview(data)) if n == _MODEL_GRAPH)
+    found = []
+    for number, content in _fields(_bytes(graph)):
+        if number != _GRAPH_NODE:
+            continue
+        words: dict[int, list[str]] = {_NODE_INPUT: [], _NODE_OUTPUT: [], _NODE_OP_TYPE: []}
+        for part, value in _fields(_bytes(content)):
+            if part in words:
+                words[part].append(bytes(_bytes(value)).decode())
+        found.append(
+            OnnxNode(
+                kind="".join(words[_NODE_OP_TYPE]),
+                inputs=tuple(words[_NODE_INPUT]),
+                outputs=tuple(words[_NODE_OUTPUT]),
+            )
+        )
+    return found
+
+
+def with_outputs(data: bytes, names: Iterable[str]) -> bytes:
+    """Return a file whose graph also gives values from within, to look at them.
+
+    A message that stands twice in protobuf's encoding is merged: outputs are appended, nothing is
+    rewritten. The result is no policy file, its digest is another.
+
+    Args:
+        data: the whole file.
+        names: of values in the graph.
+    """
+    outputs = b"".join(_sized(_GRAPH_OUTPUT, _sized(_VALUE_NAME, n.encode())) for n in names)
+    return data + _sized(_MODEL_GRAPH, outputs)
+
+
+def _sized(number: int, content: bytes) -> bytes:
+    """Encode a length-delimited field."""
+    size, head = len(content), bytearray([number << 3 | 2])
+    while size > 0x7F:
+        head.append(size & 0x7F | 0x80)
+        size >>= 7
+    return bytes(head) + bytes([size]) + content
 
 
 def _entry(data: memoryview) -> tuple[str, str]:

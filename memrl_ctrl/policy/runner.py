@@ -90,7 +90,7 @@ class OnnxPolicy:
                 f"{manifest.graph_digest[:12] or '(none)'}, the graph has {found.graph_digest[:12]}; "
                 "export it again",
             )
-        session = _session(path, data)
+        session = open_session(path, data)
         _check_interface(path, session, manifest)
         return cls(session, manifest, data, path)
 
@@ -219,7 +219,12 @@ def _manifest(path: str, metadata: Mapping[str, str]) -> PolicyManifest:
         raise PolicyError(path, f"its policy manifest is not valid: {error}") from error
 
 
-def _session(path: str, data: bytes) -> Any:
+def open_session(path: str, data: bytes) -> Any:
+    """Open an ONNX file in onnxruntime: one thread, no spinning.
+
+    Raises:
+        PolicyError: it cannot be loaded.
+    """
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1

@@ -134,6 +134,11 @@ class CartPoleNoVelVector(VectorEnv[Seen, NDArray[np.int64], NDArray[Any]]):
             seen = self._seen()
         return seen, np.ones(self.num_envs), terminated, truncated, infos
 
+    @property
+    def state(self) -> Floats:
+        """The whole state [num_envs, 4]: position, speed, angle, turning; m, m/s, rad, rad/s."""
+        return self._state.copy()
+
     def _begin(self, mask: NDArray[np.bool_], seeds: list[int | None] | None) -> None:
         self._steps[mask] = 0
         if seeds is None:

@@ -67,10 +67,13 @@ class PomdpWrapper(
             **parameters,
         )
         self.observation_space = _space_of(seen, self.degradation)
+        self.whole: Vector = np.zeros(seen.shape, dtype=np.float32)
+        """The last observation as it was, which nobody who plays sees [n]."""
 
     def observation(self, observation: Vector) -> Vector:
         """Return what is seen [n_kept]."""
         rows = np.asarray(observation, dtype=np.float32)[None]
+        self.whole = rows[0]
         return np.asarray(self.degradation(rows, self.np_random)[0], dtype=np.float32)
 
 

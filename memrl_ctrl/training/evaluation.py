@@ -69,6 +69,16 @@ class TorchPolicy:
                 new[~chosen] = old[~chosen]
         self._memory = fresh
 
+    @property
+    def module(self) -> torch.nn.Module:
+        """The network behind it."""
+        return self._policy.module
+
+    @property
+    def memory(self) -> tuple[torch.Tensor, ...]:
+        """The memory that the next call gets [rows, ...]."""
+        return self._memory
+
     @torch.no_grad()
     def act(self, observation: Array, previous_applied: Array) -> NDArray[Any]:
         """See `Policy`."""
