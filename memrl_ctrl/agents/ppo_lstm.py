@@ -137,7 +137,11 @@ class PpoLstm:
             value=value.cpu().numpy(),
             memory=memory[0].cpu().numpy(),
         )
-        unit = decided.action if self.task.choices else decided.action.clip(-1.0, 1.0)
+        unit = decided.action
+        if not self.task.choices:
+            unit = unit.clip(-1.0, 1.0)
+            if self.config.action_map == "signed-square":
+                unit = unit * np.abs(unit)
         return decided, unit, (after,)
 
     @torch.inference_mode()
@@ -154,7 +158,7 @@ class PpoLstm:
         """Return a copy of the policy that is evaluated and exported: the most likely action."""
         network = copy.deepcopy(self.averaged).cpu()
         normaliser = copy.deepcopy(self.normaliser).cpu()
-        return PpoPolicy(self.task, network, normaliser).eval()
+        return PpoPolicy(self.task, network, normaliser, action_map=self.config.action_map).eval()
 
     # --- learning -----------------------------------------------------------------------------------
 
@@ -289,6 +293,9 @@ class PpoLstm:
             share = self.config.lr_final + (1.0 - self.config.lr_final) * share
         for group in self.optimiser.param_groups:
             group["lr"] = self.config.learning_rate * share
+        if self.config.log_std_schedule == "linear":
+            first, last = self.config.initial_log_std, self.config.final_log_std
+            self.network.log_std.data.fill_(first + (last - first) * done)
 
     def _sometimes_random(self, action: Tensor, possible: Tensor | None) -> Tensor:
         """Replace some actions by random ones, among those that may be made."""

@@ -138,7 +138,7 @@ class PpoNetwork(nn.Module):
         n_value += task.n_truth if self.sees_truth else 0
         self.critic = _head(n_value, config.critic, 1, gain=1.0)
         self.log_std = nn.Parameter(torch.full((task.n_action,), config.initial_log_std))
-        if task.choices:
+        if task.choices or config.log_std_schedule != "learned":
             self.log_std.requires_grad_(False)
         self.n_state = self.trunk.n_state + (self.own.n_state if self.own else 0)
         _orthogonal(self.trunk)

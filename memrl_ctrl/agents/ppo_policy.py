@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from memrl_ctrl.agents.networks import map_action
 from memrl_ctrl.agents.ppo_networks import PpoNetwork
 from memrl_ctrl.agents.recurrent import MemoryState
 from memrl_ctrl.agents.task import TaskSpec
@@ -18,13 +19,22 @@ class PpoPolicy(nn.Module):
         task: sizes and units.
         network: used, not copied; the critic is not.
         normaliser: scales observations; `Identity` for none.
+        action_map: what a continuous action is of the actor's output (`PpoLstmConfig.action_map`).
     """
 
     centre: Tensor
     half_range: Tensor
 
-    def __init__(self, task: TaskSpec, network: PpoNetwork, normaliser: nn.Module) -> None:
+    def __init__(
+        self,
+        task: TaskSpec,
+        network: PpoNetwork,
+        normaliser: nn.Module,
+        *,
+        action_map: str = "linear",
+    ) -> None:
         super().__init__()
+        self.action_map = action_map
         self.trunk, self.actor, self.normaliser = network.trunk, network.actor, normaliser
         self.choices = task.choices
         self.register_buffer("centre", torch.from_numpy(task.centre))
@@ -47,7 +57,8 @@ class PpoPolicy(nn.Module):
         """
         raw, after = self.step(observation.flatten(1), self.to_unit(previous_applied), *memory)
         if not self.choices:
-            action = raw.clamp(-1.0, 1.0) * self.half_range + self.centre
+            unit = map_action(raw.clamp(-1.0, 1.0), self.action_map)
+            action = unit * self.half_range + self.centre
             if not self.trunk.actions:
                 # Keeps the input in an exported graph, so that every policy is called the same way.
                 action = action + 0.0 * previous_applied

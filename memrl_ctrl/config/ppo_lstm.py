@@ -77,6 +77,13 @@ class PpoLstmConfig:
     """Probability of a random action while training (discrete actions)."""
     initial_log_std: float = -0.5
     """Logarithm of the standard deviation at the start (continuous actions, a in [-1, 1])."""
+    log_std_schedule: Literal["learned", "linear"] = "learned"
+    """What becomes of it: learnt, or over the run linearly to `final_log_std`."""
+    final_log_std: float = -3.0
+    """Logarithm of the standard deviation at the end of the run, where it is not learnt."""
+    action_map: Literal["linear", "signed-square"] = "linear"
+    """What a continuous action is of what is drawn, a: a itself, or sign(a) a^2, whose small steps are
+    fine and little disturbed by the spread."""
     critic_sees_truth: bool = False
     """Whether the critic gets the environment's privileged features; the actor never does."""
     actor_average: float = 0.0
@@ -100,7 +107,7 @@ class PpoLstmConfig:
         require_between(self, 0.0, 1e6, "gradient_clip", "clip_value", "target_kl", "value_weight")
         require_between(self, 0.0, 1e6, "entropy_weight", "entropy_final")
         require_between(self, 1e-6, 10.0, "clip_range")
-        require_between(self, -20.0, 5.0, "initial_log_std")
+        require_between(self, -20.0, 5.0, "initial_log_std", "final_log_std")
         require_between(self, 0.0, 1.0, "actor_average")
         require(self.actor_average < 1.0, "actor_average must be below 1")
         for beta in self.adam_betas:

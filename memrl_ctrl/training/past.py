@@ -99,7 +99,7 @@ class PastOfRows:
         while self._first < self._began.min():
             self._played.popleft()
             self._first += 1
-        return self._seeds()
+        return self._seeds(mask)
 
     def note(self, action: NDArray[Any]) -> None:
         """See `Past`."""
@@ -155,12 +155,14 @@ class PastOfRows:
         if len(self._played) and begins.any():
             self._env.reset(seed=seeds, options={"reset_mask": begins})
 
-    def _seeds(self) -> list[int | None]:
-        """Return the seed of each row's episode."""
-        if self._seed is None:
-            return [None] * self._env.num_envs
-        numbers = enumerate(self._episode.tolist())
-        return [seed_of(self._seed, row, episode) for row, episode in numbers]
+    def _seeds(self, mask: Mask | None = None) -> list[int | None]:
+        """Return the seed of each row's episode; None in rows that are not in `mask` [rows]."""
+        rows = range(self._env.num_envs) if mask is None else np.flatnonzero(mask).tolist()
+        seeds: list[int | None] = [None] * self._env.num_envs
+        if self._seed is not None:
+            for row in rows:
+                seeds[row] = seed_of(self._seed, row, int(self._episode[row]))
+        return seeds
 
 
 class PastOfAll:
