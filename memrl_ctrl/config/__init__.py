@@ -8,7 +8,15 @@ run folder and the policy file. This package needs no torch.
 from memrl_ctrl.config.checks import ConfigError
 from memrl_ctrl.config.lstm_td3 import LayersConfig, LstmTd3Config
 from memrl_ctrl.config.ppo_lstm import PpoLstmConfig
-from memrl_ctrl.config.reading import dump, from_dict, resolve, shipped, to_dict
+from memrl_ctrl.config.reading import (
+    checked,
+    dump,
+    from_dict,
+    read_yaml,
+    resolve,
+    shipped,
+    to_dict,
+)
 from memrl_ctrl.config.schema import (
     AGENT_CONFIGS,
     AgentConfig,
@@ -31,8 +39,10 @@ __all__ = [
     "PpoLstmConfig",
     "ReplayConfig",
     "TrainingConfig",
+    "checked",
     "dump",
     "from_dict",
+    "read_yaml",
     "resolve",
     "shipped",
     "to_dict",

@@ -96,17 +96,34 @@ def dump(config: Any) -> str:
 def _read(name_or_file: str | Path) -> dict[str, Any]:
     path = Path(name_or_file)
     is_file = isinstance(name_or_file, Path) or path.suffix in {".yaml", ".yml"} or path.parent.name
+    if is_file:
+        return read_yaml(path, "a configuration")
+    name = str(name_or_file)
+    if name not in shipped():
+        raise UnknownNameError("configuration", name, shipped())
+    place = files("memrl_ctrl") / "training" / "configs" / f"{name}.yaml"
+    return _mapping(place.read_text(encoding="utf-8"), path)
+
+
+def read_yaml(path: Path, what: str) -> dict[str, Any]:
+    """Read a YAML file that holds keys with values, by the rules of YAML 1.2.
+
+    Args:
+        path: the file.
+        what: what it should be, for the sentence, for example "a configuration".
+
+    Raises:
+        FileError: it cannot be read, is no YAML, or holds something else.
+    """
     try:
-        if is_file:
-            text = path.read_text(encoding="utf-8")
-        else:
-            name = str(name_or_file)
-            if name not in shipped():
-                raise UnknownNameError("configuration", name, shipped())
-            text = (files("memrl_ctrl") / "training" / "configs" / f"{name}.yaml").read_text()
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
-        raise FileError(path, f"cannot be read as a configuration: {reason}") from error
+        raise FileError(path, f"cannot be read as {what}: {reason}") from error
+    return _mapping(text, path)
+
+
+def _mapping(text: str, path: Path) -> dict[str, Any]:
     try:
         values = _parse(text)
     except yaml.YAMLError as error:
@@ -117,6 +134,21 @@ def _read(name_or_file: str | Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise FileError(path, f"holds {_words(values)}; expected keys with values, like `seed: 0`")
     return values
+
+
+def checked(values: Mapping[str, Any], kind: type, what: str) -> Any:
+    """Make a dataclass of settings from nested plain values, refused as a configuration's are.
+
+    Args:
+        values: by the names of the dataclass' fields.
+        kind: the dataclass.
+        what: what it is, for the sentence, for example "a sweep".
+
+    Raises:
+        ConfigError: a key that does not exist, a value of the wrong type, or one that cannot work.
+    """
+    _check_keys(values, kind, (), {}, what)
+    return _make(values, kind, (), {})
 
 
 def _override(values: dict[str, Any], text: str) -> None:
@@ -149,7 +181,13 @@ def _types(kind: type, kinds: Kinds) -> dict[str, Any]:
     return known | dict(kinds.get(kind, {}))
 
 
-def _check_keys(values: Mapping[str, Any], kind: type, path: tuple[str, ...], kinds: Kinds) -> None:
+def _check_keys(
+    values: Mapping[str, Any],
+    kind: type,
+    path: tuple[str, ...],
+    kinds: Kinds,
+    what: str = "a configuration",
+) -> None:
     """Refuse keys and choices that the dataclass does not have, at every depth."""
     known = _types(kind, kinds)
     for key, value in values.items():
@@ -157,7 +195,7 @@ def _check_keys(values: Mapping[str, Any], kind: type, path: tuple[str, ...], ki
         if key not in known:
             close = difflib.get_close_matches(str(key), known, n=1)
             hint = f"; did you mean {'.'.join((*path, close[0]))!r}?" if close else ";"
-            where = ".".join(path) or "a configuration"
+            where = ".".join(path) or what
             raise ConfigError(f"no key {here!r}{hint} {where} has: {', '.join(known)}")
         expected = known[key]
         if typing.get_origin(expected) is typing.Literal:
