@@ -9,19 +9,21 @@ offset  size  what
 6       2     minor version (ignored)
 8       4     length of the header, bytes
 12      4     CRC32C of everything from offset 16 to the end
-16      ...   header: msgpack map {"message": {"type": ..., ...}, "arrays": [[name, dtype, shape], ...]}
+16      ...   header: msgpack map {"message": {"type": ..., ...}, "arrays": [[name, dtype, shape], ...]},
+              and, where there are any, "critical": [names of fields of the message]
 ...     ...   zero padding to a multiple of 8, then the arrays in the header's order, each C-contiguous,
               little-endian, padded to a multiple of 8
 ```
 
-Nothing is ever unpickled; what does not fit the declared types is refused with `FrameError`.
+Nothing is ever unpickled; what does not fit the declared types is refused with `FrameError`. A field that is
+not known is ignored, unless `critical` names it: then the frame is refused.
 """
 
 from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import google_crc32c
@@ -51,43 +53,56 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
     """Base of every message; a subclass names itself with `tag=`."""
 
 
-class _Header(msgspec.Struct):
+class _Header(msgspec.Struct, omit_defaults=True):
     message: msgspec.Raw
     arrays: list[tuple[str, str, list[int]]]
+    critical: list[str] = []
 
 
 _header_decoder = msgspec.msgpack.Decoder(_Header)
 _encoder = msgspec.msgpack.Encoder()
+PADDING = [b"\0" * size for size in range(8)]
 
 
 def _padded(size: int) -> int:
     return (size + 7) & ~7
 
 
-def pack(message: msgspec.Struct, arrays: Mapping[str, NDArray[Any]] | None = None) -> bytes:
-    """Encode a message and its arrays as one frame.
+def pack(
+    message: msgspec.Struct,
+    arrays: Mapping[str, NDArray[Any]] | None = None,
+    *,
+    critical: Sequence[str] = (),
+) -> bytes:
+    """Encode a message and its arrays as one frame; the arrays are copied once.
 
     Args:
         message: a tagged struct, usually a `Message`.
         arrays: name to array; any layout and byte order, stored C-contiguous and little-endian.
+        critical: fields of the message that whoever does not know them must not ignore.
 
     Raises:
         FrameError: an array has an element type that frames do not carry.
     """
     specs: list[tuple[str, str, list[int]]] = []
-    parts: list[bytes] = []
+    contents: list[NDArray[np.uint8]] = []
     for name, array in (arrays or {}).items():
         little = array.dtype.newbyteorder("<") if array.dtype.itemsize > 1 else array.dtype
         if little.str not in DTYPES:
             raise FrameError(f"array {name!r} has dtype {array.dtype}; allowed: {sorted(DTYPES)}")
-        data = np.ascontiguousarray(array, dtype=little).tobytes()
+        flat = np.ascontiguousarray(array, dtype=little).reshape(-1)
         specs.append((name, little.str, list(array.shape)))
-        parts.append(data.ljust(_padded(len(data)), b"\0"))
-    header = _encoder.encode(_Header(msgspec.Raw(_encoder.encode(message)), specs))
-    size = PREFIX.size + len(header)
-    body = b"".join([header, b"\0" * (_padded(size) - size), *parts])
-    crc = int(google_crc32c.value(body))
-    return PREFIX.pack(MAGIC, MAJOR, MINOR, len(header), crc) + body
+        contents.append(flat.view(np.uint8))
+    header = _encoder.encode(_Header(msgspec.Raw(_encoder.encode(message)), specs, list(critical)))
+    parts: list[bytes | NDArray[np.uint8]] = [header, PADDING[-(PREFIX.size + len(header)) % 8]]
+    for content in contents:
+        parts += [content, PADDING[-content.size % 8]]
+    crc = 0
+    for part in parts:
+        if len(part):
+            crc = google_crc32c.extend(crc, part)
+    # numpy arrays are buffers: joined without a copy of their own
+    return b"".join([PREFIX.pack(MAGIC, MAJOR, MINOR, len(header), crc), *parts])
 
 
 def unpack(
@@ -99,7 +114,7 @@ def unpack(
     """Decode a frame.
 
     Args:
-        data: the whole frame.
+        data: the whole frame; it must not change while the arrays are in use.
         decoder: typed for the union of messages that are expected here.
         max_bytes: a larger frame is refused unread.
 
@@ -109,29 +124,37 @@ def unpack(
     Raises:
         FrameError: with what is wrong; nothing else is ever raised, whatever the bytes.
     """
-    if len(data) > max_bytes:
-        raise FrameError(f"frame of {len(data)} bytes; at most {max_bytes} are accepted")
-    if len(data) < PREFIX.size:
-        raise FrameError(f"frame of {len(data)} bytes is shorter than its prefix of {PREFIX.size}")
+    size = len(data)
+    if size > max_bytes:
+        raise FrameError(f"frame of {size} bytes; at most {max_bytes} are accepted")
+    if size < PREFIX.size:
+        raise FrameError(f"frame of {size} bytes is shorter than its prefix of {PREFIX.size}")
     magic, major, _minor, header_size, crc = PREFIX.unpack_from(data)
     if magic != MAGIC:
         raise FrameError(f"magic {bytes(magic)!r} is not {MAGIC!r}")
     if major != MAJOR:
         raise FrameError(f"frame version {major}; this side speaks {MAJOR}")
-    body = bytes(data[PREFIX.size :])
-    if int(google_crc32c.value(body)) != crc:
+    whole = np.frombuffer(data, dtype=np.uint8)
+    whole.flags.writeable = False
+    if google_crc32c.value(whole[PREFIX.size :]) != crc:
         raise FrameError("checksum does not match: the frame was damaged")
-    if header_size > len(body):
-        raise FrameError(f"header of {header_size} bytes in a body of {len(body)}")
+    if header_size > size - PREFIX.size:
+        raise FrameError(f"header of {header_size} bytes in a body of {size - PREFIX.size}")
     try:
-        header = _header_decoder.decode(body[:header_size])
+        header = _header_decoder.decode(data[PREFIX.size : PREFIX.size + header_size])
         message = decoder.decode(header.message)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise FrameError(f"header: {error}") from error
-    return message, _arrays(header, body, _padded(PREFIX.size + header_size) - PREFIX.size)
+    for name in header.critical:
+        if name not in message.__struct_encode_fields__:
+            raise FrameError(
+                f"field {name!r} of {type(message).__name__} must not be ignored, "
+                "and is not known here: the other side is newer"
+            )
+    return message, _arrays(header, whole, _padded(PREFIX.size + header_size))
 
 
-def _arrays(header: _Header, body: bytes, position: int) -> dict[str, NDArray[Any]]:
+def _arrays(header: _Header, whole: NDArray[np.uint8], position: int) -> dict[str, NDArray[Any]]:
     if len(header.arrays) > MAX_ARRAYS:
         raise FrameError(f"{len(header.arrays)} arrays; at most {MAX_ARRAYS} are accepted")
     arrays: dict[str, NDArray[Any]] = {}
@@ -141,16 +164,16 @@ def _arrays(header: _Header, body: bytes, position: int) -> dict[str, NDArray[An
         if name in arrays:
             raise FrameError(f"array {name!r} stands twice")
         # A length beyond the body is wrong even beside a length of 0, and numpy would not take it.
-        if len(shape) > MAX_DIMENSIONS or not all(0 <= n <= len(body) for n in shape):
+        if len(shape) > MAX_DIMENSIONS or not all(0 <= n <= whole.size for n in shape):
             raise FrameError(f"array {name!r} has shape {shape}")
         dtype = DTYPES[dtype_name]
         count = math.prod(shape)
         size = count * dtype.itemsize
-        if position + size > len(body):
+        if position + size > whole.size:
             raise FrameError(f"array {name!r} of {size} bytes reaches past the end of the frame")
-        flat = np.frombuffer(body, dtype=dtype, count=count, offset=position)
+        flat = whole[position : position + size].view(dtype)
         arrays[name] = flat.reshape(shape)
         position += _padded(size)
-    if position != len(body):
-        raise FrameError(f"{len(body) - position} bytes follow the last array")
+    if position != whole.size:
+        raise FrameError(f"{whole.size - position} bytes follow the last array")
     return arrays
