@@ -6,6 +6,7 @@ one that was interrupted goes on in its folder. Needs no torch itself.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -52,6 +53,11 @@ class Job:
         """File with what the run prints."""
         return self.folder.with_name(self.folder.name + ".log")
 
+    @property
+    def lock(self) -> Path:
+        """File that the run's process holds locked while it lives; its number stands in it."""
+        return self.folder.with_name(self.folder.name + ".lock")
+
     def result(self) -> dict[str, Any] | None:
         """Return how it ended, where it has ended."""
         try:
@@ -61,13 +67,14 @@ class Job:
         return values if isinstance(values, dict) else None
 
     def is_done(self) -> bool:
-        """Whether it has spent its budget."""
+        """Whether it has spent its budget, or solved its task."""
         result = self.result()
         if result is None:
             return False
         minutes = self.config.minutes
         spent = minutes and float(result["seconds"]) >= 60.0 * minutes
-        return bool(spent or int(result["steps"]) >= self.config.steps)
+        over = spent or result.get("solved", False)
+        return bool(over or int(result["steps"]) >= self.config.steps)
 
     def fraction(self) -> float:
         """Share of its budget that is spent, from its metrics."""
@@ -123,41 +130,103 @@ def run_all(
             job.state = "done"
     waiting = [job for job in jobs if job.state != "done"]
     running: list[Job] = []
-    with _interrupt() as interrupted:
+    with interrupts() as interrupted:
         try:
             while (waiting or running) and not interrupted():
                 while waiting and len(running) < at_once:
-                    running.append(_start(waiting.pop(0)))
+                    running.append(start(waiting.pop(0)))
                 time.sleep(POLL_S)
-                running = [job for job in running if not _has_ended(job)]
+                running = [job for job in running if not has_ended(job)]
                 if progress is not None:
                     progress(jobs)
         finally:
-            _end(running)
+            end(running)
         return interrupted()
 
 
-def _start(job: Job) -> Job:
-    """Start a run, or go on with it."""
+def start(job: Job, environment: Mapping[str, str] | None = None) -> Job:
+    """Start a run in a process of its own, or go on with it.
+
+    Args:
+        job: the run.
+        environment: variables that its process has beside those of this one.
+
+    Raises:
+        UsageError: a process is still at it; its folder holds something else.
+        FileError: the folder cannot be written.
+    """
     try:
         job.folder.parent.mkdir(parents=True, exist_ok=True)
-        settings = job.folder.with_name(job.folder.name + ".yaml")
-        write_output(settings, dump(job.config))
-        command = [sys.executable, "-m", "memrl_ctrl", "train", str(settings)]
-        command += ["--out", str(job.folder)]
-        if any((job.folder / "checkpoints").glob("*.pt")):
-            command += ["--resume", str(job.folder)]
-        elif job.folder.exists():
-            _clear_unbegun(job.folder)
-        with job.log.open("ab") as log:
-            # A session of its own: a Ctrl-C in the terminal reaches it from here only, and once.
-            job.process = subprocess.Popen(  # noqa: S603 - this program itself
-                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
-            )
+        with job.lock.open("a+") as lock:
+            # The process inherits the lock, and holds it as long as it lives, whoever dies before.
+            if not _locked(lock):
+                lock.seek(0)
+                raise UsageError(
+                    f"run {job.folder} is still going on, in process {lock.read().strip()}; wait for "
+                    "it, or end it with kill -INT"
+                )
+            settings = job.folder.with_name(job.folder.name + ".yaml")
+            write_output(settings, dump(job.config))
+            command = [sys.executable, "-m", "memrl_ctrl", "train", str(settings)]
+            command += ["--out", str(job.folder)]
+            if any((job.folder / "checkpoints").glob("*.pt")):
+                command += ["--resume", str(job.folder)]
+            elif job.folder.exists():
+                _clear_unbegun(job.folder)
+            with job.log.open("ab") as log:
+                # A session of its own: a Ctrl-C in the terminal reaches it from here only, and once.
+                job.process = subprocess.Popen(  # noqa: S603 - this program itself
+                    command,
+                    stdout=log,
+                    stderr=log,
+                    stdin=subprocess.DEVNULL,
+                    start_new_session=True,
+                    pass_fds=(lock.fileno(),),
+                    env=None if environment is None else {**os.environ, **environment},
+                )
+            lock.truncate(0)
+            lock.write(f"{job.process.pid}\n")
     except OSError as error:
         raise FileError(job.folder, f"cannot be written: {error.strerror}") from error
     job.state = "running"
     return job
+
+
+def end_orphan(job: Job) -> bool:
+    """End a run whose process outlived the one that started it; it writes its checkpoint.
+
+    Returns:
+        Whether there was one.
+
+    Raises:
+        UsageError: there is one, and nothing says which process it is.
+    """
+    try:
+        with job.lock.open("r+") as lock:
+            number, until = signal.SIGINT, 0.0
+            while not _locked(lock):
+                if time.monotonic() > until:
+                    lock.seek(0)
+                    with suppress(ProcessLookupError):
+                        os.kill(int(lock.read()), number)
+                    number, until = signal.SIGKILL, time.monotonic() + PATIENCE_S
+                time.sleep(0.05)
+            return until > 0.0
+    except FileNotFoundError:
+        return False
+    except ValueError as error:
+        raise UsageError(
+            f"run {job.folder} is still going on, and {job.lock} does not say in which process; end it"
+        ) from error
+
+
+def _locked(file: Any) -> bool:
+    """Lock an open file, unless a process holds it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _clear_unbegun(folder: Path) -> None:
@@ -166,14 +235,15 @@ def _clear_unbegun(folder: Path) -> None:
     Raises:
         UsageError: something else is in the folder.
     """
-    known = {"config.yaml", METRICS, "tensorboard", "checkpoints"}
+    known = {"config.yaml", METRICS, "tensorboard", "checkpoints", "wandb"}
     others = [place.name for place in folder.iterdir() if place.name not in known]
     if others:
         raise UsageError(f"{folder} holds {others[0]}, which is of no run; choose another --out")
     shutil.rmtree(folder)
 
 
-def _has_ended(job: Job) -> bool:
+def has_ended(job: Job) -> bool:
+    """Whether a run's process has ended; its state then says how."""
     if job.process is None or job.process.poll() is None:
         return False
     if job.is_done():
@@ -184,7 +254,7 @@ def _has_ended(job: Job) -> bool:
     return True
 
 
-def _end(running: Sequence[Job]) -> None:
+def end(running: Sequence[Job]) -> None:
     """Interrupt runs, and wait for their checkpoints."""
     for job in running:
         if job.process is not None:
@@ -199,11 +269,11 @@ def _end(running: Sequence[Job]) -> None:
         except subprocess.TimeoutExpired:
             job.process.kill()
             job.process.wait()
-        _has_ended(job)
+        has_ended(job)
 
 
 @contextmanager
-def _interrupt() -> Iterator[Callable[[], bool]]:
+def interrupts() -> Iterator[Callable[[], bool]]:
     """Note the first Ctrl-C or SIGTERM."""
     seen: list[int] = []
     numbers = (signal.SIGINT, signal.SIGTERM)
