@@ -183,8 +183,8 @@ class AlongCycleBackend(SimulationBackend):
         """Error to the goal [points] that `held_rad` will have at the next control points."""
         if self._ahead is None:
             return np.full(self.description.points, np.nan)
-        offset = self._offset + self._jitter
-        return wrap(self.held_rad - offset - self._ahead.goal_rad)
+        everything = np.arange(self.description.points)
+        return wrap(self.held_rad - self._offset_now(everything) - self._ahead.goal_rad)
 
     def submit(self, phi_hw_rad: FloatArray, cycle: int, deadline_s: float) -> Receipt:
         """Set phi_hw of the next control points; later ones are not known before."""
@@ -238,7 +238,7 @@ class AlongCycleBackend(SimulationBackend):
 
     def _offset_now(self, rows: IntArray) -> FloatArray:
         """Return the offset of `rows`: one a cycle."""
-        return self._offset[rows] + self._jitter[rows]
+        return self._disturbed_offset(self._offset[rows] + self._jitter[rows], rows)
 
     def _move_on(self, drawn: Drawn) -> Drawn:
         """Take every row to its next control point, or to the first one of its next cycle."""

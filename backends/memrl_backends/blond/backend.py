@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memrl_backends.blond.scenario import Draw, Drawn, merged
+from memrl_backends.blond.shots import Shots
 from memrl_ctrl.backend import (
     BoolArray,
     FloatArray,
@@ -21,7 +22,7 @@ from memrl_ctrl.backend import (
     Receipt,
     Truth,
 )
-from memrl_ctrl.beam import Conditions, matched_profiles
+from memrl_ctrl.beam import Conditions, matched_profiles, reference_optimum
 from memrl_ctrl.beam.measurement import MonitorState
 from memrl_ctrl.errors import RefusalReason, Refused, UnknownNameError, UsageError
 
@@ -71,6 +72,18 @@ def blond_matching(
 
 FIDELITIES: dict[str, Fidelity] = {"matched": matched, "blond": blond_matching}
 """Those without options of their own; `tracking` is made by `options`."""
+
+
+class Disturbance(NamedTuple):
+    """What is wrong with the RF now, arrays [points]; None for nothing."""
+
+    offset_rad: FloatArray | None = None
+    """Added to the hidden offset, rad."""
+    v2_factor: FloatArray | None = None
+    """What is left of the second harmonic's voltage."""
+
+
+UNDISTURBED = Disturbance()
 LOSS_FELT = 0.01
 """A bunch that has lost more than this on its way has another reference optimum."""
 SMALLEST_SHARE = 1e-3
@@ -106,6 +119,13 @@ class SimulationBackend:
         self._cycle = 0
         points = description.points
         self._setpoint = initial_phi_hw_rad.copy()
+        # Where the low-level RF has arrived, and what the cavity has of it.
+        self._settled = initial_phi_hw_rad.copy()
+        self._at_cavity = initial_phi_hw_rad.copy()
+        self._shots = None
+        if draw.scenario.scatters:
+            self._shots = Shots(draw, ctime_ms=description.ctime_ms)
+        self._disturbance = UNDISTURBED
         self._pending: FloatArray | None = None
         self._pending_cycle = 0
         self._offset = np.zeros(points)
@@ -140,7 +160,11 @@ class SimulationBackend:
             return self._reading
         drawn = self._drawn = self._draw_rows(rows)
         self._offset[rows] = self._new_offset(rows.size, (options or {}).get("offset_deg"))
+        if self._shots is not None:
+            self._shots.begin(drawn, rows)
         self._setpoint[rows] = self._initial[rows]
+        self._settled[rows] = self._initial[rows]
+        self._drive(rows)
         self._clean[rows] = np.nan
         self._monitor = self._draw_monitor(rows)
         self._reference_peak[rows] = np.nan
@@ -217,6 +241,7 @@ class SimulationBackend:
         if self._pending is not None and self._cycle >= self._pending_cycle:
             setpoint, self._pending = self._pending, None
         self._setpoint = setpoint
+        self._drive(np.arange(self.description.points))
         drawn = self._drawn = self._move_on(self._drawn)
         if self._monitor is not None:
             one = self.description.ctime_ms is not None
@@ -224,6 +249,31 @@ class SimulationBackend:
                 self._monitor, self._rng, common=one
             )
         return self._measure(drawn, np.arange(self.description.points))
+
+    def disturb(self, *, offset_rad: FloatArray, v2_factor: FloatArray) -> None:
+        """Disturb the RF from the next cycle on, until told otherwise.
+
+        Args:
+            offset_rad: added to the hidden offset [points], rad.
+            v2_factor: what is left of the second harmonic's voltage [points], 0 to 1.
+
+        Raises:
+            UsageError: the voltage cannot be disturbed, because the fidelity tracks the program's.
+        """
+        changes_v2 = bool((v2_factor != 1.0).any())
+        if changes_v2 and getattr(self._profiles, "plays_program", False):
+            raise UsageError(
+                f"fidelity {self.description.fidelity!r} tracks a cycle with the program's voltages: "
+                "a trip of the cavity needs fidelity 'matched' or 'blond'"
+            )
+        self._disturbance = Disturbance(offset_rad.copy(), v2_factor.copy() if changes_v2 else None)
+
+    def _drive(self, rows: NDArray[np.int64]) -> None:
+        """Have the low-level RF follow the setpoint for a cycle, in `rows`."""
+        hardware = self._draw.scenario.hardware
+        settled = hardware.settled(self._setpoint, self._settled)
+        at_cavity = hardware.at_cavity(settled, self.description.ctime_ms)
+        self._settled[rows], self._at_cavity[rows] = settled[rows], at_cavity[rows]
 
     @property
     def held_rad(self) -> FloatArray:
@@ -247,7 +297,7 @@ class SimulationBackend:
         if deviation > 0.0:
             size = 1 if self.description.ctime_ms is not None else self.description.points
             self._offset = self._offset + self._rng.normal(0.0, deviation, size)
-        return drawn
+        return drawn if self._shots is None else self._shots.next(self._rng)
 
     def _offset_now(self, rows: NDArray[np.int64]) -> FloatArray:
         """Return the offset of `rows` in the cycle that is measured, with its jitter."""
@@ -256,13 +306,35 @@ class SimulationBackend:
         if jitter > 0.0:
             size = 1 if self.description.ctime_ms is not None else rows.size
             offset = offset + self._rng.normal(0.0, jitter, size)
-        return offset
+        return self._disturbed_offset(offset, rows)
+
+    def _disturbed_offset(self, offset: FloatArray, rows: NDArray[np.int64]) -> FloatArray:
+        """Return the offset of `rows` with what a disturbance adds."""
+        added = self._disturbance.offset_rad
+        return offset if added is None else offset + added[rows]
+
+    def _disturbed(self, drawn: Drawn) -> Drawn:
+        """Return conditions with the voltage that a disturbance leaves, and their reference.
+
+        The goal of training stays that of the cavity at its full voltage.
+        """
+        factor = self._disturbance.v2_factor
+        if factor is None:
+            return drawn
+        conditions = drawn.conditions.replace(v2_v=drawn.conditions.v2_v * factor)
+        reference = drawn.reference_rad.copy()
+        less = np.flatnonzero(factor != 1.0)
+        reference[less] = reference_optimum(conditions.take(less), threads=self._threads)
+        return replace(drawn, conditions=conditions, reference_rad=reference)
 
     def _measure(self, drawn: Drawn, rows: NDArray[np.int64]) -> Reading:
         """Make this cycle's reading: new in `rows`, in the others what was read last."""
         everything = rows.size == self.description.points
-        offset = self._offset_now(rows)
+        drawn = self._disturbed(drawn)
+        # All that is between the function and the beam counts as offset: phi_2 = applied - offset.
+        offset = self._offset_now(rows) + (self._setpoint - self._at_cavity)[rows]
         phi2 = self._setpoint[rows] - offset
+        readback = self._draw.scenario.hardware.read_back(self._at_cavity, self._rng)
         conditions = drawn.conditions if everything else drawn.conditions.take(rows)
         conditions = conditions.replace(phi2_rad=phi2)
         profile, quality = self._seen(*self._profile(conditions, rows), conditions, rows)
@@ -277,7 +349,6 @@ class SimulationBackend:
 
         left = self._left_of(drawn) if self._on_the_way else drawn
         all_conditions = left.conditions
-        phase = all_conditions.energy_gain_ev / all_conditions.v1_v
         self._reading = Reading(
             cycle=self._cycle,
             stamp_ns=time.time_ns(),
@@ -285,8 +356,8 @@ class SimulationBackend:
             profile=whole(profile, lambda was, _: was.profile),
             setpoint_rad=self._setpoint.copy(),
             applied_rad=self._setpoint.copy(),
-            readback_rad=self._setpoint.copy(),
-            synchronous_phase_rad=np.arcsin(np.clip(phase, -1.0, 1.0)),
+            readback_rad=whole(readback[rows], lambda was, _: was.readback_rad),
+            synchronous_phase_rad=drawn.known_phase_rad,
             quality=whole(quality, lambda was, _: was.quality),
             truth=Truth(
                 reference_rad=left.reference_rad.copy(),

@@ -12,6 +12,7 @@ import numpy as np
 
 from memrl_backends.blond.along import open_along
 from memrl_backends.blond.backend import FIDELITIES, Fidelity, SimulationBackend
+from memrl_backends.blond.hardware import PERFECT, Hardware
 from memrl_backends.blond.scenario import Draw, Scenario, filling_range
 from memrl_backends.blond.tracking import CycleTracking, RowTracking, TrackingOptions
 from memrl_ctrl.backend import FloatArray, MachineDescription
@@ -53,6 +54,15 @@ def open_backend(
     offset_deg: float | None = None,
     offset_jitter_deg: float = 0.0,
     offset_drift_deg: float = 0.0,
+    intensity_scatter: float = 0.0,
+    emittance_scatter: float = 0.0,
+    v1_error: float | Sequence[float] = 0.0,
+    v2_error: float | Sequence[float] = 0.0,
+    phase_resolution_deg: float = 0.0,
+    generator_slope_deg_per_ms: float = math.inf,
+    settling_cycles: float = 0.0,
+    settling_ms: float = 0.0,
+    readback_noise_deg: float = 0.0,
     noise: float | Sequence[float] = 0.02,
     monitor: str | Mapping[str, Any] | Monitor = "wcm",
     require_reference: bool = True,
@@ -85,6 +95,17 @@ def open_backend(
         offset_deg: hidden hardware offset; None draws it from the whole circle.
         offset_jitter_deg: standard deviation of an offset that is drawn anew in every shot.
         offset_drift_deg: standard deviation of the offset's random walk a shot.
+        intensity_scatter: standard deviation of the intensity from shot to shot, fraction of the drawn
+            one.
+        emittance_scatter: the same of the emittance.
+        v1_error: relative error of V1 that nobody knows, number or range.
+        v2_error: the same of V2.
+        phase_resolution_deg: step of the function generator and of the readback; see `Hardware`, also
+            for the next four.
+        generator_slope_deg_per_ms: largest slope that the generator plays.
+        settling_cycles: time constant of the lag from cycle to cycle, cycles.
+        settling_ms: time constant of the lag along the cycle, ms; unrelated rows have none.
+        readback_noise_deg: standard deviation of the readback's noise.
         noise: standard deviation of a slice's noise as a fraction of the peak, number or range.
         monitor: what profiles are seen with: `wcm`, `ideal` (noise only), or values of
             `memrl_ctrl.beam.measurement.Monitor` by name, for example `{bits: 8}`.
@@ -136,9 +157,21 @@ def open_backend(
         offset_rad=None if offset_deg is None else math.radians(offset_deg),
         offset_jitter_rad=math.radians(offset_jitter_deg),
         offset_drift_rad=math.radians(offset_drift_deg),
+        intensity_scatter=_number("intensity_scatter", intensity_scatter),
+        emittance_scatter=_number("emittance_scatter", emittance_scatter),
+        v1_error=as_range("v1_error", v1_error),
+        v2_error=as_range("v2_error", v2_error),
+        hardware=Hardware(
+            phase_resolution_deg=phase_resolution_deg,
+            generator_slope_deg_per_ms=generator_slope_deg_per_ms,
+            settling_cycles=settling_cycles,
+            settling_ms=settling_ms,
+            readback_noise_deg=readback_noise_deg,
+        ),
         monitor=replace(monitor_from(monitor), noise=as_range("noise", noise)),
         require_reference=require_reference,
     )
+    _check_reality(scenario, along_cycle=along_cycle, tracked=tracking is not None and rows is None)
     if along_cycle:
         return open_along(
             machine=machine_file,
@@ -190,6 +223,35 @@ def open_backend(
         threads=threads,
         profiles=profiles,
     )
+
+
+def _number(name: str, value: float) -> float:
+    """Return one number; a pair is a range, which these options do not have."""
+    low, high = as_range(name, value)
+    if low != high:
+        raise UsageError(f"{name} is one number, not a range: {value!r}")
+    return low
+
+
+def _check_reality(scenario: Scenario, *, along_cycle: bool, tracked: bool) -> None:
+    """Refuse imperfections where they are not simulated."""
+    given = {
+        "the low-level RF (phase_resolution_deg to readback_noise_deg)": (
+            scenario.hardware != PERFECT
+        ),
+        "scatter from shot to shot (intensity_scatter, emittance_scatter)": scenario.scatters,
+        "errors of the voltages (v1_error, v2_error)": (
+            (scenario.v1_error, scenario.v2_error) != ((0.0, 0.0), (0.0, 0.0))
+        ),
+    }
+    asked = [what for what, is_given in given.items() if is_given]
+    if along_cycle and asked:
+        raise UsageError(f"along_cycle does not simulate {asked[0]}: leave it out")
+    if tracked and given["errors of the voltages (v1_error, v2_error)"]:
+        raise UsageError(
+            "a tracked cycle has the program's voltages: leave out v1_error and v2_error, or use "
+            "fidelity 'matched' or 'blond'"
+        )
 
 
 def _tracking_options(fidelity: str, **given: Any) -> TrackingOptions | None:

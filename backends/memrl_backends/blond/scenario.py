@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from memrl_backends.blond.hardware import PERFECT, Hardware
 from memrl_ctrl.beam import Conditions, filling_to_emittance, reference_optimum
 from memrl_ctrl.beam.measurement import WCM, Monitor
 from memrl_ctrl.errors import BeamError, UnknownNameError, UsageError
@@ -25,10 +26,14 @@ MOST_OFFSET_RAD = 20.0 * math.pi
 POSSIBLE = {
     "intensity": (0.0, 1e15, "protons"),
     "emittance_evs": (1e-4, 1e3, "eV s"),
+    "v1_error": (-0.5, 0.5, "of the programmed voltage"),
+    "v2_error": (-0.5, 0.5, "of the programmed voltage"),
 }
 """What a ring can hold at all: 1e15 is more than ten times the protons of the most intense ring (J-PARC
 RCS, 8.3e13), and bunches of proton rings have 0.01 to 100 eV s. Which of it a program's buckets hold is
-the kernel's answer."""
+the kernel's answer. A voltage that is wrong by more than half would not go unnoticed."""
+MOST_SCATTER = 0.3
+"""Largest standard deviation of a shot's intensity or emittance: three of it must leave a bunch."""
 ATTEMPTS = 20
 """How often conditions without a reference optimum are drawn anew."""
 
@@ -50,6 +55,16 @@ class Scenario:
     """Standard deviation of an offset drawn anew in every shot, rad."""
     offset_drift_rad: float = 0.0
     """Standard deviation of the offset's random walk, rad a shot."""
+    intensity_scatter: float = 0.0
+    """Standard deviation of the intensity from shot to shot, fraction of the drawn one; cut at 3."""
+    emittance_scatter: float = 0.0
+    """Standard deviation of the emittance from shot to shot, fraction of the drawn one; cut at 3."""
+    v1_error: Range = (0.0, 0.0)
+    """Relative error of V1 that nobody knows: V1 is the program's times (1 + v1_error)."""
+    v2_error: Range = (0.0, 0.0)
+    """The same of V2."""
+    hardware: Hardware = PERFECT
+    """What becomes of phi_hw on its way to the cavity."""
     monitor: Monitor = WCM
     """What profiles are seen with."""
     require_reference: bool = True
@@ -75,6 +90,17 @@ class Scenario:
             if given is not None and not low <= given[0] <= given[1] <= high:
                 wrong = given[0] if not low <= given[0] <= high else given[1]
                 raise UsageError(f"{name} must be {low:g} to {high:g} {unit}, not {wrong:g}")
+        for name in ("intensity_scatter", "emittance_scatter"):
+            value = getattr(self, name)
+            if not 0.0 <= value <= MOST_SCATTER:
+                raise UsageError(
+                    f"{name} must be 0 to {MOST_SCATTER:g} of the drawn value, not {value:g}"
+                )
+
+    @property
+    def scatters(self) -> bool:
+        """Whether bunches differ from shot to shot."""
+        return self.intensity_scatter > 0.0 or self.emittance_scatter > 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +113,16 @@ class Drawn:
     """Reference optimum of phi_2; NaN where none exists."""
     goal_rad: FloatArray
     """The reference, and where none exists the phi_2 of the flattest profile."""
+    v1_error: FloatArray | None = None
+    """Relative error of V1, which the control system does not know; None for none."""
+
+    @property
+    def known_phase_rad(self) -> FloatArray:
+        """Synchronous phase as the control system knows it, from the programmed V1, rad."""
+        v1_v = self.conditions.v1_v
+        if self.v1_error is not None:
+            v1_v = v1_v / (1.0 + self.v1_error)
+        return np.arcsin(np.clip(self.conditions.energy_gain_ev / v1_v, -1.0, 1.0))
 
 
 def filling_range(value: str | Sequence[float] | float | None) -> tuple[float, ...] | None:
@@ -125,7 +161,7 @@ class Draw:
         if self.program is None:
             raise UsageError("a cycle needs a program")
         scenario = self.scenario
-        at_points = self.program_points(ctime_ms)
+        at_points, v1_error = self._with_errors(self.program_points(ctime_ms), rng, common=True)
         intensity = rng.uniform(*scenario.intensity)
         if scenario.emittance_evs is not None:
             emittance = rng.uniform(*scenario.emittance_evs)
@@ -134,7 +170,24 @@ class Draw:
             filling = self._filling(1, rng)[0]
             emittance = float(filling_to_emittance(at_points, filling).min())
         conditions = at_points.replace(emittance_evs=emittance, intensity=intensity)
-        return self.with_reference(conditions, ctime_ms)
+        return replace(self.with_reference(conditions, ctime_ms), v1_error=v1_error)
+
+    def _with_errors(
+        self, conditions: Conditions, rng: np.random.Generator, *, common: bool
+    ) -> tuple[Conditions, FloatArray | None]:
+        """Return conditions with the voltages that the cavities have, and the error of V1.
+
+        Draws only where there is an error; `common` draws one for all rows.
+        """
+        spans = (self.scenario.v1_error, self.scenario.v2_error)
+        if spans == ((0.0, 0.0), (0.0, 0.0)):
+            return conditions, None
+        count = len(conditions)
+        v1, v2 = (np.broadcast_to(rng.uniform(*s, 1 if common else count), count) for s in spans)
+        changed = conditions.replace(
+            v1_v=conditions.v1_v * (1.0 + v1), v2_v=conditions.v2_v * (1.0 + v2)
+        )
+        return changed, np.array(v1)
 
     def unrelated(self, count: int, rng: np.random.Generator) -> Drawn:
         """Unrelated conditions, one a row.
@@ -165,9 +218,10 @@ class Draw:
         else:
             ctime_ms = rng.uniform(*self.program.beam_ms, count)
             base = self.program_points(ctime_ms)
+        base, v1_error = self._with_errors(base, rng, common=False)
         emittance, intensity = self.bunches(count, rng, lambda: filling_to_emittance(base, 1.0))
         conditions = base.replace(emittance_evs=emittance, intensity=intensity)
-        return self.with_reference(conditions, ctime_ms)
+        return replace(self.with_reference(conditions, ctime_ms), v1_error=v1_error)
 
     def bunches(
         self, count: int, rng: np.random.Generator, area_evs: Callable[[], FloatArray]
@@ -260,9 +314,13 @@ def merged(old: Drawn, new: Drawn, rows: NDArray[np.int64]) -> Drawn:
         "gamma_transition",
     )
     changes = {name: put(getattr(before, name), getattr(after, name)) for name in names}
+    v1_error = old.v1_error
+    if v1_error is not None and new.v1_error is not None:
+        v1_error = put(v1_error, new.v1_error)
     return replace(
         old,
         conditions=before.replace(**changes),
         reference_rad=put(old.reference_rad, new.reference_rad),
         goal_rad=put(old.goal_rad, new.goal_rad),
+        v1_error=v1_error,
     )

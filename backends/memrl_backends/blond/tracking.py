@@ -138,6 +138,9 @@ class CycleTracking:
         UsageError: options that do not belong to a cycle.
     """
 
+    plays_program = True
+    """Whether the voltages are the program's, whatever the conditions say."""
+
     def __init__(
         self,
         program: CycleProgram,
