@@ -29,6 +29,7 @@ from zmq.utils import z85
 
 from memrl_backends.zmq.wire import Role
 from memrl_ctrl.errors import FileError, MemrlError
+from memrl_ctrl.state import state_folder
 
 KIND = "memrl-ctrl CURVE key"
 SECRET_MODE, FOLDER_MODE = 0o600, 0o700
@@ -72,17 +73,6 @@ class ClientKeys:
     secret: bytes = field(repr=False)
     server: bytes
     """Public key of the server."""
-
-
-def state_folder() -> Path:
-    """Return the folder for what is kept between runs.
-
-    `$MEMRL_CTRL_STATE`, else `$XDG_STATE_HOME/memrl-ctrl`, else `~/.local/state/memrl-ctrl`.
-    """
-    if given := os.environ.get("MEMRL_CTRL_STATE"):
-        return Path(given)
-    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(base) / "memrl-ctrl"
 
 
 def local_folder() -> Path:
