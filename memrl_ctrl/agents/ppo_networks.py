@@ -141,9 +141,10 @@ class PpoNetwork(nn.Module):
         if task.choices or config.log_std_schedule != "learned":
             self.log_std.requires_grad_(False)
         self.n_state = self.trunk.n_state + (self.own.n_state if self.own else 0)
-        _orthogonal(self.trunk)
-        if self.own is not None:
-            _orthogonal(self.own)
+        for trunk in (self.trunk, self.own):
+            if trunk is not None:
+                _orthogonal(trunk)
+                _remembering(trunk, config.forget_bias)
 
     def distribution(self, raw: Tensor, allowed: Tensor | None) -> Distribution:
         """Return what actions are drawn from, from the actor's output [..., n_action]."""
@@ -204,3 +205,12 @@ def _orthogonal(module: nn.Module) -> None:
                     nn.init.zeros_(parameter)
                 else:
                     nn.init.orthogonal_(parameter)
+
+
+def _remembering(module: nn.Module, bias: float) -> None:
+    """Set the bias of forget gates; the gates of torch's LSTM are input, forget, cell, output."""
+    for part in module.modules():
+        if isinstance(part, nn.LSTM):
+            size = part.hidden_size
+            with torch.no_grad():
+                part.bias_ih_l0[size : 2 * size] = bias

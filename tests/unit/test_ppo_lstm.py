@@ -286,3 +286,21 @@ def test_it_learns_cartpole_without_velocity(tmp_path: Path) -> None:
     result = train(config, out=tmp_path / "run")
     assert result.evaluation is not None
     assert result.evaluation["return_mean"] > 100.0
+
+
+def test_the_memory_lasts_before_anything_is_learnt() -> None:
+    """After 10 steps a fresh LSTM that looks at nothing holds sigmoid(bias) ** 10 of its cell."""
+    spec = TaskSpec(environment="a task", kind="task", n_observation=1, choices=(2,))
+    kept = {}
+    for bias in (0.0, 2.0):
+        config = PpoLstmConfig(pre_lstm=(4,), lstm=(8,), forget_bias=bias)
+        network = PpoLstm(spec, config, seed=3).network
+        torch.nn.init.zeros_(network.trunk.lstm.layers[0].weight_hh_l0)
+        state = torch.zeros(1, network.n_state)
+        state[:, 8:] = 1.0
+        nothing = torch.zeros(1, 1)
+        for _ in range(10):
+            _, _, state = network.step(nothing, torch.zeros(1, 2), state, nothing[:, :0])
+        kept[bias] = float(state[:, 8:].detach().mean())
+    assert kept[0.0] == pytest.approx(0.5**10, rel=1e-4)
+    assert kept[2.0] == pytest.approx((1.0 / (1.0 + np.exp(-2.0))) ** 10, rel=1e-4)
