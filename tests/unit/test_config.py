@@ -37,14 +37,17 @@ def test_the_demo_needs_its_configurations() -> None:
 
 def test_the_defaults_are_the_papers() -> None:
     """A configuration that says nothing is the algorithm as published; the shipped one for the beam has
-    the two current-feature layers of the published script, and its noise in shares of the largest step,
-    pi/4."""
+    the two current-feature layers of the published script, its noise in shares of the largest step, pi/4,
+    and learning rates and a random start with which it learns."""
     agent = resolve("lstm-td3-basic").agent
     layers = LayersConfig(current=(128, 128))
     noise = {"exploration_noise": 0.127, "target_noise": 0.255, "noise_clip": 0.637}
     for name, share in noise.items():
         assert share == pytest.approx(getattr(LstmTd3Config(), name) / (np.pi / 4), abs=1e-3)
-    assert agent == LstmTd3Config(actor=layers, critic=layers, **noise)
+    beam = {**noise, "actor_lr": 1e-4, "critic_lr": 2e-4, "start_steps": 2_000}
+    assert agent == LstmTd3Config(actor=layers, critic=layers, **beam)
+    paper = LstmTd3Config()
+    assert (paper.actor_lr, paper.critic_lr, paper.start_steps) == (1e-3, 1e-3, 10_000)
     assert (agent.gamma, agent.polyak, agent.policy_delay, agent.batch_size) == (
         0.99,
         0.995,
