@@ -87,6 +87,8 @@ class FakeBackend:
         self._offset: FloatArray = np.zeros(points)
         self._emittance: FloatArray = np.ones(points)
         self._intensity: FloatArray = np.full(points, 1e12)
+        self._disturbed_offset: FloatArray = np.zeros(points)
+        self._second: FloatArray = np.ones(points)
         self._pending: FloatArray | None = None
         self._cycle = 0
         self._closed = False
@@ -163,6 +165,15 @@ class FakeBackend:
         self.submit(phi_hw_rad, self._cycle + 1, deadline_s=1.0)
         return self.observe()
 
+    def disturb(self, *, offset_rad: FloatArray, v2_factor: FloatArray) -> None:
+        """Disturb the RF from the next cycle on, until told otherwise.
+
+        Args:
+            offset_rad: added to the hidden offset [points], rad.
+            v2_factor: what is left of the second harmonic [points], 0 to 1.
+        """
+        self._disturbed_offset, self._second = offset_rad.copy(), v2_factor.copy()
+
     def close(self) -> None:
         """Take no more calls."""
         self._closed = True
@@ -189,7 +200,8 @@ class FakeBackend:
     def _next_reading(self) -> Reading:
         self._refuse_closed()
         self._cycle += 1
-        phi2 = self._setpoint - self._offset
+        offset = self._offset + self._disturbed_offset
+        phi2 = self._setpoint - offset
         reading = Reading(
             cycle=self._cycle,
             stamp_ns=time.time_ns(),
@@ -202,7 +214,7 @@ class FakeBackend:
             quality=np.full(self.description.points, Quality.OK, dtype=np.uint16),
             truth=Truth(
                 reference_rad=self._reference.copy(),
-                offset_rad=self._offset.copy(),
+                offset_rad=offset,
                 phi2_rad=phi2,
                 emittance_evs=self._emittance.copy(),
                 intensity=self._intensity.copy(),
@@ -212,9 +224,11 @@ class FakeBackend:
 
     def _profiles(self, phi2: FloatArray) -> np.ndarray[Any, np.dtype[np.float32]]:
         error = (phi2 - self._reference)[:, None]
-        width = np.sqrt(self._emittance)[:, None] * (1.6 + 0.4 * np.cos(error))
+        second = self._second[:, None]
+        width = np.sqrt(self._emittance)[:, None] * (1.6 + 0.4 * second * np.cos(error))
         place = self._rf_phase[None, :] / width
-        density = np.maximum(0.0, 1.0 - place**2) * (1.0 + 0.8 * np.sin(error) * place)
+        tilt = 0.8 * second * np.sin(error)
+        density = np.maximum(0.0, 1.0 - place**2) * (1.0 + tilt * place)
         if self._noise:
             density = density + self._noise * self._random.standard_normal(density.shape)
         return density.astype(np.float32)

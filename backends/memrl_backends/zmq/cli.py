@@ -15,9 +15,10 @@ from cyclopts import Parameter
 from rich.status import Status
 from rich.text import Text
 
+from memrl_backends.twin.scenario import load_scenario
 from memrl_backends.zmq import endpoint as endpoints
 from memrl_backends.zmq.keys import local_folder
-from memrl_backends.zmq.server import IDLE_S, CycleEvent, MachineServer
+from memrl_backends.zmq.server import DEFAULT_PERIOD_S, IDLE_S, CycleEvent, MachineServer
 from memrl_ctrl.cli.bars import work_bar
 from memrl_ctrl.cli.values import Count, OutputFile, Seconds, Seed
 from memrl_ctrl.errors import UsageError
@@ -32,6 +33,7 @@ RANDOM = "random"
 
 def machine(
     *,
+    scenario: str | None = None,
     program: str | None = None,
     backend: str = "blond",
     fidelity: str | None = None,
@@ -53,7 +55,7 @@ def machine(
     keys: Path | None = None,
     arm: Annotated[bool | None, Parameter(negative="--no-arm")] = None,
     insecure_loopback: Annotated[bool, Parameter(negative=())] = False,
-    idle: Seconds = IDLE_S,
+    idle: Seconds | None = None,
     quiet: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
     """Publish a machine over ZeroMQ, here a simulated one with an offset that it does not tell.
@@ -66,6 +68,9 @@ def machine(
 
     Parameters
     ----------
+    scenario
+        What is imperfect about the machine and what goes wrong when: name (`memrl-ctrl scenario
+        list`) or file (docs/scenarios.md). Options that are given as well win over it.
     program
         Cycle program, by name or file (`memrl-ctrl program list`); `psb-2gev` unless given.
     backend
@@ -114,7 +119,8 @@ def machine(
     insecure_loopback
         No encryption and no keys: everybody on this computer may write.
     idle
-        With period 0 and nobody in control: time between cycles, s.
+        With period 0 and nobody in control: time between cycles, s; 0.05 unless given, and 0 with
+        `--scenario` and `--cycles`: a scenario is then played through as fast as it goes.
     quiet
         Say only when it is ready, and at the end what was played.
     """
@@ -134,6 +140,14 @@ def machine(
         "reference": reference,
     }
     console = Terminal(highlight=False, soft_wrap=True)
+    if scenario is not None:
+        read = load_scenario(scenario)
+        period = read.period_s if period is None else period
+        options |= {"scenario": read, "backend": backend}
+        options["period_s"] = DEFAULT_PERIOD_S if period is None else period
+        backend = "twin"
+    if idle is None:
+        idle = 0.0 if scenario is not None and cycles is not None else IDLE_S
     opened = open_backend(backend, **{k: v for k, v in options.items() if v is not None})
     try:
         view = _View(console, quiet=quiet)
