@@ -27,9 +27,12 @@ EXTRA_OF_LIBRARY = {
     "matplotlib": ("matplotlib", "plot"),
     "imageio": ("imageio", "plot"),
     "wandb": ("Weights & Biases", "wandb"),
+    "optuna": ("Optuna", "sweep"),
     "pybullet": ("PyBullet", "bench"),
     "pybullet_envs_gymnasium": ("pybullet-envs-gymnasium", "bench"),
     "minigrid": ("MiniGrid", "bench"),
+    "pyarrow": ("pyarrow", "export"),
+    "mcap": ("mcap", "export"),
 }
 """Import name of an optional library: its name in words and the extra that brings it."""
 

@@ -17,6 +17,7 @@ from memrl_ctrl.trace import (
     JournalWriter,
     OutcomeRecord,
     TraceHeader,
+    installed_signer,
     new_run_folder,
     recover,
 )
@@ -39,6 +40,7 @@ class Recorder:
 
     Raises:
         TraceError: the folder or the journal cannot be made.
+        FileError: the installation's signing key is there and cannot be used.
     """
 
     def __init__(
@@ -63,10 +65,11 @@ class Recorder:
             measures=MEASURES,
             configuration=configuration,
         )
+        signer = installed_signer()
         self.folder = new_run_folder(root, mode)
         self.hdf5: Path | None = None
         """The indexed file, once it is made."""
-        self._journal = JournalWriter(self.folder / JOURNAL_NAME, header)
+        self._journal = JournalWriter(self.folder / JOURNAL_NAME, header, signer)
         self._ended = False
 
     def cycle(self, record: CycleRecord) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from memrl_ctrl.trace import (
     JournalWriter,
     OutcomeRecord,
     PolicyStep,
+    Signer,
     TraceHeader,
     Verdict,
 )
@@ -117,6 +119,48 @@ def _sample_step(rng: np.random.Generator, points: int, n_slices: int) -> Policy
     )
 
 
+def digitised_cycle(
+    header: TraceHeader, cycle: int, before: CycleRecord | None = None, *, hidden: int = 128
+) -> CycleRecord:
+    """Return a cycle as a digitiser of 10 bits and an LSTM policy leave it.
+
+    Args:
+        header: the run's header, from `sample_header`.
+        cycle: number of the cycle; decides all values.
+        before: the cycle before: its policy's memory goes into this one.
+        hidden: size of each of the two memories a point.
+    """
+    rng = np.random.default_rng([2, cycle])
+    points, n_slices = header.machine.points, header.machine.n_slices
+    bins = (np.arange(n_slices) + 0.5) / n_slices
+    bunch = np.maximum(0.0, 1.0 - ((bins - 0.5) / 0.3) ** 2)
+    # As the simulated monitor shows it: one range for the cycle, a bunch that gets shorter, 2 % of noise.
+    step = np.float32(0.0034)
+    height = np.linspace(0.3, 1.0, points)[:, None]
+    codes = np.round((height * (bunch + 0.02 * rng.normal(size=(points, n_slices))) + 0.3) / step)
+    profile = np.float32(-0.3) + step * np.clip(codes, 0, 1023).astype(np.float32)
+    record = sample_cycle(header, 4 * (cycle // 4))  # one with a policy
+
+    def drawn(columns: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+        return np.tanh(rng.normal(size=(points, columns))).astype(np.float32)
+
+    names = ("h_in", "h_out"), ("c_in", "c_out")
+    earlier = None if before is None else before.policy
+    step_ = PolicyStep(
+        observation=drawn(129),
+        previous_applied=drawn(1),
+        memory_in={
+            in_: drawn(hidden) if earlier is None else earlier.memory_out[out] for in_, out in names
+        },
+        action=drawn(1),
+        memory_out={out: drawn(hidden) for _, out in names},
+    )
+    reading = dataclasses.replace(
+        record.reading, cycle=cycle, profile=profile, quality=np.zeros(points, dtype=np.uint16)
+    )
+    return dataclasses.replace(record, reading=reading, policy=step_)
+
+
 def sample_outcome(record: CycleRecord) -> OutcomeRecord | None:
     """Return what became of a made-up cycle: taken, refused in every fifth; None without a setpoint.
 
@@ -143,7 +187,12 @@ def sample_outcome(record: CycleRecord) -> OutcomeRecord | None:
 
 
 def write_sample_journal(
-    path: Path, cycles: int = 6, header: TraceHeader | None = None, *, seed: int = 0
+    path: Path,
+    cycles: int = 6,
+    header: TraceHeader | None = None,
+    *,
+    seed: int = 0,
+    signer: Signer | None = None,
 ) -> list[CycleRecord]:
     """Write the journal of a made-up run that ended by itself, and return its cycles.
 
@@ -152,10 +201,11 @@ def write_sample_journal(
         cycles: how many; their numbers begin at 100.
         header: the run's header; None makes one.
         seed: decides all values.
+        signer: signs it; None does not.
     """
     header = header or sample_header()
     records = [sample_cycle(header, 100 + index, seed) for index in range(cycles)]
-    with JournalWriter(path, header) as journal:
+    with JournalWriter(path, header, signer) as journal:
         for record in records:
             journal.append(record, durable=False)
             outcome = sample_outcome(record)

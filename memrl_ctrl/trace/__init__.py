@@ -15,12 +15,14 @@ from memrl_ctrl.trace.records import (
     EndRecord,
     OutcomeRecord,
     PolicyStep,
+    SignatureRecord,
     TraceHeader,
     Verdict,
 )
 from memrl_ctrl.trace.recovery import Recovery, recover, verify
 from memrl_ctrl.trace.report import Damage, TraceReport
 from memrl_ctrl.trace.scan import JournalReader, read_journal
+from memrl_ctrl.trace.signing import Signer, installed_signer
 
 __all__ = [
     "HDF5_NAME",
@@ -36,12 +38,15 @@ __all__ = [
     "OutcomeRecord",
     "PolicyStep",
     "Recovery",
+    "SignatureRecord",
+    "Signer",
     "TraceHeader",
     "TraceReader",
     "TraceReport",
     "Verdict",
     "build_hdf5",
     "environment_fingerprint",
+    "installed_signer",
     "new_run_folder",
     "read_journal",
     "recorded_versions",

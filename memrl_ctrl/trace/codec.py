@@ -24,6 +24,7 @@ from memrl_ctrl.trace.records import (
     EndRecord,
     OutcomeRecord,
     PolicyStep,
+    SignatureRecord,
     TraceHeader,
 )
 
@@ -45,6 +46,7 @@ class Kind(IntEnum):
     CYCLE = 2
     OUTCOME = 3
     END = 4
+    SIGNATURE = 5
 
 
 class FileRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,8 +119,13 @@ class _End(Message, tag="end", frozen=True, kw_only=True, omit_defaults=True):
     reason: str
 
 
-Record = TraceHeader | FileRecord | CycleRecord | OutcomeRecord | EndRecord
-_decoder = msgspec.msgpack.Decoder(_Header | _File | _Cycle | _Outcome | _End)
+class _Signature(Message, tag="signature", frozen=True, kw_only=True):
+    public_key: bytes
+    signature: bytes
+
+
+Record = TraceHeader | FileRecord | CycleRecord | OutcomeRecord | EndRecord | SignatureRecord
+_decoder = msgspec.msgpack.Decoder(_Header | _File | _Cycle | _Outcome | _End | _Signature)
 
 
 def kind_of(record: Record) -> Kind:
@@ -134,6 +141,8 @@ def kind_of(record: Record) -> Kind:
             return Kind.FILE
         case EndRecord():
             return Kind.END
+        case SignatureRecord():
+            return Kind.SIGNATURE
 
 
 def encode(record: Record) -> bytes:
@@ -157,6 +166,9 @@ def encode(record: Record) -> bytes:
             message = _End(
                 cycles=record.cycles, ended_utc=record.ended_utc, reason=_text(record.reason)
             )
+            arrays = {}
+        case SignatureRecord():
+            message = _Signature(public_key=record.public_key, signature=record.signature)
             arrays = {}
     if len(arrays) > MAX_ARRAYS:
         raise ValueError(
@@ -184,6 +196,8 @@ def decode(payload: bytes | memoryview) -> Record:
                 return _header(message, arrays)
             case _File():
                 return FileRecord(name=message.name, data=arrays["data"].tobytes())
+            case _Signature():
+                return SignatureRecord(public_key=message.public_key, signature=message.signature)
             case _:
                 return EndRecord(
                     cycles=message.cycles, ended_utc=message.ended_utc, reason=message.reason

@@ -7,6 +7,7 @@ it. It holds everything that the journal's whole records hold: from it the same 
 from __future__ import annotations
 
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from memrl_ctrl.errors import TraceError
 from memrl_ctrl.limits import PhaseLimits
+from memrl_ctrl.trace.blocks import column_of, filler
 from memrl_ctrl.trace.codec import json_text
 from memrl_ctrl.trace.columns import cycle_row, described, outcome_row, unquoted
 from memrl_ctrl.trace.folder import sync_folder
@@ -25,6 +27,7 @@ from memrl_ctrl.trace.records import (
     SCHEMA_VERSION,
     CycleRecord,
     OutcomeRecord,
+    SignatureRecord,
     TraceHeader,
 )
 from memrl_ctrl.trace.report import TraceReport
@@ -38,6 +41,10 @@ CHUNK_BYTES = 1 << 17
 CHUNK_ROWS = 1024
 """Most cycles in a chunk."""
 GZIP_LEVEL = 1
+SAMPLE_FROM_BYTES = 1024
+"""A row of a column from this length on is tried with and without shuffle; shorter ones are shuffled."""
+SIGNATURE_BYTES = 32 + 64
+"""Public key and signature (RFC 8032, 5.1)."""
 EMPTY = "empty_json"
 """Attribute of `/cycles` that names the columns without any element."""
 
@@ -89,6 +96,7 @@ def fill(file: Any, journal: JournalReader, progress: Progress | None = None) ->
         TraceError: the records contradict each other.
     """
     summary, columns, heads = Summary(journal), _Columns(file), bytearray()
+    signatures = bytearray()
     head_size = 0
     layout = Layout(journal.header)
     cycle: CycleRecord | None = None
@@ -106,7 +114,9 @@ def fill(file: Any, journal: JournalReader, progress: Progress | None = None) ->
                 layout.check_outcome(record)
                 columns.amend(outcome_row(record))
                 cycle = None
-            summary.add(record)
+            elif isinstance(record, SignatureRecord):
+                signatures += record.public_key + record.signature
+            summary.add(entry)
             heads += entry.head
             head_size = len(entry.head)
             if progress is not None:
@@ -116,6 +126,10 @@ def fill(file: Any, journal: JournalReader, progress: Progress | None = None) ->
         raise TraceError(journal.path, f"the records contradict each other: {error}") from error
     rows = np.frombuffer(bytes(heads), dtype=np.uint8).reshape(-1, head_size)
     _dataset(file, "journal/heads", rows, "heads of the journal's records, as they stood there")
+    signed = np.frombuffer(bytes(signatures), dtype=np.uint8).reshape(-1, SIGNATURE_BYTES)
+    _dataset(
+        file, "journal/signatures", signed, "public key and signature of each signature record"
+    )
     report = summary.report()
     _write_state(file, report)
     return report
@@ -157,32 +171,18 @@ class _Columns:
             if array.size == 0:
                 self._empty[name] = (array.dtype.str, list(array.shape))
                 continue
+            block = column_of(self._rows, name, example)
             dataset = self._names.get(name)
             if dataset is None:
-                dataset = self._names[name] = _create(self._file, name, example)
+                dataset = self._names[name] = _create(self._file, name, example, block)
             dataset.resize(end, axis=0)
-            dataset[self._written : end] = self._block(name, example)
+            dataset[self._written : end] = block
         self._written = end
         self._rows.clear()
 
-    def _block(self, name: str, example: Any) -> NDArray[Any]:
-        if isinstance(example, str):
-            return np.array([row.get(name, "") for row in self._rows], dtype=object)
-        array = np.asarray(example)
-        block = np.full((len(self._rows), *array.shape), _filler(array.dtype), dtype=array.dtype)
-        for index, row in enumerate(self._rows):
-            if name in row:
-                block[index] = row[name]
-        return block
 
-
-def _filler(dtype: np.dtype[Any]) -> Any:
-    """Return what stands where a cycle has no value: NaN, -1, or 0 where there is no sign."""
-    return {"f": np.nan, "i": -1}.get(dtype.kind, 0)
-
-
-def _create(file: Any, path: str, example: Any) -> Any:
-    """Make the resizable dataset of a column."""
+def _create(file: Any, path: str, example: Any, block: NDArray[Any]) -> Any:
+    """Make the resizable dataset of a column; `block` is its beginning."""
     options: dict[str, Any]
     if isinstance(example, str):
         shape: tuple[int, ...] = ()
@@ -194,10 +194,10 @@ def _create(file: Any, path: str, example: Any) -> Any:
         options = {
             "dtype": array.dtype.newbyteorder("<"),
             "chunks": (rows, *shape),
-            "fillvalue": _filler(array.dtype),
+            "fillvalue": filler(array.dtype),
             "compression": "gzip",
             "compression_opts": GZIP_LEVEL,
-            "shuffle": array.dtype.itemsize > 1,
+            "shuffle": array.dtype.itemsize > 1 and _shuffled_is_shorter(block[0]),
         }
     dataset = file.create_dataset(path, shape=(0, *shape), maxshape=(None, *shape), **options)
     column = described(path)
@@ -208,6 +208,19 @@ def _create(file: Any, path: str, example: Any) -> Any:
     dataset.attrs["dimensions"] = column.dimensions
     dataset.attrs["description"] = column.description
     return dataset
+
+
+def _shuffled_is_shorter(array: NDArray[Any]) -> bool:
+    """Whether gzip makes more of an array's bytes in planes than of the bytes as they stand.
+
+    Numbers of a digitiser repeat whole; all others have only sign and exponent in common.
+    """
+    data = np.ascontiguousarray(array)
+    if data.nbytes < SAMPLE_FROM_BYTES:
+        return True
+    planes = data.view(np.uint8).reshape(-1, data.itemsize).T
+    plain = zlib.compress(data.tobytes(), GZIP_LEVEL)
+    return len(zlib.compress(planes.tobytes(), GZIP_LEVEL)) < len(plain)
 
 
 def _dataset(file: Any, path: str, data: Any, description: str, units: str = "") -> None:

@@ -7,12 +7,17 @@ offset  size  what
 0       4     marker "MRLJ"
 4       4     CRC32C of everything from offset 8 to the end of the payload
 8       2     version of the journal
-10      2     kind: 0 header, 1 file, 2 cycle, 3 outcome, 4 end
+10      2     kind: 0 header, 1 file, 2 cycle, 3 outcome, 4 end, 5 signature; plus 0x8000 where the
+              payload is packed
 12      4     length of the payload, bytes
 16      8     sequence number, from 0
-24      32    SHA-256 of the previous record, head and payload; zero for the first
+24      32    SHA-256 of the previous record in its plain form; zero for the first
 56      ...   payload
 ```
+
+A payload may be packed (`memrl_ctrl.trace.packing`). The plain form of a record is what it would be if
+it were not: head and payload. What the hashes chain is therefore what was recorded, not how it is
+stored. Version 1 knew no packed payloads and is still read.
 
 The header stands twice at the beginning, so that no single damaged place makes a journal unusable.
 """
@@ -35,15 +40,23 @@ from memrl_ctrl.errors import TraceError
 from memrl_ctrl.trace.codec import FileRecord, Kind, Record, encode, kind_of
 from memrl_ctrl.trace.folder import sync_folder
 from memrl_ctrl.trace.layout import Layout
+from memrl_ctrl.trace.packing import Earlier, packed
 from memrl_ctrl.trace.records import CycleRecord, EndRecord, OutcomeRecord, TraceHeader
+from memrl_ctrl.trace.signing import Signer
 
 MARKER = b"MRLJ"
-JOURNAL_VERSION = 1
+JOURNAL_VERSION = 2
+READABLE_VERSIONS = (1, 2)
+"""Versions of the journal that are read."""
+PACKED = 0x8000
+"""In a record's kind: the payload is packed."""
 HEAD = struct.Struct("<4sIHHIQ32s")
 CHECKED_FROM = 8
 """Offset in the head from which the checksum counts."""
 MAX_PAYLOAD_BYTES = 1 << 28
 """Largest payload of a record."""
+SIGN_EVERY_CYCLES = 500
+"""Cycles after which a run signs what it has recorded: those that a killed run leaves unsigned."""
 FIRST = bytes(32)
 """What stands for the hash before the first record."""
 
@@ -54,7 +67,9 @@ class _Tail(NamedTuple):
     size: int
     sequence: int
     previous: tuple[bytes, ...]
-    """Head and payload of the record before; for the first, what stands for its hash."""
+    """Plain head and payload of the record before; for the first, what stands for its hash."""
+    cycle: tuple[int, bytes] | None = None
+    """Sequence and plain payload of the last cycle."""
 
     def hash(self) -> bytes:
         """Return the hash of the record before; computed when it is needed, not when written."""
@@ -75,12 +90,13 @@ class JournalWriter:
     Args:
         path: the new file; its folder must exist.
         header: provenance; written at once.
+        signer: signs the records, now and then and at the end; None does not sign.
 
     Raises:
         TraceError: the file exists already, or cannot be written.
     """
 
-    def __init__(self, path: str | Path, header: TraceHeader) -> None:
+    def __init__(self, path: str | Path, header: TraceHeader, signer: Signer | None = None) -> None:
         self.path = Path(path)
         self.header = header
         self.cycles = 0
@@ -88,13 +104,17 @@ class JournalWriter:
         self._layout = Layout(header)
         self._last_cycle: int | None = None
         self._failed = ""
+        self._signer = signer
+        self._signed_cycles = 0
         self._tail = _Tail(size=0, sequence=0, previous=(FIRST,))
+        self._earlier: Earlier | None = None
         self._file = self._create()
         try:
             for _ in range(2):
                 self._write(header)
             for name, data in header.files.items():
                 self._write(FileRecord(name=name, data=data))
+            self._sign()
             self._sync()
             sync_folder(self.path.parent)
         except OSError as error:
@@ -138,6 +158,8 @@ class JournalWriter:
                     f"{self._last_cycle}"
                 )
             self._layout.check_outcome(record)
+        if isinstance(record, CycleRecord) and self._last_cycle is not None:
+            self._sign_now_and_then()
         sequence = self._write(record)
         if durable:
             self._sync()
@@ -146,6 +168,8 @@ class JournalWriter:
             self._last_cycle = record.cycle
         else:
             self._last_cycle = None
+            self._sign_now_and_then()
+            self._prepare()
         return sequence
 
     def close(self, reason: str = "") -> None:
@@ -163,6 +187,7 @@ class JournalWriter:
         try:
             if not self._failed:
                 self._write(EndRecord(cycles=self.cycles, ended_utc=ended, reason=reason))
+                self._sign()
                 self._sync()
         finally:
             self._give_up()
@@ -205,17 +230,40 @@ class JournalWriter:
         payload = encode(record)
         if len(payload) > MAX_PAYLOAD_BYTES:
             raise ValueError(f"record of {len(payload)} bytes; at most {MAX_PAYLOAD_BYTES}")
-        tail = self._tail
-        head = _head(kind_of(record), payload, tail.sequence, tail.hash())
+        tail, kind = self._tail, kind_of(record)
+        previous = tail.hash()
+        head = record_head(kind, payload, tail.sequence, previous)
+        stored = [head, payload]
+        small = packed(payload, HEAD.unpack(head)[1], self._prepare())
+        if small is not None:
+            stored = [record_head(kind | PACKED, small, tail.sequence, previous), small]
         self._cut_off_interrupted()
-        self._write_whole([head, payload])
+        self._write_whole(stored)
         # One assignment: a Ctrl-C leaves the old state or the new one, nothing between.
         self._tail = _Tail(
-            size=tail.size + len(head) + len(payload),
+            size=tail.size + sum(len(part) for part in stored),
             sequence=tail.sequence + 1,
             previous=(head, payload),
+            cycle=(tail.sequence, payload) if kind is Kind.CYCLE else tail.cycle,
         )
         return tail.sequence
+
+    def _prepare(self) -> Earlier | None:
+        """Return the last cycle as what the next one's memory may refer to."""
+        cycle = self._tail.cycle
+        if cycle is not None and (self._earlier is None or self._earlier.sequence != cycle[0]):
+            self._earlier = Earlier.of(*cycle)
+        return self._earlier
+
+    def _sign_now_and_then(self) -> None:
+        if self.cycles - self._signed_cycles >= SIGN_EVERY_CYCLES:
+            self._sign()
+
+    def _sign(self) -> None:
+        if self._signer is not None:
+            tail = self._tail
+            self._write(self._signer.sign(self.header.run_id, tail.sequence, tail.hash()))
+            self._signed_cycles = self.cycles
 
     def _cut_off_interrupted(self) -> None:
         """Cut off a record whose `append` was interrupted and never returned."""
@@ -254,8 +302,11 @@ class JournalWriter:
             raise TraceError(self.path, f"cycle not recorded: {self._failed}") from error
 
 
-def _head(kind: Kind, payload: bytes, sequence: int, previous: bytes) -> bytes:
-    fields = (JOURNAL_VERSION, kind, len(payload), sequence, previous)
+def record_head(
+    kind: int, payload: bytes, sequence: int, previous: bytes, version: int = JOURNAL_VERSION
+) -> bytes:
+    """Return the head of a record."""
+    fields = (version, kind, len(payload), sequence, previous)
     head = HEAD.pack(MARKER, 0, *fields)
     crc = int(google_crc32c.extend(google_crc32c.value(head[CHECKED_FROM:]), payload))
     return HEAD.pack(MARKER, crc, *fields)

@@ -13,25 +13,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memrl_ctrl.errors import TraceError
-from memrl_ctrl.trace.codec import json_value
-from memrl_ctrl.trace.columns import CYCLES, OUTCOMES
+from memrl_ctrl.trace.columns import CYCLES
 from memrl_ctrl.trace.folder import HDF5_NAME, JOURNAL_NAME
-from memrl_ctrl.trace.hdf5 import EMPTY, FORMAT, fill
-from memrl_ctrl.trace.records import SCHEMA_VERSION, CycleRecord, OutcomeRecord
+from memrl_ctrl.trace.records import CycleRecord, OutcomeRecord, SignatureRecord
 from memrl_ctrl.trace.report import Damage
-from memrl_ctrl.trace.rows import cycle_of, header_of, outcome_of, report_of
-from memrl_ctrl.trace.scan import JournalReader, Progress
+from memrl_ctrl.trace.scan import Progress
+from memrl_ctrl.trace.store import Hdf5Store, JournalStore, Store
 
-BLOCK_CYCLES = 16
-"""Cycles that are read at once."""
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 class TraceReader:
     """A trace, from its HDF5 file, from its journal, or from the folder of the run.
 
-    A journal is indexed in memory. In a folder the HDF5 file counts, unless the journal has grown
-    since it was made.
+    An HDF5 file is read where it is asked for. A journal is gone through when it is opened, and then read
+    where it is asked for. In a folder the HDF5 file counts, unless the journal has grown since it was made.
 
     Args:
         path: `trace.h5`, `trace.journal`, or the folder that holds them.
@@ -43,23 +39,18 @@ class TraceReader:
 
     def __init__(self, path: str | Path, progress: Progress | None = None) -> None:
         self.path = find_trace(path)
-        self._block: tuple[int, dict[str, Any]] = (-1, {})
-        self._file = _open(self.path) if is_hdf5(self.path) else _indexed(self.path, progress)
-        try:
-            with self._reading():
-                self._check_format()
-                self.header = header_of(self._file)
-                self.report = report_of(self._file, self.path)
-                self._empty = json_value(self._file["cycles"].attrs[EMPTY])
-                self.cycles = self._cycles()
-                self._columns = sorted(_datasets(self._file))
-        except BaseException:
-            self._file.close()
-            raise
+        with self._reading():
+            self._store: Store = (
+                Hdf5Store(self.path) if is_hdf5(self.path) else JournalStore(self.path, progress)
+            )
+        self.header = self._store.header
+        self.report = self._store.report
+        self.cycles = self._store.cycles
+        """Numbers of the cycles [cycles]."""
 
     def close(self) -> None:
         """Close the file; may be called twice."""
-        self._file.close()
+        self._store.close()
 
     def __enter__(self) -> TraceReader:
         return self
@@ -82,7 +73,7 @@ class TraceReader:
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the columns, as `array` takes them."""
-        return tuple(self._columns)
+        return self._store.names
 
     def array(self, name: str, rows: slice | int = slice(None)) -> NDArray[Any]:
         """Return a column, or some of its rows, with the cycles as first dimension.
@@ -94,11 +85,11 @@ class TraceReader:
         Raises:
             TraceError: there is no such column, or it is damaged.
         """
-        path = name if name in self._columns else CYCLES + name
-        if path not in self._columns:
+        path = name if name in self.names else CYCLES + name
+        if path not in self.names:
             raise TraceError(self.path, f"no column {name!r}; there is: {', '.join(self.names)}")
         with self._reading():
-            return np.asarray(_decoded(self._file[path])[rows])
+            return self._store.column(path, rows)
 
     def record(self, index: int) -> CycleRecord:
         """Return a cycle exactly as it was recorded; its arrays are read-only.
@@ -110,9 +101,9 @@ class TraceReader:
             IndexError: there is no such cycle.
             TraceError: the file is damaged there.
         """
-        row = self._row(index)
+        index = self._checked(index)
         with self._reading(index):
-            return cycle_of(row, self.header)
+            return self._store.record(index)
 
     def outcome(self, index: int) -> OutcomeRecord | None:
         """Return what became of a cycle's setpoint; None where it is not known.
@@ -124,50 +115,25 @@ class TraceReader:
             IndexError: there is no such cycle.
             TraceError: the file is damaged there.
         """
-        row = self._row(index)
+        index = self._checked(index)
         with self._reading(index):
-            return outcome_of(row)
+            return self._store.outcome(index)
 
     def heads(self) -> NDArray[np.uint8]:
-        """Return the heads of the journal's records [records, bytes]."""
+        """Return the heads of the journal's records, in their plain form [records, bytes]."""
         with self._reading():
-            return np.asarray(self._file["journal/heads"][:], dtype=np.uint8)
+            return self._store.heads()
 
-    def _row(self, index: int) -> dict[str, Any]:
-        """Return the values of one cycle by column."""
+    def signatures(self) -> list[SignatureRecord]:
+        """Return the signature records, in their order."""
+        with self._reading():
+            return self._store.signatures()
+
+    def _checked(self, index: int) -> int:
         count = len(self)
         if not -count <= index < count:
             raise IndexError(f"cycle index {index}; the trace has {count} cycles")
-        index %= count
-        start = index - index % BLOCK_CYCLES
-        if self._block[0] != start:
-            self._block = (-1, {})
-            with self._reading(start):
-                end = min(start + BLOCK_CYCLES, count)
-                self._block = (start, self._rows(start, end))
-        return {name: values[index - start] for name, values in self._block[1].items()}
-
-    def _rows(self, start: int, end: int) -> dict[str, Any]:
-        block = {name: _decoded(self._file[name])[start:end] for name in self._columns}
-        for name, (dtype, shape) in self._empty.items():
-            block[name] = np.empty((end - start, *shape), dtype=dtype)
-        for values in block.values():
-            values.flags.writeable = False
-        return block
-
-    def _cycles(self) -> NDArray[np.int64]:
-        if "cycle" not in self._file["cycles"]:
-            return np.empty(0, dtype=np.int64)
-        return np.asarray(self._file["cycles/cycle"][:], dtype=np.int64)
-
-    def _check_format(self) -> None:
-        if self._file.attrs.get("format") != FORMAT:
-            raise TraceError(self.path, "is HDF5, but no trace of memrl-ctrl")
-        version = int(self._file.attrs["schema_version"])
-        if version != SCHEMA_VERSION:
-            raise TraceError(
-                self.path, f"schema version {version}; this release reads {SCHEMA_VERSION}"
-            )
+        return index % count
 
     @contextlib.contextmanager
     def _reading(self, index: int | None = None) -> Iterator[None]:
@@ -225,40 +191,3 @@ def is_hdf5(path: Path) -> bool:
             return file.read(len(HDF5_SIGNATURE)) == HDF5_SIGNATURE or path.suffix == ".h5"
     except OSError as error:
         raise TraceError(path, f"cannot be read: {error.strerror}") from error
-
-
-def _open(path: Path) -> Any:
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise TraceError(path, f"cannot be opened as HDF5: {error}") from error
-
-
-def _indexed(path: Path, progress: Progress | None) -> Any:
-    """Return a journal as an HDF5 file in memory."""
-    with JournalReader(path) as journal:
-        file = h5py.File(f"{path}.h5", "w", driver="core", backing_store=False)
-        try:
-            fill(file, journal, progress)
-        except BaseException:
-            file.close()
-            raise
-    return file
-
-
-def _datasets(file: Any) -> list[str]:
-    """Return the paths of all columns."""
-    paths: list[str] = []
-
-    def visit(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset):
-            paths.append(name)
-
-    for group in (CYCLES, OUTCOMES):
-        file[group].visititems(lambda name, item, group=group: visit(group + name, item))
-    return paths
-
-
-def _decoded(dataset: Any) -> Any:
-    """Return a dataset whose strings, if it has any, come as str."""
-    return dataset.asstr() if h5py.check_string_dtype(dataset.dtype) else dataset

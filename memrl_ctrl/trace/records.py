@@ -21,8 +21,10 @@ from memrl_ctrl.backend import FloatArray, MachineDescription, Reading, Receipt
 from memrl_ctrl.limits import PhaseLimits
 from memrl_ctrl.trace.provenance import environment_fingerprint, recorded_versions
 
-SCHEMA_VERSION = 1
-"""Version of the records and of the HDF5 layout; another one is refused."""
+SCHEMA_VERSION = 2
+"""Version of the records and of the HDF5 layout that is written."""
+READABLE_SCHEMAS = (1, 2)
+"""Versions that are read; another one is refused. Version 1 knew no signatures."""
 POLICY_FILE = "policy.onnx"
 """Name under which a trace carries the policy file."""
 
@@ -271,6 +273,16 @@ class EndRecord:
     """End of the run, ISO 8601, UTC."""
     reason: str = ""
     """Why it ended."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignatureRecord:
+    """A signature over all records before it (`memrl_ctrl.trace.signing`)."""
+
+    public_key: bytes
+    """Ed25519 public key, 32 bytes."""
+    signature: bytes
+    """64 bytes."""
 
 
 def _check(

@@ -16,7 +16,7 @@ from memrl_ctrl.trace.folder import HDF5_NAME, JOURNAL_NAME
 from memrl_ctrl.trace.hdf5 import build_hdf5
 from memrl_ctrl.trace.journal import CHECKED_FROM, HEAD
 from memrl_ctrl.trace.reader import TraceReader, find_trace, is_hdf5
-from memrl_ctrl.trace.report import Damage, TraceReport
+from memrl_ctrl.trace.report import Coverage, Damage, TraceReport
 from memrl_ctrl.trace.scan import JournalReader, Progress
 
 
@@ -71,12 +71,13 @@ def verify(path: str | Path, progress: Progress | None = None) -> TraceReport:
         with JournalReader(found) as journal:
             return journal.report(progress)
     with TraceReader(found) as trace:
-        damage = (*trace.damage, *_check_hdf5(trace, progress))
-        return replace(trace.report, damage=damage)
+        check = _check_hdf5(trace, progress)
+        damage = (*trace.damage, *check.damage, *check.coverage.false)
+        return replace(trace.report, damage=damage, signed=check.coverage.signed())
 
 
-def _check_hdf5(trace: TraceReader, progress: Progress | None) -> list[Damage]:
-    """Return the records that are not what the journal's heads say."""
+def _check_hdf5(trace: TraceReader, progress: Progress | None) -> _HeadCheck:
+    """Hold all records against what the journal's heads say."""
     heads = trace.heads()
     check = _HeadCheck(trace)
     for index, head in enumerate(heads):
@@ -84,7 +85,7 @@ def _check_hdf5(trace: TraceReader, progress: Progress | None) -> list[Damage]:
         if progress is not None:
             progress(index + 1, len(heads))
     check.finish()
-    return check.damage
+    return check
 
 
 class _HeadCheck:
@@ -94,7 +95,10 @@ class _HeadCheck:
         self._trace = trace
         self._index = -1
         self._files = iter(trace.header.files.items())
+        self._signatures = iter(trace.signatures())
+        self.coverage = Coverage(trace.header.run_id)
         self._confirmed: tuple[int, bytes] | None = None
+        self._incomplete = {d.sequence for d in trace.damage if d.kind == "memory"}
         self.damage: list[Damage] = []
 
     def add(self, row: NDArray[np.uint8]) -> None:
@@ -104,9 +108,11 @@ class _HeadCheck:
         before = self._confirmed
         if before is not None and before[0] + 1 == sequence and before[1] != previous:
             self._note(before[0], "its content is not what the next record confirms")
+            self.coverage.broken()
         self._confirmed = None
         try:
-            payload = encode(self._record(Kind(kind)))
+            record = self._record(Kind(kind))
+            payload = encode(record)
         except (TraceError, ValueError, StopIteration, IndexError) as error:
             self._note(sequence, f"the record cannot be made again: {error}", length)
             return
@@ -114,6 +120,10 @@ class _HeadCheck:
         if len(payload) != length or found != crc:
             self._note(sequence, "its content differs from what the journal had", length)
             return
+        whole = sequence not in self._incomplete
+        self.coverage.add(sequence, record, previous, whole=whole)
+        if not whole:
+            return  # its hash is that of the whole record
         digest = hashlib.sha256(head)
         digest.update(payload)
         self._confirmed = (sequence, digest.digest())
@@ -144,6 +154,8 @@ class _HeadCheck:
                 if end is None:
                     raise ValueError("the end is missing")
                 return end
+            case Kind.SIGNATURE:
+                return next(self._signatures)
 
     def _note(self, sequence: int, text: str, size: int = 0) -> None:
         cycles = self._trace.cycles

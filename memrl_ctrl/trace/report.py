@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from memrl_ctrl.trace.records import EndRecord
+from memrl_ctrl.trace.codec import Record
+from memrl_ctrl.trace.records import CycleRecord, EndRecord, SignatureRecord
+from memrl_ctrl.trace.signing import is_valid
 
 
 class Damage(msgspec.Struct, frozen=True, kw_only=True):
     """One place of a trace that cannot be trusted. What is before and after it is kept."""
 
-    kind: Literal["torn", "damaged", "altered", "missing"]
+    kind: Literal["torn", "damaged", "altered", "missing", "memory"]
     """`torn`: the file ends within a record; `damaged`: bytes that are no record; `altered`: a
-    record that its successor's hash does not confirm; `missing`: records that are not there."""
+    record that its successor's hash does not confirm; `missing`: records that are not there; `memory`:
+    a cycle that is kept, without the memory that went into its policy."""
     offset: int
     """Where it begins in the file, bytes (in an HDF5 file: number of the journal record)."""
     size: int
@@ -39,6 +43,81 @@ class Damage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Signed:
+    """What signatures cover."""
+
+    cycles: Mapping[str, int]
+    """Cycles under a valid signature, by public key (hexadecimal)."""
+    unsigned: int
+    """Cycles under none: no signature follows them, or what is between is lost."""
+
+    def sentences(self) -> list[str]:
+        """Return it in words, a line for each key; none where nothing is signed."""
+        lines = [f"{count} cycles signed by {key}" for key, count in self.cycles.items()]
+        if lines and self.unsigned:
+            lines.append(f"{self.unsigned} cycles not signed")
+        return lines
+
+
+class Coverage:
+    """Follows records, and says which cycles a valid signature covers.
+
+    A signature covers the records before it as far as the chain of hashes goes back whole.
+
+    Args:
+        run_id: identity of the run.
+    """
+
+    def __init__(self, run_id: str) -> None:
+        self._run_id = run_id
+        self._next = 0
+        self._waiting = 0
+        self._unsigned = 0
+        self._cycles: dict[str, int] = {}
+        self.false: list[Damage] = []
+        """Signatures that are not valid."""
+
+    def add(self, sequence: int, record: Record, previous: bytes, *, whole: bool = True) -> None:
+        """Take the next record whose hash its successor confirms, if it has one.
+
+        Args:
+            sequence: of the record.
+            record: what it holds.
+            previous: hash of the record before it, as it has it.
+            whole: whether its own hash can be known.
+        """
+        if sequence != self._next:
+            self._unsigned, self._waiting = self._unsigned + self._waiting, 0
+        self._next = sequence + 1 if whole else -1
+        if isinstance(record, CycleRecord):
+            self._waiting += 1
+        elif isinstance(record, SignatureRecord):
+            if is_valid(record, self._run_id, sequence, previous):
+                key = record.public_key.hex()
+                self._cycles[key] = self._cycles.get(key, 0) + self._waiting
+                self._waiting = 0
+            else:
+                self.false.append(
+                    Damage(
+                        kind="altered",
+                        offset=sequence,
+                        size=0,
+                        sequence=sequence,
+                        after_cycle=None,
+                        text="a signature that is not valid for what stands before it",
+                    )
+                )
+
+    def broken(self) -> None:
+        """Note that what came until now is not what was signed, or cannot be known to be."""
+        self._next = -1
+
+    def signed(self) -> Signed:
+        """Return what is covered; after the last record."""
+        return Signed(cycles=dict(self._cycles), unsigned=self._unsigned + self._waiting)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TraceReport:
     """The state of a trace."""
 
@@ -57,6 +136,8 @@ class TraceReport:
     """Length of the journal."""
     damage: tuple[Damage, ...] = ()
     """What is lost."""
+    signed: Signed | None = None
+    """What signatures cover; None where they have not been checked."""
 
     @property
     def whole(self) -> bool:
@@ -83,5 +164,6 @@ class TraceReport:
             state = "the run was interrupted"
         lines = [f"{range_}; {state}"]
         lines += [place.sentence() for place in self.damage]
+        lines += self.signed.sentences() if self.signed is not None else []
         lines.append("nothing is lost" if self.whole else f"{self.lost_bytes} bytes are lost")
         return lines

@@ -18,6 +18,7 @@ from memrl_ctrl.trace.records import (
     EndRecord,
     OutcomeRecord,
     PolicyStep,
+    SignatureRecord,
     TraceHeader,
 )
 from memrl_ctrl.trace.report import Damage, TraceReport
@@ -83,6 +84,16 @@ def report_of(file: Any, path: Path) -> TraceReport:
         size_bytes=int(attributes["journal_bytes"]),
         damage=damage,
     )
+
+
+def signatures_of(file: Any) -> list[SignatureRecord]:
+    """Return the signature records; a file of schema version 1 has none."""
+    if "signatures" not in file["journal"]:
+        return []
+    rows = np.asarray(file["journal/signatures"][:], dtype=np.uint8)
+    return [
+        SignatureRecord(public_key=row[:32].tobytes(), signature=row[32:].tobytes()) for row in rows
+    ]
 
 
 def _limits(group: Any) -> PhaseLimits:

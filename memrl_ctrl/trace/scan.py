@@ -10,21 +10,26 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import google_crc32c
 
 from memrl_ctrl.errors import TraceError
+from memrl_ctrl.frames import FrameError
 from memrl_ctrl.trace.codec import FileRecord, Kind, Record, decode, kind_of
 from memrl_ctrl.trace.journal import (
     CHECKED_FROM,
     FIRST,
     HEAD,
-    JOURNAL_VERSION,
     MARKER,
     MAX_PAYLOAD_BYTES,
+    PACKED,
+    READABLE_VERSIONS,
+    record_head,
 )
+from memrl_ctrl.trace.packing import Packed, parsed, unpacked
 from memrl_ctrl.trace.records import CycleRecord, EndRecord, OutcomeRecord, TraceHeader
-from memrl_ctrl.trace.report import Damage, TraceReport
+from memrl_ctrl.trace.report import Coverage, Damage, TraceReport
 
 BLOCK_BYTES = 1 << 20
 """Read at once while looking for the next record after a damaged place."""
@@ -39,12 +44,24 @@ class Entry:
 
     offset: int
     head: bytes
+    """As it is in the record's plain form."""
     sequence: int
     size: int
-    """Length of head and payload."""
-    hash: bytes
-    """SHA-256 of head and payload."""
+    """Length in the file."""
+    payload: bytes
+    """In its plain form."""
     record: Record
+    earlier: int = 0
+    """Sequence of the record that the policy's memory stands in; 0 where it stands in this one."""
+    incomplete: bool = False
+    """Whether that record is lost: the memory that went in is then NaN."""
+
+    @property
+    def hash(self) -> bytes:
+        """SHA-256 of head and payload in their plain form."""
+        digest = hashlib.sha256(self.head)
+        digest.update(self.payload)
+        return digest.digest()
 
     @property
     def previous(self) -> bytes:
@@ -72,6 +89,7 @@ class JournalReader:
         self._damage: list[Damage] = []
         self._last: Entry | None = None
         self._last_cycle: int | None = None
+        self._earlier: Entry | None = None
         try:
             self.header = self._read_header()
         except BaseException:
@@ -104,7 +122,7 @@ class JournalReader:
         """Go through the journal and say what is there and what is lost."""
         summary = Summary(self)
         for entry in self.entries():
-            summary.add(entry.record)
+            summary.add(entry)
             if progress is not None:
                 progress(entry.offset + entry.size, self.size)
         return summary.report()
@@ -122,7 +140,7 @@ class JournalReader:
 
     def entries(self) -> Iterator[Entry]:
         """Iterate over all whole records, the header and the files included."""
-        self._damage, self._last, self._last_cycle = [], None, None
+        self._damage, self._last, self._last_cycle, self._earlier = [], None, None, None
         pending: Entry | None = None
         offset = 0
         while offset < self.size:
@@ -141,10 +159,31 @@ class JournalReader:
                 yield pending
             self._check_sequence(found)
             self._last, pending = found, found
+            if isinstance(found.record, CycleRecord):
+                self._earlier = found
             offset += found.size
         if pending is not None:
             self._note(pending)
             yield pending
+
+    def entry_at(self, offset: int, earlier: int = -1) -> Entry:
+        """Return the whole record at an offset.
+
+        Args:
+            offset: where it begins in the file.
+            earlier: offset of the cycle that its policy's memory stands in; -1 if in none.
+
+        Raises:
+            TraceError: no whole record stands there.
+        """
+        self._earlier = None
+        if earlier >= 0:
+            self._earlier = self.entry_at(earlier)
+        found = self._entry(offset)
+        self._earlier = None
+        if isinstance(found, str):
+            raise TraceError(self.path, f"at byte {offset}: {found}")
+        return found
 
     def _read_header(self) -> TraceHeader:
         """Return the first whole header, with the files that follow it."""
@@ -189,33 +228,65 @@ class JournalReader:
         if isinstance(found, str):
             return found
         head, payload = found
-        _, _, version, kind, length, sequence, _ = HEAD.unpack(head)
-        if version != JOURNAL_VERSION:
+        version, stored_kind, _, sequence, previous = HEAD.unpack(head)[2:]
+        if version not in READABLE_VERSIONS:
             raise TraceError(
-                self.path, f"journal version {version}; this release reads {JOURNAL_VERSION}"
+                self.path,
+                f"journal version {version}; this release reads "
+                f"{' and '.join(map(str, READABLE_VERSIONS))}",
             )
+        kind, size, earlier, incomplete = stored_kind & ~PACKED, HEAD.size + len(payload), 0, False
         try:
+            if stored_kind & PACKED:
+                small = parsed(payload, MAX_PAYLOAD_BYTES)
+                earlier = small.earlier
+                payload, incomplete = self._plain(small, kind, sequence, previous, version)
+                head = record_head(kind, payload, sequence, previous, version)
             record = decode(payload)
         except ValueError as error:
             return f"the record cannot be read: {error}"
         if kind_of(record) != kind:
             return f"the record is of kind {kind_of(record).name}, its head says {kind}"
-        digest = hashlib.sha256(head)
-        digest.update(payload)
         return Entry(
             offset=offset,
             head=head,
             sequence=sequence,
-            size=HEAD.size + length,
-            hash=digest.digest(),
+            size=size,
+            payload=payload,
             record=record,
+            earlier=earlier,
+            incomplete=incomplete,
         )
 
+    def _plain(
+        self, small: Packed, kind: int, sequence: int, previous: bytes, version: int
+    ) -> tuple[bytes, bool]:
+        """Return a packed record's plain payload, and whether a part of it is lost.
+
+        Raises:
+            FrameError: it cannot be unpacked.
+        """
+        before = self._earlier
+        if not small.earlier or (before is not None and before.sequence == small.earlier):
+            payload = unpacked(small, before.payload if small.earlier and before else None)
+            head = record_head(kind, payload, sequence, previous, version)
+            if HEAD.unpack(head)[1] == small.crc:
+                return payload, False
+            if not small.earlier:
+                raise FrameError("unpacked it is not what was recorded")
+        return unpacked(small, None, lost=True), True
+
     def _confirms(self, entry: Entry, pending: Entry) -> bool:
-        """Whether `entry` has the hash of `pending`, or does not follow it."""
-        return entry.sequence != pending.sequence + 1 or entry.previous == pending.hash
+        """Whether `entry` has the hash of `pending`, or cannot say."""
+        if entry.sequence != pending.sequence + 1 or pending.incomplete:
+            return True
+        return entry.previous == pending.hash
 
     def _note(self, entry: Entry) -> None:
+        if entry.incomplete:
+            self._note_altered(
+                entry, "memory", "the policy's memory before it stood in a cycle that is lost"
+            )
         if isinstance(entry.record, CycleRecord):
             self._last_cycle = entry.record.cycle
 
@@ -272,15 +343,20 @@ class JournalReader:
                 )
             )
 
-    def _note_altered(self, entry: Entry) -> None:
+    def _note_altered(
+        self,
+        entry: Entry,
+        kind: Literal["altered", "memory"] = "altered",
+        text: str = "its content is not what the next record confirms",
+    ) -> None:
         self._damage.append(
             Damage(
-                kind="altered",
+                kind=kind,
                 offset=entry.offset,
-                size=entry.size,
+                size=entry.size if kind == "altered" else 0,
                 sequence=entry.sequence,
                 after_cycle=self._last_cycle,
-                text="its content is not what the next record confirms",
+                text=text,
             )
         )
 
@@ -294,15 +370,18 @@ class Summary:
         self._first: int | None = None
         self._last: int | None = None
         self._end: EndRecord | None = None
+        self._coverage = Coverage(journal.header.run_id)
 
-    def add(self, record: Record) -> None:
+    def add(self, entry: Entry) -> None:
         """Count one record."""
+        record = entry.record
         if isinstance(record, CycleRecord):
             self._cycles += 1
             self._first = record.cycle if self._first is None else self._first
             self._last = record.cycle
         elif isinstance(record, EndRecord):
             self._end = record
+        self._coverage.add(entry.sequence, record, entry.previous, whole=not entry.incomplete)
 
     def report(self) -> TraceReport:
         """Return the report; only after the last record."""
@@ -317,7 +396,8 @@ class Summary:
             end=self._end,
             live=live,
             size_bytes=self._journal.size,
-            damage=damage,
+            damage=(*damage, *self._coverage.false),
+            signed=self._coverage.signed(),
         )
 
 

@@ -1,0 +1,70 @@
+"""Finds the levels of a digitiser in an array of floats: exact, by their bits, whatever made them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+MAX_LEVELS = 1 << 12
+"""Most levels that are looked for; a record of 30 profiles from a digitiser of 10 bits has some hundred."""
+TABLE_BITS = 14
+"""Slots of the hash table, as a power of two: four for each level."""
+MULTIPLIER = 2654435761
+"""Knuth's multiplicative hash: 2^32 over the golden ratio (The Art of Computer Programming 3, 6.4)."""
+
+
+def find_levels(
+    bits: NDArray[np.uint32], most: int
+) -> tuple[NDArray[np.uint32], NDArray[np.uint16]] | None:
+    """Return the different values of an array of floats in rising order, and each element's place.
+
+    Nothing is computed with the values: `levels[codes]` gives the same bits again, NaN and -0 included.
+
+    Args:
+        bits: float32 values as their bits [n].
+        most: most levels that are worth it, at most `MAX_LEVELS`.
+
+    Returns:
+        Levels [levels] as bits, by rising value, and codes [n]; None if there are more levels.
+    """
+    codes = np.empty(bits.size, dtype=np.uint16)
+    levels = np.empty(MAX_LEVELS, dtype=np.uint32)
+    count = _collect(bits, min(most, MAX_LEVELS), levels, codes)
+    if count < 0:
+        return None
+    found = levels[:count]
+    # Floats rise with their bits where they are positive, and fall with them where they are negative.
+    rising = np.where(found >> 31, ~found, found | np.uint32(1 << 31))
+    order = np.argsort(rising)
+    place = np.empty(count, dtype=np.uint16)
+    place[order] = np.arange(count, dtype=np.uint16)
+    return found[order], place[codes]
+
+
+@njit(cache=True)
+def _collect(bits: Any, most: Any, levels: Any, codes: Any) -> Any:
+    """Number the values by first appearance; return how many there are, -1 if more than `most`."""
+    slots = np.full(1 << TABLE_BITS, -1, dtype=np.int32)
+    mask = (1 << TABLE_BITS) - 1
+    count = 0
+    for i in range(bits.size):
+        value = bits[i]
+        slot = (
+            (np.uint64(value) * np.uint64(MULTIPLIER)) >> np.uint64(32 - TABLE_BITS)
+        ) & np.uint64(mask)
+        code = slots[slot]
+        while code >= 0 and levels[code] != value:
+            slot = (slot + np.uint64(1)) & np.uint64(mask)
+            code = slots[slot]
+        if code < 0:
+            if count == most:
+                return -1
+            levels[count] = value
+            slots[slot] = count
+            code = count
+            count += 1
+        codes[i] = code
+    return count

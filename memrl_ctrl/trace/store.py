@@ -1,0 +1,298 @@
+"""The two forms of a trace behind one interface: the indexed HDF5 file, and the journal itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from memrl_ctrl.errors import TraceError
+from memrl_ctrl.trace.blocks import column_of
+from memrl_ctrl.trace.codec import json_value
+from memrl_ctrl.trace.columns import CYCLES, OUTCOMES, cycle_row, outcome_row
+from memrl_ctrl.trace.hdf5 import EMPTY, FORMAT
+from memrl_ctrl.trace.layout import Layout
+from memrl_ctrl.trace.records import (
+    READABLE_SCHEMAS,
+    CycleRecord,
+    OutcomeRecord,
+    SignatureRecord,
+    TraceHeader,
+)
+from memrl_ctrl.trace.report import TraceReport
+from memrl_ctrl.trace.rows import cycle_of, header_of, outcome_of, report_of, signatures_of
+from memrl_ctrl.trace.scan import Entry, JournalReader, Progress, Summary
+
+BLOCK_CYCLES = 16
+"""Cycles that are read at once from an HDF5 file."""
+
+
+class Store(Protocol):
+    """What a reader asks of a trace."""
+
+    header: TraceHeader
+    report: TraceReport
+    cycles: NDArray[np.int64]
+    names: tuple[str, ...]
+
+    def column(self, path: str, rows: slice | int) -> NDArray[Any]:
+        """Return some rows of a column."""
+        ...
+
+    def record(self, index: int) -> CycleRecord:
+        """Return a cycle."""
+        ...
+
+    def outcome(self, index: int) -> OutcomeRecord | None:
+        """Return what became of a cycle."""
+        ...
+
+    def heads(self) -> NDArray[np.uint8]:
+        """Return the heads of the journal's records, in their plain form."""
+        ...
+
+    def signatures(self) -> list[SignatureRecord]:
+        """Return the signatures, in their order."""
+        ...
+
+    def close(self) -> None:
+        """Close the file."""
+        ...
+
+
+class Hdf5Store:
+    """The indexed form: nothing is read before it is asked for, but the header and the cycle numbers.
+
+    Args:
+        path: the HDF5 file.
+
+    Raises:
+        TraceError: it is no trace, or of another schema version.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._file = h5py.File(path, "r")
+        except OSError as error:
+            raise TraceError(path, f"cannot be opened as HDF5: {error}") from error
+        self._block: tuple[int, dict[str, Any]] = (-1, {})
+        try:
+            self._check_format(path)
+            self.header = header_of(self._file)
+            self.report = report_of(self._file, path)
+            self._empty = json_value(self._file["cycles"].attrs[EMPTY])
+            self.cycles = self._cycle_numbers()
+            self.names = tuple(sorted(_datasets(self._file)))
+        except BaseException:
+            self._file.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def column(self, path: str, rows: slice | int) -> NDArray[Any]:
+        """Return some rows of a column."""
+        return np.asarray(_decoded(self._file[path])[rows])
+
+    def record(self, index: int) -> CycleRecord:
+        """Return a cycle."""
+        return cycle_of(self._row(index), self.header)
+
+    def outcome(self, index: int) -> OutcomeRecord | None:
+        """Return what became of a cycle."""
+        return outcome_of(self._row(index))
+
+    def heads(self) -> NDArray[np.uint8]:
+        """Return the heads of the journal's records."""
+        return np.asarray(self._file["journal/heads"][:], dtype=np.uint8)
+
+    def signatures(self) -> list[SignatureRecord]:
+        """Return the signatures."""
+        return signatures_of(self._file)
+
+    def _check_format(self, path: Path) -> None:
+        if self._file.attrs.get("format") != FORMAT:
+            raise TraceError(path, "is HDF5, but no trace of memrl-ctrl")
+        version = int(self._file.attrs["schema_version"])
+        if version not in READABLE_SCHEMAS:
+            raise TraceError(
+                path,
+                f"schema version {version}; this release reads "
+                f"{' and '.join(map(str, READABLE_SCHEMAS))}",
+            )
+
+    def _cycle_numbers(self) -> NDArray[np.int64]:
+        if "cycle" not in self._file["cycles"]:
+            return np.empty(0, dtype=np.int64)
+        return np.asarray(self._file["cycles/cycle"][:], dtype=np.int64)
+
+    def _row(self, index: int) -> dict[str, Any]:
+        """Return the values of one cycle by column."""
+        start = index - index % BLOCK_CYCLES
+        if self._block[0] != start:
+            self._block = (-1, {})
+            self._block = (start, self._rows(start, min(start + BLOCK_CYCLES, self.cycles.size)))
+        return {name: values[index - start] for name, values in self._block[1].items()}
+
+    def _rows(self, start: int, end: int) -> dict[str, Any]:
+        block = {name: _decoded(self._file[name])[start:end] for name in self.names}
+        for name, (dtype, shape) in self._empty.items():
+            block[name] = np.empty((end - start, *shape), dtype=dtype)
+        for values in block.values():
+            values.flags.writeable = False
+        return block
+
+
+def _datasets(file: Any) -> list[str]:
+    """Return the paths of all columns."""
+    paths: list[str] = []
+
+    def visit(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            paths.append(name)
+
+    for group in (CYCLES, OUTCOMES):
+        file[group].visititems(lambda name, item, group=group: visit(group + name, item))
+    return paths
+
+
+def _decoded(dataset: Any) -> Any:
+    """Return a dataset whose strings, if it has any, come as str."""
+    return dataset.asstr() if h5py.check_string_dtype(dataset.dtype) else dataset
+
+
+class JournalStore:
+    """The journal: gone through once when it is opened, then read record by record where it lies.
+
+    Of the cycles only their places and their small columns are in memory.
+
+    Args:
+        path: the journal.
+        progress: called with bytes done and bytes in all while it is gone through.
+
+    Raises:
+        TraceError: it cannot be used, or its records contradict each other.
+    """
+
+    def __init__(self, path: Path, progress: Progress | None = None) -> None:
+        self._journal = JournalReader(path)
+        self.header = self._journal.header
+        self._places: list[tuple[int, int]] = []
+        """Of each cycle: offset, and offset of the cycle that its memory stands in or -1."""
+        self._outcomes: list[int] = []
+        """Offset of each cycle's outcome; -1 where there is none."""
+        self._heads = bytearray()
+        self._head_size = 1
+        self._signatures: list[SignatureRecord] = []
+        self._examples: dict[str, Any] = {}
+        self._small: dict[str, dict[int, Any]] = {}
+        try:
+            self.report = self._index(progress)
+        except BaseException:
+            self._journal.close()
+            raise
+        numbers = self._small.get("cycles/cycle", {})
+        self.cycles = np.array(list(numbers.values()), dtype=np.int64)
+        self.names = tuple(sorted(self._examples))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._journal.close()
+
+    def column(self, path: str, rows: slice | int) -> NDArray[Any]:
+        """Return some rows of a column."""
+        every = range(self.cycles.size)
+        wanted = every[rows] if isinstance(rows, slice) else (every[rows],)
+        small = self._small.get(path)
+        if small is not None:
+            values = [{path: small[index]} if index in small else {} for index in wanted]
+        else:
+            values = [self._row(index, path) for index in wanted]
+        column = column_of(values, path, self._examples[path])
+        return column if isinstance(rows, slice) else np.asarray(column[0])
+
+    def record(self, index: int) -> CycleRecord:
+        """Return a cycle."""
+        record = self._journal.entry_at(*self._places[index]).record
+        if not isinstance(record, CycleRecord):
+            raise ValueError("the journal was changed while it was read")
+        return record
+
+    def outcome(self, index: int) -> OutcomeRecord | None:
+        """Return what became of a cycle."""
+        offset = self._outcomes[index]
+        if offset < 0:
+            return None
+        record = self._journal.entry_at(offset).record
+        if not isinstance(record, OutcomeRecord):
+            raise ValueError("the journal was changed while it was read")
+        return record
+
+    def heads(self) -> NDArray[np.uint8]:
+        """Return the heads of the journal's records."""
+        return np.frombuffer(bytes(self._heads), dtype=np.uint8).reshape(-1, self._head_size)
+
+    def signatures(self) -> list[SignatureRecord]:
+        """Return the signatures."""
+        return list(self._signatures)
+
+    def _row(self, index: int, path: str) -> dict[str, Any]:
+        """Return a cycle's values by column, or those of its outcome."""
+        if not path.startswith(OUTCOMES):
+            return cycle_row(self.record(index))
+        outcome = self.outcome(index)
+        return {} if outcome is None else outcome_row(outcome)
+
+    def _index(self, progress: Progress | None) -> TraceReport:
+        summary, layout = Summary(self._journal), Layout(self.header)
+        offsets: dict[int, int] = {}
+        cycle: CycleRecord | None = None
+        try:
+            for entry in self._journal.entries():
+                record = entry.record
+                if isinstance(record, CycleRecord):
+                    layout.check(record)
+                    self._add_cycle(entry, record, offsets)
+                    cycle = record
+                elif isinstance(record, OutcomeRecord):
+                    if cycle is None or cycle.cycle != record.cycle:
+                        continue  # its cycle was lost
+                    layout.check_outcome(record)
+                    self._outcomes[-1] = entry.offset
+                    self._keep(len(self._places) - 1, outcome_row(record))
+                    cycle = None
+                elif isinstance(record, SignatureRecord):
+                    self._signatures.append(record)
+                summary.add(entry)
+                self._heads += entry.head
+                self._head_size = len(entry.head)
+                if progress is not None:
+                    progress(entry.offset + entry.size, self._journal.size)
+        except ValueError as error:
+            raise TraceError(
+                self._journal.path, f"the records contradict each other: {error}"
+            ) from error
+        return summary.report()
+
+    def _add_cycle(self, entry: Entry, record: CycleRecord, offsets: dict[int, int]) -> None:
+        # A cycle's memory stands in it or in the one before: no more places are needed.
+        before = -1 if entry.incomplete else offsets.get(entry.earlier, -1)
+        offsets.clear()
+        offsets[entry.sequence] = entry.offset
+        self._places.append((entry.offset, before))
+        self._outcomes.append(-1)
+        self._keep(len(self._places) - 1, cycle_row(record))
+
+    def _keep(self, index: int, row: dict[str, Any]) -> None:
+        """Keep the small values of a cycle, and note which columns there are."""
+        for name, value in row.items():
+            if isinstance(value, str | np.generic):
+                self._small.setdefault(name, {})[index] = value
+            elif value.size == 0:
+                continue
+            if name not in self._examples:
+                self._examples[name] = value if isinstance(value, str) else np.array(value)
