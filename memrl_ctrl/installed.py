@@ -18,6 +18,7 @@ DISTRIBUTION = "memrl-ctrl"
 CPUINFO = Path("/proc/cpuinfo")
 NEEDS = {
     "train": ("torch", "tensorboard"),
+    "sweep": ("torch", "tensorboard", "optuna"),
     "evaluate": ("torch",),
     "check-agent": ("torch",),
     "export": ("torch", "onnx"),

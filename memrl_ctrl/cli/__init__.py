@@ -39,6 +39,7 @@ GROUPS = {
         "program",
         "fit",
         "train",
+        "sweep",
         "evaluate",
         "play",
         "export",

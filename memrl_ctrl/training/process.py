@@ -30,6 +30,11 @@ def usable_device(name: str) -> str:
     return str(device)
 
 
+def cuda_count() -> int:
+    """Return how many CUDA devices torch sees; begins no work on any."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
 def usable_cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
