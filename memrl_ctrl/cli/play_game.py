@@ -127,8 +127,7 @@ def open_game(
     name, base = task, dict[str, Any]()
     if not is_policy and (task in shipped() or Path(task).suffix in {".yaml", ".yml"}):
         config = resolve(task)
-        name = config.environment.id
-        base = {**config.environment.options, **config.evaluation.options}
+        name, base = config.judged_on
     start = RUN_SEED if seed is None else seed
     if source is None:
         return None, Game(name, {**base, **wanted}, start)

@@ -353,7 +353,7 @@ def _words(now: Snapshot) -> str:
 
 def _report(console: Terminal, result: RunResult, config: TrainingConfig) -> None:
     """Say what was reached, where it is, and what comes next."""
-    how = "Interrupted" if result.interrupted else "Trained"
+    how = "Interrupted" if result.interrupted else "Solved" if result.solved else "Trained"
     console.print(
         f"{how} after {result.steps:,} steps and {result.updates:,} updates "
         f"in {result.seconds:.0f} s ({result.steps_per_s:,.0f} steps/s)."

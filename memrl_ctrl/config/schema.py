@@ -80,11 +80,19 @@ class EvaluationConfig:
     """Environment steps between evaluations while training; 0: only at the end."""
     seed: int = 1_000_003
     """Seed of the held-out episodes."""
+    environment: str = ""
+    """Gymnasium's name of another environment that is judged on; empty: that of the training."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Environment options that differ from those of the training."""
+    """Environment options that differ from those of the training; of another environment all of them."""
+    stop_at_return: float | None = None
+    """Mean return of an evaluation that ends the run before its budget is spent; null: none does."""
 
     def __post_init__(self) -> None:
         """Refuse an evaluation without episodes."""
+        require(
+            self.stop_at_return is None or self.every_steps > 0,
+            "evaluation.stop_at_return needs evaluations on the way: give evaluation.every_steps",
+        )
         require_between(self, 1, 10**7, "episodes")
         require_between(self, 0, 10**12, "every_steps")
         require_between(self, 0, 2**31 - 1, "seed")
@@ -212,6 +220,13 @@ class TrainingConfig:
             "replay.layout: separate is for windows and parts of episodes; give "
             "agent.sequence_length, or replay.layout: unified",
         )
+
+    @property
+    def judged_on(self) -> tuple[str, dict[str, Any]]:
+        """Name and options of the environment that a policy is judged on."""
+        if self.evaluation.environment in {"", self.environment.id}:
+            return self.environment.id, {**self.environment.options, **self.evaluation.options}
+        return self.evaluation.environment, dict(self.evaluation.options)
 
     @property
     def lstm_td3(self) -> LstmTd3Config:

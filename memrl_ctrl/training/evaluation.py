@@ -346,14 +346,17 @@ def occasion_of(
     """
     training = policy.manifest.training
     trained = training.configuration
-    name = environment or training.task
+    settings: Mapping[str, Any] = trained.get("evaluation", {})
+    other = settings.get("environment", "")
+    name = environment or other or training.task
     if not name:
         raise UsageError("the policy does not say its task: give one with --env")
-    settings: Mapping[str, Any] = trained.get("evaluation", {})
     # Options of the training's environment mean nothing to another one.
-    base = {}
-    if environment is None or environment == training.task:
-        base = {**trained.get("environment", {}).get("options", {}), **settings.get("options", {})}
+    base: dict[str, Any] = {}
+    if name == training.task:
+        base |= trained.get("environment", {}).get("options", {})
+    if name == (other or training.task):
+        base |= settings.get("options", {})
     return {
         "environment": name,
         "options": {**base, **(options or {})},

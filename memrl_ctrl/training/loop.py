@@ -71,6 +71,8 @@ class RunResult:
     """Environment steps a second, training included."""
     interrupted: bool
     """Whether Ctrl-C or SIGTERM ended it."""
+    solved: bool
+    """Whether an evaluation that reached `evaluation.stop_at_return` ended it."""
     resumed: str | None
     """For a resumed run: in which way it went on, in words."""
     evaluation: dict[str, Any] | None
@@ -166,6 +168,7 @@ class _Run:
         self.passing: list[Path] = []
         self.seen: dict[str, Tensor] = {}
         self.evaluation: dict[str, Any] | None = None
+        self.solved = False
         self.saved: Path | None = None
         self.resumed: str | None = None
 
@@ -216,7 +219,8 @@ class _Run:
     # --- the loop -----------------------------------------------------------------------------------
 
     def go(self, interrupt: threading.Event) -> None:
-        """Act and learn until the budget is spent, or until the round in which an interrupt comes ends.
+        """Act and learn until the budget is spent, the task is solved, or the round ends in which an
+        interrupt comes.
 
         With `overlap` the next steps are collected by a thread while the agent learns. What it does
         depends on the weights at the beginning of the round only, so that a seed still reproduces
@@ -228,7 +232,7 @@ class _Run:
             # What was due when a checkpoint was written is still to be learnt.
             self._learn()
         with ThreadPoolExecutor(1, thread_name_prefix="collect") as thread:
-            while self.fraction() < 1.0 and not interrupt.is_set():
+            while self.fraction() < 1.0 and not self.solved and not interrupt.is_set():
                 self.agent.refresh_behaviour()
                 left = -(-(self.config.steps - self.steps) // rows)
                 calls = min(self.learner.calls, left)
@@ -322,14 +326,17 @@ class _Run:
         began = time.monotonic()
         config = self.config
         policy = policy_of(self.agent, self.task, config, self.steps)
+        name, options = config.judged_on
         result = run_episodes(
             TorchPolicy(policy),
-            environment=config.environment.id,
-            options={**config.environment.options, **config.evaluation.options},
+            environment=name,
+            options=options,
             episodes=config.evaluation.episodes,
             seed=config.evaluation.seed,
         )
         self.evaluation = {"steps": self.steps, **result.as_json()}
+        goal = config.evaluation.stop_at_return
+        self.solved = goal is not None and self.evaluation["return_mean"] >= goal
         figures = evaluation_figures(self.evaluation)
         for logger in self.loggers:
             logger.log(self.steps, {"seconds": self.seconds, **figures})
@@ -388,6 +395,7 @@ class _Run:
             seconds=seconds,
             steps_per_s=self.steps / max(seconds, 1e-9),
             interrupted=interrupted,
+            solved=self.solved,
             resumed=self.resumed,
             evaluation=self.evaluation,
         )
