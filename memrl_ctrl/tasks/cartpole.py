@@ -14,11 +14,10 @@ import gymnasium
 import numpy as np
 from gymnasium.envs.classic_control import CartPoleEnv
 from gymnasium.spaces import Box, Discrete
-from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from memrl_ctrl.beam._jit import compiled
+from memrl_ctrl.tasks.rows import Floats, Mask, RowsVector, Seeds
 
 ID = "memrl/CartPoleNoVel-v0"
 SEEN = (0, 2)
@@ -31,7 +30,6 @@ GRAVITY, CART_KG, POLE_KG, HALF_POLE_M, FORCE_N, STEP_S = 9.8, 1.0, 0.1, 0.5, 10
 START = 0.05
 """Largest size of a state's entries at the start."""
 
-Floats = NDArray[np.float64]
 Seen = NDArray[np.float32]
 
 
@@ -59,23 +57,15 @@ class CartPoleNoVel(gymnasium.ObservationWrapper[Any, Any, Any]):
         return np.asarray(observation, dtype=np.float32)[list(SEEN)]
 
 
-class CartPoleNoVelVector(VectorEnv[Seen, NDArray[np.int64], NDArray[Any]]):
+class CartPoleNoVelVector(RowsVector):
     """The same for many rows in one call.
 
     Args:
         num_envs: rows.
-        render_mode: None; `gymnasium.make` makes the environment that draws pictures.
+        render_mode: None; see `RowsVector`.
         episode_length: steps after which an episode is cut off.
-        autoreset: false leaves restarting to the caller (`AutoresetMode.DISABLED`).
+        autoreset: see `RowsVector`.
     """
-
-    rows_of_their_own = True
-    """Each row has a seed of its own, and none touches another."""
-
-    metadata: dict[str, Any] = {  # noqa: RUF012 - typed so by the base class
-        "render_modes": [],
-        "autoreset_mode": AutoresetMode.SAME_STEP,
-    }
 
     def __init__(
         self,
@@ -85,61 +75,22 @@ class CartPoleNoVelVector(VectorEnv[Seen, NDArray[np.int64], NDArray[Any]]):
         episode_length: int = LONGEST,
         autoreset: bool = True,
     ) -> None:
-        if render_mode is not None:
-            raise ValueError("many rows draw no pictures; gymnasium.make makes one that does")
-        self.num_envs, self.render_mode = num_envs, None
-        self._autoreset, self._longest = autoreset, episode_length
-        if not autoreset:
-            self.metadata = {**self.metadata, "autoreset_mode": AutoresetMode.DISABLED}
-        self.single_observation_space, self.single_action_space = _space(), Discrete(2)
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
+        super().__init__(
+            num_envs=num_envs,
+            observation_space=_space(),
+            action_space=Discrete(2),
+            render_mode=render_mode,
+            autoreset=autoreset,
+        )
+        self._longest = episode_length
         self._state, self._steps = np.zeros((num_envs, 4)), np.zeros(num_envs, dtype=np.int64)
-        self._rng = np.random.default_rng()
-
-    def reset(
-        self,
-        *,
-        seed: int | list[int | None] | None = None,
-        options: dict[str, Any] | None = None,
-    ) -> tuple[Seen, dict[str, Any]]:
-        """Begin episodes.
-
-        Args:
-            seed: of all rows, or a list with one for each.
-            options: `reset_mask` [num_envs] restarts some rows only.
-        """
-        mask = np.ones(self.num_envs, dtype=np.bool_)
-        if options and "reset_mask" in options:
-            mask = np.asarray(options["reset_mask"], dtype=np.bool_)
-        if isinstance(seed, int):
-            self._rng = np.random.default_rng(seed)
-        self._begin(mask, seed if isinstance(seed, list) else None)
-        return self._seen(), {}
-
-    def step(
-        self, actions: NDArray[np.int64]
-    ) -> tuple[Seen, Floats, NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
-        """Push every cart to the left (0) or right (1)."""
-        _move(self._state, np.asarray(actions, dtype=np.int64))
-        self._steps += 1
-        beyond = np.abs(self._state[:, SEEN]) > (X_LIMIT, ANGLE_LIMIT)
-        terminated = np.asarray(beyond.any(axis=1))
-        truncated = self._steps >= self._longest
-        seen, infos = self._seen(), dict[str, Any]()
-        ended = terminated | truncated
-        if self._autoreset and ended.any():
-            infos = {"final_obs": seen, "_final_obs": ended}
-            self._begin(ended, None)
-            seen = self._seen()
-        return seen, np.ones(self.num_envs), terminated, truncated, infos
 
     @property
     def state(self) -> Floats:
         """The whole state [num_envs, 4]: position, speed, angle, turning; m, m/s, rad, rad/s."""
         return self._state.copy()
 
-    def _begin(self, mask: NDArray[np.bool_], seeds: list[int | None] | None) -> None:
+    def _begin(self, mask: Mask, seeds: Seeds) -> None:
         self._steps[mask] = 0
         if seeds is None:
             self._state[mask] = self._rng.uniform(-START, START, (int(mask.sum()), 4))
@@ -147,6 +98,14 @@ class CartPoleNoVelVector(VectorEnv[Seen, NDArray[np.int64], NDArray[Any]]):
         for row in np.flatnonzero(mask):
             rng = np.random.default_rng(seeds[row])
             self._state[row] = rng.uniform(-START, START, 4)
+
+    def _act(self, actions: NDArray[Any]) -> tuple[Floats, Mask, Mask]:
+        """Push every cart to the left (0) or right (1)."""
+        _move(self._state, actions.astype(np.int64))
+        self._steps += 1
+        beyond = np.abs(self._state[:, SEEN]) > (X_LIMIT, ANGLE_LIMIT)
+        fallen = np.asarray(beyond.any(axis=1))
+        return np.ones(self.num_envs), fallen, self._steps >= self._longest
 
     def _seen(self) -> Seen:
         return self._state[:, SEEN].astype(np.float32)

@@ -26,13 +26,12 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Discrete
-from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from memrl_ctrl.errors import UnknownNameError, UsageError
 from memrl_ctrl.registry import missing_extra
 from memrl_ctrl.tasks.grid_sight import Eyes, Seen, Sight, Worlds
+from memrl_ctrl.tasks.rows import Floats, Mask, RowsVector, Seeds
 
 if TYPE_CHECKING:
     from minigrid.minigrid_env import MiniGridEnv
@@ -214,28 +213,20 @@ class SeenGrid(gymnasium.Env[Seen, np.int64]):
         self.raw.close()  # type: ignore[no-untyped-call]
 
 
-class GridVector(VectorEnv[Seen, NDArray[np.int64], NDArray[Any]]):
+class GridVector(RowsVector):
     """The same for many rows; what they see is made in one call.
 
     Args:
         task: name of the task.
         num_envs: rows.
-        render_mode: None; `gymnasium.make` makes the environment that draws pictures.
-        autoreset: false leaves restarting to the caller (`AutoresetMode.DISABLED`).
+        render_mode: None; see `RowsVector`.
+        autoreset: see `RowsVector`.
         options: of `Sight`, and of the task's environment.
 
     Raises:
         MissingExtraError: MiniGrid is not installed.
         UsageError: an option that cannot be had, or an unknown task.
     """
-
-    rows_of_their_own = True
-    """Each row has a seed of its own, and none touches another."""
-
-    metadata: dict[str, Any] = {  # noqa: RUF012 - typed so by the base class
-        "render_modes": [],
-        "autoreset_mode": AutoresetMode.SAME_STEP,
-    }
 
     def __init__(
         self,
@@ -246,73 +237,38 @@ class GridVector(VectorEnv[Seen, NDArray[np.int64], NDArray[Any]]):
         autoreset: bool = True,
         **options: Any,
     ) -> None:
-        if render_mode is not None:
-            raise UsageError("many rows draw no pictures; gymnasium.make makes one that does")
         self.sight, others = _parted(task, options)
-        self.num_envs, self.render_mode = num_envs, None
-        self._autoreset = autoreset
-        if not autoreset:
-            self.metadata = {**self.metadata, "autoreset_mode": AutoresetMode.DISABLED}
         self._envs = [make_raw(task, **others) for _ in range(num_envs)]
         with _said_in_words(task):
             self._envs[0].reset(seed=0)
         width, height = self._envs[0].width, self._envs[0].height
         self.worlds = Worlds(self._envs, width, height)
         self._eyes = Eyes(self.sight, self.worlds)
-        self.single_observation_space = self.sight.space(width, height)
-        self.single_action_space = Discrete(self.sight.actions)
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
-
-    def reset(
-        self,
-        *,
-        seed: int | list[int | None] | None = None,
-        options: dict[str, Any] | None = None,
-    ) -> tuple[Seen, dict[str, Any]]:
-        """Begin episodes.
-
-        Args:
-            seed: of the first row, the next ones following; or a list with one for each.
-            options: `reset_mask` [num_envs] restarts some rows only.
-        """
-        mask = np.ones(self.num_envs, dtype=np.bool_)
-        if options and "reset_mask" in options:
-            mask = np.asarray(options["reset_mask"], dtype=np.bool_)
-        seeds: list[int | None] = [None] * self.num_envs
-        if isinstance(seed, int):
-            seeds = [seed + row for row in range(self.num_envs)]
-        elif seed is not None:
-            seeds = list(seed)
-        self._begin(mask, seeds)
-        return self._eyes(), {}
-
-    def step(
-        self, actions: NDArray[np.int64]
-    ) -> tuple[Seen, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
-        """Act in every row."""
-        after, results = self.worlds.after, []
-        for row, (env, action) in enumerate(
-            zip(self._envs, np.asarray(actions).tolist(), strict=True)
-        ):
-            results.append(env.step(action)[1:4])
-            after(row, action)
-        reward, terminated, truncated = (np.array(column) for column in zip(*results, strict=True))
-        terminated, truncated = terminated.astype(np.bool_), truncated.astype(np.bool_)
-        seen, infos = self._eyes(), dict[str, Any]()
-        ended = terminated | truncated
-        if self._autoreset and ended.any():
-            infos = {"final_obs": seen, "_final_obs": ended}
-            self._begin(ended, [None] * self.num_envs)
-            seen = self._eyes()
-        return seen, reward.astype(np.float64), terminated, truncated, infos
+        super().__init__(
+            num_envs=num_envs,
+            observation_space=self.sight.space(width, height),
+            action_space=Discrete(self.sight.actions),
+            render_mode=render_mode,
+            autoreset=autoreset,
+        )
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close the rows."""
         for env in self._envs:
             env.close()  # type: ignore[no-untyped-call]
 
-    def _begin(self, mask: NDArray[np.bool_], seeds: list[int | None]) -> None:
+    def _begin(self, mask: Mask, seeds: Seeds) -> None:
         for row in np.flatnonzero(mask).tolist():
-            self._envs[row].reset(seed=seeds[row])
+            self._envs[row].reset(seed=None if seeds is None else seeds[row])
             self.worlds.begin(row)
+
+    def _act(self, actions: NDArray[Any]) -> tuple[Floats, Mask, Mask]:
+        after, results = self.worlds.after, []
+        for row, (env, action) in enumerate(zip(self._envs, actions.tolist(), strict=True)):
+            results.append(env.step(action)[1:4])
+            after(row, action)
+        reward, terminated, truncated = (np.array(column) for column in zip(*results, strict=True))
+        return reward.astype(np.float64), terminated.astype(np.bool_), truncated.astype(np.bool_)
+
+    def _seen(self) -> Seen:
+        return self._eyes()

@@ -26,13 +26,11 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete
-from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from memrl_ctrl.errors import UnknownNameError, UsageError
+from memrl_ctrl.errors import UnknownNameError
+from memrl_ctrl.tasks.rows import Floats, Mask, RowsVector, Seeds
 
-Floats = NDArray[np.float64]
 Seen = NDArray[np.float32]
 
 
@@ -113,7 +111,7 @@ def known_values(name: str, observation: Seen, gamma: float) -> Floats:
     return known
 
 
-class ProbeVector(VectorEnv[Seen, NDArray[Any], NDArray[Any]]):
+class ProbeVector(RowsVector):
     """A probe, many rows in one call.
 
     Args:
@@ -121,19 +119,11 @@ class ProbeVector(VectorEnv[Seen, NDArray[Any], NDArray[Any]]):
         num_envs: rows.
         continuous: whether the action is a number in [-1, 1] instead of one of two choices.
         render_mode: None; there is nothing to draw.
-        autoreset: false leaves restarting to the caller (`AutoresetMode.DISABLED`).
+        autoreset: see `RowsVector`.
 
     Raises:
         UnknownNameError: there is no such probe.
     """
-
-    rows_of_their_own = True
-    """Each row has a seed of its own, and none touches another."""
-
-    metadata: dict[str, Any] = {  # noqa: RUF012 - typed so by the base class
-        "render_modes": [],
-        "autoreset_mode": AutoresetMode.SAME_STEP,
-    }
 
     def __init__(
         self,
@@ -145,64 +135,31 @@ class ProbeVector(VectorEnv[Seen, NDArray[Any], NDArray[Any]]):
         autoreset: bool = True,
     ) -> None:
         id_of(probe)
-        if render_mode is not None:
-            raise UsageError("a probe draws no pictures")
-        self.probe, self.num_envs, self.render_mode = PROBES[probe], num_envs, None
-        self._continuous, self._autoreset = continuous, autoreset
-        if not autoreset:
-            self.metadata = {**self.metadata, "autoreset_mode": AutoresetMode.DISABLED}
-        last = float(self.probe.steps)
-        self.single_observation_space = Box(
-            np.array([-1.0, 0.0], dtype=np.float32), np.array([1.0, last], dtype=np.float32)
+        self.probe, self._continuous = PROBES[probe], continuous
+        low, high = [-1.0, 0.0], [1.0, float(self.probe.steps)]
+        super().__init__(
+            num_envs=num_envs,
+            observation_space=Box(
+                np.array(low, dtype=np.float32), np.array(high, dtype=np.float32)
+            ),
+            action_space=Box(-1.0, 1.0, (1,), dtype=np.float32) if continuous else Discrete(2),
+            render_mode=render_mode,
+            autoreset=autoreset,
         )
-        self.single_action_space = (
-            Box(-1.0, 1.0, (1,), dtype=np.float32) if continuous else Discrete(2)
-        )
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
         self._cue, self._step = np.zeros(num_envs), np.zeros(num_envs, dtype=np.int64)
-        self._rng = np.random.default_rng()
 
-    def reset(
-        self,
-        *,
-        seed: int | list[int | None] | None = None,
-        options: dict[str, Any] | None = None,
-    ) -> tuple[Seen, dict[str, Any]]:
-        """Begin episodes.
-
-        Args:
-            seed: of all rows, or a list with one for each.
-            options: `reset_mask` [num_envs] restarts some rows only.
-        """
-        mask = np.ones(self.num_envs, dtype=np.bool_)
-        if options and "reset_mask" in options:
-            mask = np.asarray(options["reset_mask"], dtype=np.bool_)
-        if isinstance(seed, int):
-            self._rng = np.random.default_rng(seed)
-        self._begin(mask, seed if isinstance(seed, list) else None)
-        return self._seen(), {}
-
-    def step(
-        self, actions: NDArray[Any]
-    ) -> tuple[Seen, Floats, NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
-        """Act in every row."""
+    def _act(self, actions: NDArray[Any]) -> tuple[Floats, Mask, Mask]:
         wanted = self._cue if self.probe.cues else np.ones(self.num_envs)
-        acted = np.asarray(actions, dtype=np.float64).reshape(self.num_envs)
+        acted = actions.astype(np.float64).reshape(self.num_envs)
         matched = (2.0 * acted - 1.0) * wanted
         if self._continuous:
             matched = 1.0 - np.square(acted - 0.5 * wanted)
         self._step += 1
         ended = self._step >= self.probe.steps
         reward = np.where(ended, self.probe.reward(self._cue, matched), 0.0)
-        seen, infos = self._seen(), dict[str, Any]()
-        if self._autoreset and ended.any():
-            infos = {"final_obs": seen, "_final_obs": ended}
-            self._begin(ended, None)
-            seen = self._seen()
-        return seen, reward, ended, np.zeros(self.num_envs, dtype=np.bool_), infos
+        return reward, ended, np.zeros(self.num_envs, dtype=np.bool_)
 
-    def _begin(self, mask: NDArray[np.bool_], seeds: list[int | None] | None) -> None:
+    def _begin(self, mask: Mask, seeds: Seeds) -> None:
         self._step[mask] = 0
         if seeds is None:
             draws = self._rng.integers(2, size=int(mask.sum()))

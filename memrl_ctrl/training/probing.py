@@ -34,6 +34,8 @@ EPISODES = 64
 """Episodes that the policy is judged on."""
 JUDGED_EVERY = 5
 """Rounds between two judgements."""
+LASTING = 2
+"""Judgements in a row that must pass: a value on its way elsewhere comes by the right one, too."""
 
 _SMALL = [
     "torch_threads=1",
@@ -120,8 +122,8 @@ def _probed(name: str, config: TrainingConfig) -> Probed:
     with torch_threads(config.torch_threads):
         learner = LEARNERS[config.algorithm](config, task, None, "cpu")
         collector = learner.collector(stepper, stepper.reset(config.seed))
-        result = None
-        while result is None or not (result.passed or steps >= config.steps):
+        result, passes = None, 0
+        while passes < LASTING and (result is None or steps < config.steps):
             learner.agent.refresh_behaviour()
             collected = collector.collect(learner.calls, random=learner.is_random(steps))
             learner.take(collected)
@@ -141,6 +143,7 @@ def _probed(name: str, config: TrainingConfig) -> Probed:
                 seed=config.evaluation.seed,
             )
             result = _judged(name, float(played.returns.mean()), given, known, steps)
+            passes = passes + 1 if result.passed else 0
         stepper.close()
     return Probed(**{**vars(result), "seconds": time.monotonic() - began})
 
