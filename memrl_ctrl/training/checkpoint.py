@@ -50,18 +50,25 @@ def find(folder: Path, steps: int | None = None) -> Path:
     Raises:
         FileError: the folder is no run, or has no such checkpoint; says which there are.
     """
+    found = all_of(folder)
+    if steps is not None and steps not in found:
+        listed = ", ".join(str(n) for n in found)
+        raise UsageError(f"run {folder} has no checkpoint at step {steps}; there is: {listed}")
+    return file_of(folder, found[-1] if steps is None else steps)
+
+
+def all_of(folder: Path) -> list[int]:
+    """Return the environment steps of a run's checkpoints, the first one first.
+
+    Raises:
+        FileError: the folder is no run, or has no checkpoints.
+    """
     if not folder.is_dir():
         raise FileError(folder, "is no run folder; `memrl-ctrl train` makes one")
     files = sorted((folder / FOLDER).glob("step-*.pt"))
     if not files:
         raise FileError(folder, "has no checkpoints; it is no run folder, or the run just began")
-    if steps is None:
-        return files[-1]
-    by_steps = {int(file.stem.partition("-")[2]): file for file in files}
-    if steps not in by_steps:
-        listed = ", ".join(str(n) for n in by_steps)
-        raise UsageError(f"run {folder} has no checkpoint at step {steps}; there is: {listed}")
-    return by_steps[steps]
+    return sorted(int(file.stem.partition("-")[2]) for file in files)
 
 
 def load(path: Path) -> dict[str, Any]:

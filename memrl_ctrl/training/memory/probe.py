@@ -7,14 +7,13 @@ same from the present observation alone says what needs no memory; chance is wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memrl_ctrl.errors import UsageError
 from memrl_ctrl.training.memory.linear import ReadOut, logistic, ridge
 from memrl_ctrl.training.memory.recording import Moments
 from memrl_ctrl.training.memory.secrets import Secret
@@ -30,6 +29,7 @@ MOST_SAMPLES = 8_000
 FEWEST_IN_GROUP = 25
 """Decisions that a score is taken of; lags with fewer are joined with the next ones."""
 FEWEST_EPISODES = 10
+"""With fewer there is nothing to fit to and to test on."""
 RESAMPLES = 1_000
 
 
@@ -77,7 +77,11 @@ class Probe:
     penalty: float
     """The one that was chosen for the memory."""
     read_out: ReadOut
-    """From the state to the secret."""
+    """From the units to the secret."""
+    units: NDArray[np.bool_]
+    """Which units of the state count [units]."""
+    column: int
+    """Which of the recorded secrets it is."""
 
     @property
     def score_words(self) -> str:
@@ -85,8 +89,8 @@ class Probe:
         return "share that is right" if self.secret.kind == "class" else "R²"
 
     def decode(self, state: NDArray[Any]) -> Floats:
-        """Return what the memory says: probability of each class, the number, or the angle in rad."""
-        outputs = self.read_out(np.asarray(state, dtype=np.float64))
+        """Return what states [samples, units] say: probability of each class, the number, or rad."""
+        outputs = self.read_out(np.asarray(state, dtype=np.float64)[:, self.units])
         if self.secret.kind == "class":
             powers = np.exp(outputs - outputs.max(axis=1, keepdims=True))
             shares: Floats = powers / powers.sum(axis=1, keepdims=True)
@@ -113,7 +117,7 @@ class Probe:
         }
 
 
-def probe(
+def fit_probe(
     moments: Moments, secret: Secret, column: int, units: NDArray[np.bool_], seed: int = 0
 ) -> Probe | None:
     """Fit and test a probe.
@@ -184,6 +188,8 @@ def probe(
         episodes=(int(len(rows) - len(tested)), len(tested)),
         penalty=read["memory"].penalty,
         read_out=read["memory"],
+        units=units,
+        column=column,
     )
 
 
@@ -250,20 +256,3 @@ def _errors(
         error = np.angle(np.exp(1j * (angle - hidden)))
         found.append(float(np.degrees(np.median(np.abs(error[seen])))))
     return found[0], found[1]
-
-
-def probes(
-    moments: Moments, secrets: Sequence[Secret], units: NDArray[np.bool_], seed: int = 0
-) -> list[Probe]:
-    """Probe each secret; those that cannot be probed are left out.
-
-    Raises:
-        UsageError: there are fewer episodes than are needed to fit and to test.
-    """
-    episodes = len(np.unique(moments.row))
-    if episodes < FEWEST_EPISODES:
-        raise UsageError(
-            f"a probe needs {FEWEST_EPISODES} episodes or more, to fit it and to test it, not {episodes}"
-        )
-    found = (probe(moments, one, at, units, seed) for at, one in enumerate(secrets))
-    return [one for one in found if one is not None]
