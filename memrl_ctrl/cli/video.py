@@ -105,7 +105,9 @@ def _even(found: list[int], wanted: int) -> list[int]:
     return [*chosen, found[-1]]
 
 
-def _stage(run: Path, steps: int, at: int, of: int, occasion: dict[str, Any], judged: int) -> Stage:
+def _stage(
+    run: Path, chosen: list[int], at: int, *, occasion: dict[str, Any], judged: int
+) -> Stage:
     """Load a checkpoint's policy, and judge it for its caption."""
     from memrl_ctrl.training.evaluation import load_any, run_episodes
     from memrl_ctrl.training.video import Stage

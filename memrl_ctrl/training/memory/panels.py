@@ -125,17 +125,10 @@ def draw_secret(axes: Axes, episode: Episode, probe: Probe) -> None:
     hidden, lag = m.hidden[:, probe.column], m.lag[:, probe.column]
     said = probe.decode(m.state)
     if secret.shown is not None:
-        axes.fill_between(
-            np.append(steps, steps[-1] + 1) - 0.5,
-            0.0,
-            1.0,
-            where=np.append(lag == 0, lag[-1] == 0),
-            step="post",
-            transform=axes.get_xaxis_transform(),
-            color=SEEN,
-            linewidth=0.0,
-            label="in sight",
-        )
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], lag == 0, [0]])))
+        for first, behind in edges.reshape(-1, 2):
+            axes.axvspan(first - 0.5, behind - 0.5, color=SEEN, linewidth=0.0, zorder=0)
+        axes.fill_between([], [], color=SEEN, label="in sight")
     if secret.kind == "class":
         for at, name in enumerate(secret.classes):
             axes.plot(steps, said[:, at], color=COLOURS[at], label=name, **_marks(episode))
@@ -174,7 +167,7 @@ def draw_path(axes: Axes, episode: Episode, space: Space, cloud: Floats | None) 
     """
     way = space.plane(episode.moments.state)
     if cloud is not None:
-        axes.plot(*cloud.T, ",", color="#CCCCCC", zorder=0, rasterized=True)
+        axes.plot(*cloud.T, ".", color="#D8D8D8", markersize=3.0, zorder=0, label="others")
     axes.plot(*way.T, color=QUIET, linewidth=0.7, zorder=1)
     points = axes.scatter(
         *way.T, c=episode.moments.step, cmap="viridis", s=16.0, zorder=2, linewidths=0.0

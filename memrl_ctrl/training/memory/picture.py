@@ -98,10 +98,9 @@ def draw_sheet(path: Path, episode: Episode, title: str) -> None:
         FileError: it cannot be written.
     """
     pictures = episode.worlds or episode.agents
-    columns, rows = SHEET
-    chosen = np.unique(np.linspace(0, len(pictures) - 1, columns * rows).round().astype(int))
-    columns = min(columns, len(chosen))
-    rows = -(-len(chosen) // columns)
+    chosen = np.unique(np.linspace(0, len(pictures) - 1, SHEET[0] * SHEET[1]).round().astype(int))
+    rows = -(-len(chosen) // SHEET[0])
+    columns = -(-len(chosen) // rows)
     both = bool(episode.worlds and episode.agents)
     height, width = pictures[0].shape[:2]
     tall = height / width + (0.62 if both else 0.0)
@@ -167,12 +166,13 @@ def _draw_scores(axes: Axes, probe: Probe) -> None:
         axes.plot(lags, scores, kind, color=colour, label=words, markersize=4.5)
         if probe.before is not None:
             score = max(getattr(probe.before, name), LOWEST_SCORE)
-            axes.plot([-1.0], [score], kind[0], color=colour, markersize=4.5)
+            axes.plot([-1.0], [score], kind[0].replace("-", "_"), color=colour, markersize=5.5)
     far = max((row.last for row in probe.by_lag), default=0)
     if far > 40:
         axes.set_xscale("symlog", linthresh=4.0)
     if probe.before is not None:
         axes.axvline(-0.5, color=QUIET, linewidth=0.6, linestyle=":")
+        axes.xaxis.set_major_formatter(lambda lag, _: f"{lag:g}" if lag >= 0.0 else "")
         axes.text(-0.93, 0.02, "never seen", rotation=90, fontsize=7.5, color=QUIET,
                   transform=axes.get_xaxis_transform(), ha="left", va="bottom")  # fmt: skip
     low = 0.0 if probe.secret.kind == "class" else LOWEST_SCORE

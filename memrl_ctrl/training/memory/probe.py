@@ -26,7 +26,7 @@ TESTED = 0.4
 """Share of the episodes that the probe is tested on."""
 MOST_SAMPLES = 8_000
 """Decisions that a read-out is fitted to."""
-FEWEST_IN_GROUP = 25
+FEWEST_IN_GROUP = 15
 """Decisions that a score is taken of; lags with fewer are joined with the next ones."""
 FEWEST_EPISODES = 10
 """With fewer there is nothing to fit to and to test on."""
@@ -182,7 +182,7 @@ def fit_probe(
         interval=_interval(
             worth["memory"][needed], possible[needed], moments.row[test][needed], rng
         ),
-        by_lag=tuple(_grouped(at, int(since.max()))),
+        by_lag=tuple(_grouped(at, int(since.max()), apart=secret.shown is not None)),
         before=at(-1, -1),
         error_deg=_errors(outputs, hidden[test], needed) if secret.kind == "angle" else None,
         episodes=(int(len(rows) - len(tested)), len(tested)),
@@ -202,14 +202,17 @@ def _targets(hidden: Floats, secret: Secret) -> Floats:
     return hidden[:, None]
 
 
-def _grouped(at: Callable[[int, int], AtLag | None], longest: int) -> Iterator[AtLag]:
-    """Yield scores of growing lags, joining those that are too few."""
-    first = EDGES[0]
+def _grouped(
+    at: Callable[[int, int], AtLag | None], longest: int, *, apart: bool
+) -> Iterator[AtLag]:
+    """Yield scores of growing lags, joining those that are too few; what is in sight stands `apart`."""
+    first = 0
     for edge in (*EDGES[1:], longest + 1):
-        group = at(first, edge - 1)
-        if group is not None and edge > first:
+        group = at(first, edge - 1) if edge > first else None
+        if group is not None:
             yield group
-            first = edge
+        if group is not None or (apart and first == 0):
+            first = max(edge, first)
 
 
 def _possible(chance: Floats, targets: Floats, secret: Secret) -> Floats:
