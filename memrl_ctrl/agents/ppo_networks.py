@@ -211,6 +211,5 @@ def _remembering(module: nn.Module, bias: float) -> None:
     """Set the bias of forget gates; the gates of torch's LSTM are input, forget, cell, output."""
     for part in module.modules():
         if isinstance(part, nn.LSTM):
-            size = part.hidden_size
-            with torch.no_grad():
-                part.bias_ih_l0[size : 2 * size] = bias
+            _, forget, _, _ = part.get_parameter("bias_ih_l0").detach().chunk(4)
+            forget.fill_(bias)

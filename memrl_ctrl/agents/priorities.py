@@ -9,7 +9,7 @@ What cannot be drawn has priority 0.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,6 +128,22 @@ def _find(nodes: Any, root: Any, where: Any, leaf: Any) -> None:
         leaf[i] = node
 
 
+@dataclass(frozen=True, kw_only=True)
+class PrioritySettings:
+    """How a replay draws by priority; see `Priorities`."""
+
+    of: Literal["rows", "episodes"]
+    """What has a priority: a row (windows and parts of episodes) or a whole episode."""
+    alpha: float = 0.6
+    """Exponent of the priorities."""
+    epsilon: float = 1e-6
+    """Added to each error."""
+    separate: bool = False
+    """Whether each environment's rows are a buffer of their own; equally many are drawn of each."""
+    history: int = 0
+    """Rows before a row that must still be there for it to be drawn, as far as its episode has them."""
+
+
 class Priorities:
     """Priorities of a replay's rows: new rows get the largest seen so far.
 
@@ -146,6 +162,17 @@ class Priorities:
         self.largest = 1.0
         self.count = 0
         """Leaves that can be drawn."""
+
+    @classmethod
+    def by(cls, settings: PrioritySettings, columns: int, rows: int) -> Priorities:
+        """Return priorities of `columns` times `rows` things, as settings say."""
+        return cls(
+            columns=columns,
+            rows=rows,
+            alpha=settings.alpha,
+            epsilon=settings.epsilon,
+            separate=settings.separate,
+        )
 
     def admit(self, column: Ints, row: Ints) -> None:
         """Let rows be drawn, with the largest priority seen so far."""

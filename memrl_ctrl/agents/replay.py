@@ -5,15 +5,13 @@ it; an episode of T steps takes T + 1 rows, the last one (its *tail*) holding th
 no action. So each observation is stored once, the next observation of a row is always the row behind
 it, and neither a history nor a next observation can reach into another episode.
 
-With priorities, what can be drawn is known at every moment: a row is admitted when the row behind it is
-written, and removed when the ring overwrites it or a part of its history; a whole episode is admitted
-when it ends, and removed when the ring overwrites its start.
+With priorities, a row can be drawn from when the row behind it is written until the ring overwrites it or
+a part of its history; a whole episode from its end until the ring overwrites its start.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,29 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from memrl_ctrl.agents.batch import Batch, Sequence, Window
-from memrl_ctrl.agents.priorities import Drawn, Priorities
+from memrl_ctrl.agents.priorities import Drawn, Priorities, PrioritySettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 Array = NDArray[Any]
 Ints = NDArray[np.int64]
-
-
-@dataclass(frozen=True, kw_only=True)
-class PrioritySettings:
-    """How a replay draws by priority; see `memrl_ctrl.agents.priorities.Priorities`."""
-
-    of: Literal["rows", "episodes"]
-    """What has a priority: a row (windows and parts of episodes) or a whole episode."""
-    alpha: float = 0.6
-    """Exponent of the priorities."""
-    epsilon: float = 1e-6
-    """Added to each error."""
-    separate: bool = False
-    """Whether each environment's rows are a buffer of their own; equally many are drawn of each."""
-    history: int = 0
-    """Rows before a row that must still be there for it to be drawn, as far as its episode has them."""
 
 
 class Replay:
@@ -94,15 +76,8 @@ class Replay:
         listed = priorities is not None and priorities.of == "episodes"
         self._listed = np.full((columns, rows if listed else 0), -1, dtype=np.int32)
         self._settings = priorities
-        self.priorities: Priorities | None = None
-        if priorities is not None:
-            self.priorities = Priorities(
-                columns=1 if listed else columns,
-                rows=len(self._tails) if listed else rows,
-                alpha=priorities.alpha,
-                epsilon=priorities.epsilon,
-                separate=priorities.separate,
-            )
+        leaves = (1, len(self._tails)) if listed else shape
+        self.priorities = Priorities.by(priorities, *leaves) if priorities else None
 
     # --- storing ------------------------------------------------------------------------------------
 
@@ -317,8 +292,7 @@ class Replay:
             part[...] = state[name]
         self._first_tail, self._next_tail = (int(n) for n in state["tail_range"])
         if self.priorities is not None:
-            names = ("leaves", "largest")
-            self.priorities.restore({name: state[f"priority_{name}"] for name in names})
+            self.priorities.restore({k: state[f"priority_{k}"] for k in ("leaves", "largest")})
 
     # --- rows and their priorities ------------------------------------------------------------------
 
@@ -514,15 +488,8 @@ class Replay:
 
 
 _ROWS = (
-    "observation",
-    "previous",
-    "action",
-    "truth",
-    "policy_state",
-    "reward",
-    "terminated",
-    "tail",
-    "age",
+    *("observation", "previous", "action", "truth", "policy_state"),
+    *("reward", "terminated", "tail", "age"),
 )
 """Arrays [columns, rows, ...]."""
 _WHOLE = ("written", "_age_now", "_tails", "_listed")

@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from memrl_ctrl.agents.lstm_td3 import LstmTd3
-from memrl_ctrl.agents.replay import PrioritySettings, Replay
+from memrl_ctrl.agents.priorities import PrioritySettings
+from memrl_ctrl.agents.replay import Replay
 from memrl_ctrl.agents.task import TaskSpec
 from memrl_ctrl.config import TrainingConfig
 from memrl_ctrl.errors import UsageError

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memrl_ctrl.agents.batch import Batch
-from memrl_ctrl.agents.replay import PrioritySettings, Replay
+from memrl_ctrl.agents.priorities import PrioritySettings
+from memrl_ctrl.agents.replay import Replay
 
 COLUMNS = 3
 

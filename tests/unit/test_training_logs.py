@@ -13,8 +13,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from memrl_ctrl.agents.priorities import Priorities
-from memrl_ctrl.agents.replay import PrioritySettings, Replay
+from memrl_ctrl.agents.priorities import Priorities, PrioritySettings
+from memrl_ctrl.agents.replay import Replay
 from memrl_ctrl.cli import main
 from memrl_ctrl.config import TrainingConfig, resolve
 from memrl_ctrl.errors import MissingExtraError
