@@ -94,7 +94,7 @@ def pack(
         specs.append((name, little.str, list(array.shape)))
         contents.append(flat.view(np.uint8))
     header = _encoder.encode(_Header(msgspec.Raw(_encoder.encode(message)), specs, list(critical)))
-    parts: list[bytes | NDArray[np.uint8]] = [header, PADDING[-(PREFIX.size + len(header)) % 8]]
+    parts: list[Any] = [header, PADDING[-(PREFIX.size + len(header)) % 8]]
     for content in contents:
         parts += [content, PADDING[-content.size % 8]]
     crc = 0

@@ -129,6 +129,16 @@ class PhaseLimits:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RateLimit:
+    """How far a point may travel over a window of cycles."""
+
+    travel_rad: float
+    """Largest sum of a point's changes, forth and back added up, rad."""
+    cycles: int
+    """Number of cycles in a row that it is summed over."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Restricted:
     """A function within the limits, and which limit altered which point."""
 

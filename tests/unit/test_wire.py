@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from memrl_backends.zmq import wire
+from memrl_backends.zmq import convert, wire
 from memrl_ctrl.backend import Quality
 from memrl_ctrl.errors import RefusalReason
 from memrl_ctrl.frames import FrameError, pack, unpack
@@ -54,12 +54,12 @@ def test_a_reading_travels_without_its_truth() -> None:
     """All arrays of a reading arrive to the bit; the truth is not in the bytes."""
     backend = FakeBackend(points=4, n_slices=32, noise=0.1)
     reading = backend.start()
-    data = wire.encode_reading(reading, stream=5)
+    data = convert.encode_reading(reading, stream=5)
     message, arrays = unpack(data, wire.published)
     assert isinstance(message, wire.ReadingMessage)
-    assert set(arrays) == set(wire.READING_ARRAYS)
-    again = wire.reading_from(message, arrays, backend.description)
-    for name in wire.READING_ARRAYS:
+    assert set(arrays) == set(convert.READING_ARRAYS)
+    again = convert.reading_from(message, arrays, backend.description)
+    for name in convert.READING_ARRAYS:
         assert getattr(again, name).tobytes() == getattr(reading, name).tobytes()
     assert (again.cycle, again.stamp_ns, again.truth) == (reading.cycle, reading.stamp_ns, None)
     assert reading.truth is not None
@@ -71,8 +71,8 @@ def test_a_profile_that_is_not_finite_is_flagged() -> None:
     backend = FakeBackend(points=3, n_slices=32)
     reading = backend.start()
     reading.profile[1, 5] = np.nan
-    message, arrays = unpack(wire.encode_reading(reading, stream=1), wire.published)
-    again = wire.reading_from(message, arrays, backend.description)
+    message, arrays = unpack(convert.encode_reading(reading, stream=1), wire.published)
+    again = convert.reading_from(message, arrays, backend.description)
     assert again.quality.tolist() == [0, Quality.NOT_FINITE, 0]
     assert again.quality.dtype == np.uint16
 
@@ -81,16 +81,16 @@ def test_a_reading_that_does_not_fit_is_refused() -> None:
     """Another number of points, an absent array or an applied NaN is a FrameError that names it."""
     backend = FakeBackend(points=3, n_slices=32)
     reading = backend.start()
-    message, arrays = unpack(wire.encode_reading(reading, stream=1), wire.published)
+    message, arrays = unpack(convert.encode_reading(reading, stream=1), wire.published)
     other = FakeBackend(points=4, n_slices=32).description
     with pytest.raises(FrameError, match=r"profile.*\(3, 32\), not \(4, 32\)"):
-        wire.reading_from(message, arrays, other)
+        convert.reading_from(message, arrays, other)
     without = {name: array for name, array in arrays.items() if name != "readback_rad"}
     with pytest.raises(FrameError, match="'readback_rad' is missing"):
-        wire.reading_from(message, without, backend.description)
+        convert.reading_from(message, without, backend.description)
     broken = {**arrays, "applied_rad": np.array([0.0, np.inf, 0.0])}
     with pytest.raises(FrameError, match="applied_rad of cycle 1 is not finite"):
-        wire.reading_from(message, broken, backend.description)
+        convert.reading_from(message, broken, backend.description)
 
 
 def welcome(**changes: object) -> wire.Welcome:
@@ -109,12 +109,15 @@ def welcome(**changes: object) -> wire.Welcome:
         "points": 2,
         "n_slices": 64,
         "limits": limits,
-        "limits_digest": wire.limits_digest(limits),
+        "limits_digest": convert.limits_digest(limits),
         "period_s": 1.2,
         "readings_port": 5751,
         "server_clock_ns": 1,
         "lease_s": 2.4,
-        "armed": True,
+        "instance": "a",
+        "point_names": ["C275", "C805"],
+        "writable": True,
+        "mode": wire.Mode.ARMED,
         "features": [],
     }
     return wire.Welcome(**{**fields, **changes})
@@ -123,7 +126,7 @@ def welcome(**changes: object) -> wire.Welcome:
 def test_a_welcome_becomes_a_description() -> None:
     """What the machine says of itself arrives whole."""
     ctime_ms = np.array([275.0, 805.0])
-    described = wire.description_from(welcome(), {"ctime_ms": ctime_ms}, writable=False)
+    described = convert.description_from(welcome(), {"ctime_ms": ctime_ms}, writable=False)
     assert (described.name, described.points, described.backend) == ("psb", 2, "zmq")
     assert described.limits.slope_rad_per_ms == 0.1
     assert described.ctime_ms is not None
@@ -146,7 +149,9 @@ def test_a_welcome_that_contradicts_itself_is_refused(
 ) -> None:
     """Each contradiction is named."""
     with pytest.raises(FrameError, match=problem):
-        wire.description_from(welcome(**changes), {"ctime_ms": np.array(ctime_ms)}, writable=False)
+        convert.description_from(
+            welcome(**changes), {"ctime_ms": np.array(ctime_ms)}, writable=False
+        )
 
 
 def test_every_reason_can_be_refused_with() -> None:

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 
 from memrl_backends.zmq import wire
-from memrl_backends.zmq.commands import MAX_SESSIONS, CommandDesk, Machine
+from memrl_backends.zmq.commands import CommandDesk, Machine
+from memrl_backends.zmq.fence import FenceCounter
 from memrl_backends.zmq.keys import Peer
-from memrl_backends.zmq.lease import LeaseDesk
+from memrl_backends.zmq.lease import Authority
 from memrl_backends.zmq.player import Pacer, Player
+from memrl_backends.zmq.sessions import MAX_SESSIONS
 from memrl_ctrl.backend import FloatArray, Reading, Receipt
 from memrl_ctrl.errors import RefusalReason
 from memrl_ctrl.frames import pack, unpack
@@ -35,13 +37,17 @@ class Setting:
         self._read, self._write = os.pipe()
         self.backend = kind(points=30, n_slices=32)
         self.player = Player(self.backend, self._write)
-        self.lease = LeaseDesk(duration_s=LEASE_S, first_fence=100)
+        self.lease = Authority(
+            duration_s=LEASE_S,
+            fences=FenceCounter(None),
+            mode=wire.Mode.ARMED if armed else wire.Mode.OFF,
+        )
         machine = Machine(
             description=self.backend.description,
             period_s=1.2,
             readings_port=5751,
             server="test",
-            armed=armed,
+            instance="one",
         )
         self.desk = CommandDesk(machine, self.player, self.lease)
         self.now_ns = SECOND
@@ -254,7 +260,7 @@ def test_only_the_holder_may_wait_for_the_end_of_a_cycle(setting: Setting) -> No
             session=session or client.session, sequence=client.sequence, fence=fence, deadline_ns=0
         )
         assert setting.desk.must_wait(commit)
-        reply = setting.desk.admit(client.identity, commit, setting.now_ns, room=room)
+        reply = setting.desk.admit(client.identity, client.peer, commit, setting.now_ns, room=room)
         message = unpack(reply, wire.replies)[0] if reply else None
         assert message is None or isinstance(message, wire.Refusal)
         return message.reason.value if message else ""
@@ -286,7 +292,9 @@ def test_what_waits_can_be_overtaken(setting: Setting) -> None:
         fence=client.fence,
         deadline_ns=setting.now_ns + SECOND,
     )
-    assert setting.desk.admit(client.identity, commit, setting.now_ns, room=True) == b""
+    assert (
+        setting.desk.admit(client.identity, client.peer, commit, setting.now_ns, room=True) == b""
+    )
     assert client.ask(wire.Rollback) == wire.Done(sequence=client.sequence, what="rolled-back")
     while setting.player.finished() is None:
         pass
@@ -359,7 +367,7 @@ def test_an_observer_cannot_write(setting: Setting) -> None:
         assert observer.refusal(kind) == RefusalReason.READ_ONLY
     assert observer.refusal(wire.Submit, FLAT, cycle=2) == RefusalReason.READ_ONLY
     assert isinstance(observer.ask(wire.SnapshotRequest), wire.ReadingMessage)
-    hello = wire.Hello(sequence=1, oldest=1, newest=1, client="me", observe_only=True)
+    hello = wire.Hello(sequence=1, oldest=1, newest=1, client="me", role=wire.Role.OBSERVER)
     answer = setting.desk.answer(b"x", CONTROLLER, hello, {}, 0)
     assert unpack(answer, wire.replies)[0].role is wire.Role.OBSERVER
 
@@ -416,7 +424,7 @@ def test_sessions_do_not_grow_without_end(setting: Setting) -> None:
         last = Client(setting, "more")
     assert isinstance(shadow.ask(wire.SnapshotRequest), wire.ReadingMessage)
     assert isinstance(last.ask(wire.SnapshotRequest), wire.ReadingMessage)
-    assert len(setting.desk._sessions) == MAX_SESSIONS + 1
+    assert len(setting.desk.sessions) == MAX_SESSIONS + 1
     assert early.refusal(wire.SnapshotRequest) == RefusalReason.STALE
     assert isinstance(holder.ask(wire.Submit, FLAT, cycle=2), wire.ReceiptMessage)
 

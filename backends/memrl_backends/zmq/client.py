@@ -7,8 +7,11 @@ the lease while it is in control.
 from __future__ import annotations
 
 import contextlib
+import secrets
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,18 +37,41 @@ READING_PERIODS = 5
 READING_FLOOR_S = 10.0
 """... but at least so long, and on while the machine says that it is playing a cycle, s."""
 LEASE_MARGIN_NS = 100_000_000
-"""So long before the lease expires its holder stops relying on it, ns."""
+"""So long before the lease expires its holder stops relying on it, at most a tenth of it, ns."""
+MOST_HOLES = 100
+"""So many holes are kept one by one."""
+
+
+@dataclass(frozen=True)
+class Hole:
+    """Readings that a client did not get, or skipped because it was slow."""
+
+    readings: int
+    """How many."""
+    before_cycle: int
+    """Cycle of the reading that came after them."""
 
 
 class ZmqSource:
-    """Looks at a machine's cycles. Use `open_backend(read_only=True)`."""
+    """Looks at a machine's cycles. Use `open_backend(read_only=True)`.
 
-    def __init__(self, link: Link) -> None:
-        self._link = link
+    When the connection breaks, the call that notices it raises `ConnectionFailed`; the next one connects
+    again, also to a machine that was started again, whose cycles count from the beginning.
+
+    Args:
+        connect: makes the connection; with an earlier welcome, to the same machine only.
+    """
+
+    def __init__(self, connect: Callable[[wire.Welcome | None], Link]) -> None:
+        self._connect = connect
+        self._link = connect(None)
+        self._closed = False
         self._cycle = -1
         self._stream: int | None = None
         self.missed = 0
         """Published readings that this client did not get, or skipped because it was slow."""
+        self.holes: deque[Hole] = deque(maxlen=MOST_HOLES)
+        """The newest of them, one by one."""
 
     @property
     def description(self) -> MachineDescription:
@@ -59,6 +85,7 @@ class ZmqSource:
             ReadingTimeout: nothing came in time.
             ConnectionFailed: the machine has stopped or is gone.
         """
+        self._reconnect()
         began_s = heard_s = time.monotonic()
         allowed_s = timeout_s
         if allowed_s is None:
@@ -72,7 +99,7 @@ class ZmqSource:
                     f"(the last was of cycle {self._cycle}); the machine is there, but plays no cycle"
                 )
             if now_s - heard_s > SILENCE_S:
-                raise ConnectionFailed(
+                self._link.lose(
                     f"nothing was heard from the machine at {self._link.endpoint} "
                     f"for {now_s - heard_s:.1f} s"
                 )
@@ -97,7 +124,29 @@ class ZmqSource:
 
     def close(self) -> None:
         """Let go of the machine; may be called twice."""
+        self._closed = True
         self._link.close()
+
+    def _reconnect(self) -> None:
+        """Connect again if the connection was lost in an earlier call.
+
+        Raises:
+            ConnectionFailed: nobody answers; or this was closed.
+            MismatchError: another machine answers.
+        """
+        lost = self._link.lost
+        if not lost:
+            return
+        if self._closed:
+            raise ConnectionFailed(lost)
+        self._link.close()
+        before = self._link.welcome
+        try:
+            self._link = self._connect(before)
+        except ConnectionFailed as error:
+            raise ConnectionFailed(f"{lost}; now {error}") from error
+        if self._link.welcome.instance != before.instance:
+            self._cycle, self._stream = -1, None
 
     def _snapshot(self) -> Reading:
         """Ask for the newest reading, which may have been seen already."""
@@ -111,8 +160,9 @@ class ZmqSource:
         return self._link.reading(reply, arrays)
 
     def _count(self, message: wire.ReadingMessage) -> None:
-        if self._stream is not None:
-            self.missed += max(0, message.stream - self._stream - 1)
+        if self._stream is not None and (lost := message.stream - self._stream - 1) > 0:
+            self.missed += lost
+            self.holes.append(Hole(lost, message.cycle))
         self._stream = max(message.stream, self._stream or 0)
 
     def _seen(self, reading: Reading) -> Reading:
@@ -127,10 +177,11 @@ class ZmqBackend(ZmqSource):
     for it, so that a machine that waits for its controller goes on, holding.
     """
 
-    def __init__(self, link: Link) -> None:
-        super().__init__(link)
+    def __init__(self, connect: Callable[[wire.Welcome | None], Link]) -> None:
+        super().__init__(connect)
         self._fence = 0
-        self._lease_until_ns = 0
+        self._last_fence = 0
+        self._lease_ns = self._lease_until_ns = 0
         self._written_for = -1
 
     def start(
@@ -150,6 +201,7 @@ class ZmqBackend(ZmqSource):
         del seed, mask
         for name in options or {}:
             raise UnknownNameError("start option of backend 'zmq':", name, ())
+        self._reconnect()
         if not self.description.writable:
             raise self._read_only()
         grant = self._take_lease()
@@ -162,6 +214,7 @@ class ZmqBackend(ZmqSource):
 
     def observe(self, timeout_s: float | None = None) -> Reading:
         """See `ZmqSource.observe`."""
+        self._reconnect()
         if self._has_lease() and self._written_for <= self._cycle:
             hold = wire.Hold(
                 session=self._link.session,
@@ -172,12 +225,15 @@ class ZmqBackend(ZmqSource):
             try:
                 self._link.request(hold)
                 self._renewed(self._link.server_clock_ns(self._link.welcome.lease_s))
-            except Refused:  # the lease is lost: looking needs none
-                self._fence = 0
+            except Refused as refused:  # the lease is lost: looking needs none
+                self._lose_lease(refused)
         return super().observe(timeout_s)
 
     def submit(self, phi_hw_rad: FloatArray, cycle: int, deadline_s: float) -> Receipt:
-        """Stage, test and commit in one message; takes the lease first where it has expired.
+        """Stage, test and commit in one message.
+
+        A lease that has expired is taken again, but only if nobody else was in control since: after a
+        take-over, or in another's control, only `start` takes it.
 
         Raises:
             Refused: typed; nothing was applied.
@@ -187,22 +243,23 @@ class ZmqBackend(ZmqSource):
             raise self._read_only()
         if deadline_s <= 0:
             raise Refused(RefusalReason.LATE, f"the deadline of {deadline_s} s has passed")
+        self._reconnect()
         deadline_ns = self._link.server_clock_ns(deadline_s)
         if not self._has_lease():
-            self._take_lease()
+            self._take_lease(after=self._last_fence)
         submit = wire.Submit(
             session=self._link.session,
             sequence=self._link.next_sequence(),
             fence=self._fence,
             cycle=max(0, cycle),
             deadline_ns=deadline_ns,
+            key=secrets.token_hex(8),
         )
         function = np.asarray(phi_hw_rad, dtype=np.float64)
         try:
             reply, arrays = self._link.request(submit, {"phi_hw_rad": function}, extra_s=deadline_s)
         except Refused as refused:
-            if refused.reason is RefusalReason.FENCED:
-                self._fence = 0
+            self._lose_lease(refused)
             raise
         if not isinstance(reply, wire.ReceiptMessage):
             raise ConnectionFailed(f"{self._link.endpoint} answers with {type(reply).__name__}")
@@ -244,26 +301,34 @@ class ZmqBackend(ZmqSource):
 
     def _read_only(self) -> Refused:
         welcome = self._link.welcome
-        if welcome.role is not wire.Role.CONTROLLER:
-            why = f"the key {welcome.key_name!r} is an {welcome.role.value}'s"
+        if not welcome.role.may(wire.Role.CONTROLLER):
+            why = f"the key {welcome.key_name!r} comes as {welcome.role.value} here"
         else:
-            why = "the machine is not armed (`memrl-ctrl machine --arm`)"
+            why = f"the machine {welcome.machine!r} takes no setpoints at all"
         return Refused(RefusalReason.READ_ONLY, why)
 
     def _has_lease(self) -> bool:
         return self._fence > 0 and time.monotonic_ns() < self._lease_until_ns
 
-    def _take_lease(self) -> wire.LeaseGrant:
-        request = wire.LeaseRequest(session=self._link.session, sequence=self._link.next_sequence())
+    def _take_lease(self, after: int = 0) -> wire.LeaseGrant:
+        request = wire.LeaseRequest(
+            session=self._link.session, sequence=self._link.next_sequence(), after=after
+        )
         reply, _ = self._link.request(request)
         if not isinstance(reply, wire.LeaseGrant):
             raise ConnectionFailed(f"{self._link.endpoint} answers with {type(reply).__name__}")
-        self._fence = reply.fence
+        self._fence = self._last_fence = reply.fence
+        self._lease_ns = int(reply.duration_s * 1e9)
         self._renewed(reply.expires_ns)
         return reply
 
     def _renewed(self, expires_ns: int) -> None:
-        self._lease_until_ns = self._link.own_clock_ns(expires_ns) - LEASE_MARGIN_NS
+        margin_ns = min(LEASE_MARGIN_NS, self._lease_ns // 10)
+        self._lease_until_ns = self._link.own_clock_ns(expires_ns) - margin_ns
+
+    def _lose_lease(self, refused: Refused) -> None:
+        if refused.reason in {RefusalReason.FENCED, RefusalReason.NOT_ARMED, RefusalReason.STALE}:
+            self._fence = 0
 
 
 def open_backend(
@@ -274,6 +339,7 @@ def open_backend(
     read_only: bool = False,
     insecure_loopback: bool = False,
     name: str = "memrl-ctrl",
+    key: str | None = None,
 ) -> ZmqBackend | ZmqSource:
     """Connect to a machine.
 
@@ -285,12 +351,37 @@ def open_backend(
         read_only: connect as an observer; what is returned has no method that writes.
         insecure_loopback: no encryption and no keys, as the machine was started.
         name: of this client, shown to others who want control.
+        key: name of the key in the folder, where it is not named after the role.
 
     Raises:
         ConnectionFailed: nobody answers, or not with these keys, or not in this protocol.
         UsageError: an endpoint off loopback without keys.
         FileError: a key file that is absent or wrong.
     """
+    role = wire.Role.OBSERVER if read_only else wire.Role.CONTROLLER
+    connect = connector(
+        endpoint,
+        role,
+        keys=None if keys is None else Path(keys),
+        timeout_s=timeout_s,
+        insecure_loopback=insecure_loopback,
+        name=name,
+        key=key,
+    )
+    return ZmqSource(connect) if read_only else ZmqBackend(connect)
+
+
+def connector(
+    endpoint: str,
+    role: wire.Role,
+    *,
+    keys: Path | None,
+    timeout_s: float,
+    insecure_loopback: bool,
+    name: str,
+    key: str | None = None,
+) -> Callable[[wire.Welcome | None], Link]:
+    """Return what connects to a machine, again and again; see `open_backend`."""
     at = endpoints.parse(endpoint)
     if insecure_loopback and not at.loopback:
         raise UsageError(f"{at} is not on loopback: keys are needed there")
@@ -298,9 +389,9 @@ def open_backend(
         raise UsageError(
             f"{at} is not on this computer: give the folder with its server.pub and your key (--keys)"
         )
-    role = wire.Role.OBSERVER if read_only else wire.Role.CONTROLLER
-    own = None
-    if not insecure_loopback:
-        own = load_client(Path(keys) if keys is not None else local_folder(), role)
-    link = Link(at, own, timeout_s=timeout_s, name=name, observe_only=read_only)
-    return ZmqSource(link) if read_only else ZmqBackend(link)
+    own = None if insecure_loopback else load_client(keys or local_folder(), role, key)
+
+    def connect(expected: wire.Welcome | None) -> Link:
+        return Link(at, own, timeout_s=timeout_s, name=name, role=role, expected=expected)
+
+    return connect

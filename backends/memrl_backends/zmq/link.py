@@ -6,16 +6,17 @@ import contextlib
 import math
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from memrl_backends.zmq import wire
+from memrl_backends.zmq.convert import description_from, reading_from
 from memrl_backends.zmq.endpoint import Endpoint
 from memrl_backends.zmq.keys import ClientKeys
 from memrl_ctrl.backend import MachineDescription, Reading
-from memrl_ctrl.errors import ConnectionFailed, Refused
+from memrl_ctrl.errors import ConnectionFailed, MismatchError, RefusalReason, Refused
 from memrl_ctrl.frames import MAX_BYTES, FrameError, pack, unpack
 
 SILENCE_S = 4.0
@@ -53,7 +54,8 @@ class Link:
         keys: None connects without encryption.
         timeout_s: for connecting, and for the reply to a request.
         name: of this client, for people.
-        observe_only: gives up the right to write.
+        role: as what; never more than the key allows.
+        expected: another machine, or one with other limits, is refused; None takes any.
 
     Raises:
         ConnectionFailed: nobody answers, or not with these keys, or not in this protocol.
@@ -66,7 +68,8 @@ class Link:
         *,
         timeout_s: float,
         name: str,
-        observe_only: bool,
+        role: wire.Role,
+        expected: wire.Welcome | None = None,
     ) -> None:
         self.endpoint = endpoint
         self.timeout_s = timeout_s
@@ -79,7 +82,7 @@ class Link:
             self._monitor = self._dealer.get_monitor_socket(WATCHED)
             self._dealer.connect(str(endpoint))
             self._await_handshake()
-            self._greet(name, observe_only)
+            self._greet(name, role, expected)
             self._subscribe()
         except BaseException:
             self.close()
@@ -139,7 +142,7 @@ class Link:
     def _event(self) -> zmq.Event:
         return zmq.Event(parse_monitor_message(self._monitor.recv_multipart())["event"])
 
-    def _greet(self, name: str, observe_only: bool) -> None:
+    def _greet(self, name: str, role: wire.Role, expected: wire.Welcome | None) -> None:
         self.session = 0
         sent_ns = time.monotonic_ns()
         hello = wire.Hello(
@@ -147,23 +150,26 @@ class Link:
             oldest=wire.VERSION,
             newest=wire.VERSION,
             client=name[:200],
-            observe_only=observe_only,
+            role=role,
+            machine=expected.machine if expected else "",
+            limits_digest=expected.limits_digest if expected else "",
         )
         try:
             reply, arrays = self.request(hello)
         except Refused as refused:
-            raise ConnectionFailed(
-                f"the machine at {self.endpoint} does not take this client: {refused.detail}"
-            ) from refused
+            problem = f"the machine at {self.endpoint} does not take this client: {refused.detail}"
+            if refused.reason is RefusalReason.MISMATCH:
+                raise MismatchError(problem) from refused
+            raise ConnectionFailed(problem) from refused
         if not isinstance(reply, wire.Welcome):
             raise ConnectionFailed(f"{self.endpoint} answers hello with {type(reply).__name__}")
         received_ns = time.monotonic_ns()
         # Half the round trip is the most that this can be wrong by.
         self._clock_offset_ns = reply.server_clock_ns - (sent_ns + received_ns) // 2
         self.session, self.welcome = reply.session, reply
-        writable = reply.role is wire.Role.CONTROLLER and reply.armed
+        writable = reply.role.may(wire.Role.CONTROLLER) and reply.writable
         try:
-            self.description: MachineDescription = wire.description_from(
+            self.description: MachineDescription = description_from(
                 reply, arrays, writable=writable
             )
         except FrameError as error:
@@ -174,7 +180,9 @@ class Link:
         readings = self.endpoint.at(self.welcome.readings_port)
         self._subscriber = self._socket(zmq.SUB)
         self._subscriber.set_hwm(8)
-        self._subscriber.subscribe(b"")
+        # In this order: whoever gets the status has the readings too.
+        self._subscriber.subscribe(wire.TOPIC_READING)
+        self._subscriber.subscribe(wire.TOPIC_STATUS)
         self._subscriber.connect(str(readings))
         self._poller = zmq.Poller()
         self._poller.register(self._subscriber, zmq.POLLIN)
@@ -187,6 +195,11 @@ class Link:
             f"commands are answered at {self.endpoint}, but nothing is published at {readings} "
             f"within {self.timeout_s:g} s; is that port let through?"
         )
+
+    @property
+    def lost(self) -> str:
+        """Why the connection is no more, or empty."""
+        return self._lost
 
     # Requests
 
@@ -278,7 +291,7 @@ class Link:
                     readings.append((message, self.reading(message, arrays)))
                 elif isinstance(message, wire.Status):
                     status = message
-                else:
+                elif isinstance(message, wire.Goodbye):
                     self._lost = f"the machine at {self.endpoint} has ended: {message.why}"
                     break
         if not readings and status is None:
@@ -288,7 +301,7 @@ class Link:
     def reading(self, message: wire.ReadingMessage, arrays: wire.Arrays) -> Reading:
         """Make a reading; raises `ConnectionFailed` where it does not fit the description."""
         try:
-            return wire.reading_from(message, arrays, self.description)
+            return reading_from(message, arrays, self.description)
         except FrameError as error:
             raise ConnectionFailed(f"a reading of {self.endpoint} is wrong: {error}") from error
 
@@ -299,6 +312,11 @@ class Link:
             return unpack(parts[1], wire.published)
         except FrameError as error:
             raise ConnectionFailed(f"{self.endpoint} publishes in another form: {error}") from error
+
+    def lose(self, why: str) -> NoReturn:
+        """Give the connection up; raises `ConnectionFailed`."""
+        self._lost = self._lost or why
+        raise ConnectionFailed(self._lost)
 
     def check_alive(self) -> None:
         """Raise `ConnectionFailed` once the connection has broken or the machine has ended."""

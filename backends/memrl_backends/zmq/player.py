@@ -8,10 +8,18 @@ from pathlib import Path
 from typing import IO
 
 import msgspec
+import numpy as np
 
+from memrl_backends.zmq.gate import Gate
 from memrl_ctrl.backend import BeamBackend, FloatArray, Reading, Receipt
 from memrl_ctrl.errors import RefusalReason, Refused, UsageError
 from memrl_ctrl.progress import Cancelled, listening
+
+MOST_STEPS = 200
+"""Most cycles in which an earlier function is gone back to."""
+RESOLUTION_RAD = 1e-3
+"""A function generator need not play a function closer than this, rad."""
+DEADLINE_S = 60.0
 
 
 class Player:
@@ -20,16 +28,22 @@ class Player:
     Args:
         backend: any backend that may be written.
         wake: file descriptor that gets one byte when a cycle has been played.
+        gate: what functions must keep; without, the limits of the backend's description.
     """
 
-    def __init__(self, backend: BeamBackend, wake: int) -> None:
+    def __init__(self, backend: BeamBackend, wake: int, gate: Gate | None = None) -> None:
         self._backend = backend
+        self.gate = gate or Gate(backend.description)
         self._wake = wake
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="machine")
         self._playing: Future[Reading] | None = None
         self._closing = False
         self.last = backend.start()
+        self.gate.played(self.last.applied_rad)
         self.played = 1
+        self.upcoming: FloatArray = self.last.applied_rad
+        """What the next cycle plays as things stand [points], rad."""
+        self._before = self.upcoming
         self.committed_for = -1
         """Newest cycle for which a function was taken, or that is to hold."""
 
@@ -67,12 +81,39 @@ class Player:
         self.check(phi_hw_rad)
         receipt = self._backend.submit(phi_hw_rad, cycle, deadline_s)
         self.committed_for = cycle
+        self._before, self.upcoming = self.upcoming, receipt.applied_rad
         return receipt
 
+    def take_back(self) -> None:
+        """Have the next cycle play what it would have played without the function taken last."""
+        self._backend.submit(self._before, self.next_cycle, 1.0)
+        self.upcoming = self._before
+
     def check(self, phi_hw_rad: FloatArray) -> None:
-        """Check a function against the limits and what is applied now; raises `Refused`."""
-        description = self._backend.description
-        description.limits.check(phi_hw_rad, self.last.applied_rad, description.ctime_ms)
+        """Check a function for the next cycle against the gate; raises `Refused`."""
+        self.gate.check(phi_hw_rad, self.last.applied_rad)
+
+    def go_to(self, phi_hw_rad: FloatArray) -> None:
+        """Play cycles until a function is applied, as few as the limits allow; before anybody is let in.
+
+        Raises:
+            Refused: it cannot be reached within the limits.
+        """
+        for _ in range(MOST_STEPS):
+            if np.allclose(self.last.applied_rad, phi_hw_rad, rtol=0.0, atol=RESOLUTION_RAD):
+                return
+            step = self.gate.limits.restrict(
+                phi_hw_rad, self.last.applied_rad, self._backend.description.ctime_ms
+            )
+            self._backend.submit(step.phi_hw_rad, self.last.cycle + 1, DEADLINE_S)
+            self.last = self._backend.observe()
+            self.played += 1
+            self.upcoming = self.last.applied_rad
+            self.gate.played(self.last.applied_rad)
+        raise Refused(
+            RefusalReason.LIMIT,
+            f"the function that was acknowledged last is not reached in {MOST_STEPS} cycles",
+        )
 
     def hold(self, cycle: int) -> None:
         """Note that nothing will be written for the next cycle; said of a later one it says nothing."""
@@ -99,6 +140,8 @@ class Player:
             return None
         self.last = self._playing.result()
         self._playing = None
+        self.gate.played(self.last.applied_rad)
+        self.upcoming = self.last.applied_rad
         self.played += 1
         return self.last
 

@@ -7,46 +7,71 @@ DEALER to ROUTER and get exactly one reply with the same `sequence`; `ReadingMes
 
 from __future__ import annotations
 
-import hashlib
-import math
-import time
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 import msgspec
-import numpy as np
 from numpy.typing import NDArray
 
-from memrl_ctrl.backend import FloatArray, MachineDescription, Quality, Reading
 from memrl_ctrl.errors import RefusalReason
-from memrl_ctrl.frames import FrameError, Message, pack, unpack
-from memrl_ctrl.limits import PhaseLimits
+from memrl_ctrl.frames import FrameError, Message, unpack
 
 VERSION = 1
 """Version of this set of messages."""
-TOPIC_READING, TOPIC_STATUS = b"reading", b"status"
-FEATURES = ("submit", "transaction", "hold", "snapshot")
+TOPIC_READING, TOPIC_STATUS, TOPIC_RECOMMENDATION = b"reading", b"status", b"recommendation"
+FEATURES = (
+    "submit", "transaction", "hold", "snapshot", "points", "keys", "recommend", "operator",
+)  # fmt: skip
 """What this server can do beyond saying hello."""
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 MAX_TEXT = 400
 """Longest text, characters; a message with a longer one is refused by whoever reads it."""
 Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
+MAX_KEY = 64
+"""Longest idempotency key, characters."""
+Key = Annotated[str, msgspec.Meta(max_length=MAX_KEY)]
+PointName = Count | Text
+"""A control point: its index from 0 on, or its name."""
 Arrays = dict[str, NDArray[Any]]
-Step = Literal["staged", "tested", "rolled-back", "released", "held"]
+Step = Literal["staged", "tested", "rolled-back", "released", "held", "recommended"]
 
 
 class Role(StrEnum):
-    """What the owner of a key may do."""
+    """What the owner of a key may do; each may also do what those before it may."""
 
     OBSERVER = "observer"
     """Look."""
+    RECOMMENDER = "recommender"
+    """Publish what it would write; nothing of it plays."""
     CONTROLLER = "controller"
-    """Look, hold the lease, write."""
+    """Hold the lease, write."""
+    OPERATOR = "operator"
+    """Arm, disarm, take over."""
+
+    @property
+    def rank(self) -> int:
+        """Place in the order above, from 0."""
+        return list(Role).index(self)
+
+    def may(self, needed: Role) -> bool:
+        """Whether this role may do what another one is needed for."""
+        return self.rank >= needed.rank
 
 
-class Hello(Message, tag="hello", frozen=True):
+class Mode(StrEnum):
+    """Who may write to a machine."""
+
+    OFF = "off"
+    """Nobody: it is not armed."""
+    ARMED = "armed"
+    """A controller that gets the lease."""
+    MANUAL = "manual"
+    """Operators only: one has taken over."""
+
+
+class Hello(Message, tag="hello", frozen=True, omit_defaults=True):
     """First request of a client."""
 
     sequence: Count
@@ -56,8 +81,12 @@ class Hello(Message, tag="hello", frozen=True):
     """Newest version of the messages that the client speaks."""
     client: Text
     """Name for people; shown to a second controller."""
-    observe_only: bool = False
-    """Gives up the right to write for this session."""
+    role: Role | None = None
+    """As what, for this session; never more than the key allows."""
+    machine: Text = ""
+    """The machine that is expected; another one refuses."""
+    limits_digest: Text = ""
+    """The limits that are expected; a machine with others refuses."""
 
 
 class Request(Message, frozen=True):
@@ -69,8 +98,12 @@ class Request(Message, frozen=True):
     """Grows by at least one with every request of a session; the same one again gets the same reply."""
 
 
-class LeaseRequest(Request, tag="lease-request", frozen=True):
+class LeaseRequest(Request, tag="lease-request", frozen=True, omit_defaults=True):
     """Ask for the lease, or renew it."""
+
+    after: Count = 0
+    """Fencing number of the client's own earlier lease: granted only if nobody, no operator either, was
+    in control since. 0 asks anew."""
 
 
 class Fenced(Request, frozen=True):
@@ -84,10 +117,12 @@ class Release(Fenced, tag="release", frozen=True):
     """Give the lease back."""
 
 
-class Stage(Fenced, tag="stage", frozen=True):
+class Stage(Fenced, tag="stage", frozen=True, omit_defaults=True):
     """Lay a function down for a cycle; array `phi_hw_rad` [points] float64, rad. Nothing plays yet."""
 
     cycle: Count
+    points: list[PointName] | None = None
+    """Which points the values are for; the others stay. All points, where it is left out."""
 
 
 class Test(Fenced, tag="test", frozen=True):
@@ -96,28 +131,51 @@ class Test(Fenced, tag="test", frozen=True):
     __test__ = False  # pytest: not a test class
 
 
-class Commit(Fenced, tag="commit", frozen=True):
+class Commit(Fenced, tag="commit", frozen=True, omit_defaults=True):
     """Check again and apply what is staged, at all points or at none."""
 
     deadline_ns: Count
     """Server clock after which it must not be taken any more."""
+    key: Key = ""
+    """Idempotency key: a commit under a key of the same client that was taken gets the same receipt,
+    also from a later session, and is done once."""
 
 
 class Rollback(Fenced, tag="rollback", frozen=True):
     """Forget what is staged."""
 
 
-class Submit(Fenced, tag="submit", frozen=True):
+class Submit(Fenced, tag="submit", frozen=True, omit_defaults=True):
     """Stage, test and commit in one message; array `phi_hw_rad` [points] float64, rad."""
 
     cycle: Count
     deadline_ns: Count
+    key: Key = ""
+    points: list[PointName] | None = None
 
 
 class Hold(Fenced, tag="hold", frozen=True):
     """Nothing will be written for this cycle: the machine need not wait for it."""
 
     cycle: Count
+
+
+class Recommend(Request, tag="recommend", frozen=True):
+    """Publish what one would write; array `phi_hw_rad` [points] float64, rad. It never plays."""
+
+    cycle: Count
+
+
+class Arm(Request, tag="arm", frozen=True):
+    """Let controllers have the lease; ends a take-over. Only an operator may."""
+
+
+class Disarm(Request, tag="disarm", frozen=True):
+    """Let nobody write, from now on; ends every lease and a take-over. Only an operator may."""
+
+
+class TakeOver(Request, tag="take-over", frozen=True):
+    """Take the lease, whoever has it; no controller gets it until `arm`. Only an operator may."""
 
 
 class SnapshotRequest(Request, tag="snapshot-request", frozen=True):
@@ -137,12 +195,21 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     slope_rad_per_ms: float
 
 
-class Welcome(Message, tag="welcome", frozen=True):
+class Rate(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a point may travel, forth and back added up, in a number of cycles in a row."""
+
+    travel_rad: float
+    cycles: Count
+
+
+class Welcome(Message, tag="welcome", frozen=True, omit_defaults=True):
     """Reply to `Hello`; array `ctime_ms` [points] float64 where the rows are a cycle's points."""
 
     sequence: Count
     version: Count
     session: Count
+    instance: Text
+    """Another one after every start of the server."""
     server: Text
     """Software and its version."""
     role: Role
@@ -153,17 +220,23 @@ class Welcome(Message, tag="welcome", frozen=True):
     backend: Text
     fidelity: Text
     points: Count
+    point_names: list[Text]
+    """[points], unlike each other."""
     n_slices: Count
     limits: Limits
     limits_digest: Text
-    """See `limits_digest`."""
+    """See `convert.limits_digest`."""
     period_s: float
     """0 where a cycle begins as soon as the holder of the lease has written for it."""
     readings_port: Count
     server_clock_ns: Count
     lease_s: float
-    armed: bool
+    writable: bool
+    """Whether this machine takes setpoints at all."""
+    mode: Mode
     features: list[Text]
+    rate: Rate | None = None
+    """None where the server has no such limit."""
 
 
 class LeaseGrant(Message, tag="lease-grant", frozen=True):
@@ -228,11 +301,23 @@ class Status(Message, tag="status", frozen=True):
     next_cycle: Count
     playing: bool
     """Whether a cycle is being played now."""
-    armed: bool
+    mode: Mode
+    operator: Text
+    """Name of the operator who set the mode, or empty."""
+    instance: Text
+    """See `Welcome`."""
     holder: Text
     """Name of the client that holds the lease, or empty."""
     fence: Count
     server_clock_ns: Count
+
+
+class Recommendation(Message, tag="recommendation", frozen=True):
+    """Published: what a client would write; array `phi_hw_rad` [points] float64, rad."""
+
+    name: Text
+    """Who recommends it."""
+    cycle: Count
 
 
 class Goodbye(Message, tag="goodbye", frozen=True):
@@ -251,25 +336,19 @@ AnyRequest = (
     | Rollback
     | Submit
     | Hold
+    | Recommend
+    | Arm
+    | Disarm
+    | TakeOver
     | SnapshotRequest
     | StatusRequest
 )
 AnyReply = Welcome | LeaseGrant | Done | ReceiptMessage | Refusal | ReadingMessage | Status
-AnyPublished = ReadingMessage | Status | Goodbye
+AnyPublished = ReadingMessage | Status | Recommendation | Goodbye
 
 requests: msgspec.msgpack.Decoder[AnyRequest] = msgspec.msgpack.Decoder(AnyRequest)
 replies: msgspec.msgpack.Decoder[AnyReply] = msgspec.msgpack.Decoder(AnyReply)
 published: msgspec.msgpack.Decoder[AnyPublished] = msgspec.msgpack.Decoder(AnyPublished)
-
-READING_ARRAYS: dict[str, str] = {
-    "profile": "<f4",
-    "setpoint_rad": "<f8",
-    "applied_rad": "<f8",
-    "readback_rad": "<f8",
-    "synchronous_phase_rad": "<f8",
-    "quality": "<u2",
-}
-"""Arrays of a reading and their element types; `profile` is [points, n_slices], the others [points]."""
 
 
 def fitting(text: str) -> str:
@@ -280,7 +359,7 @@ def fitting(text: str) -> str:
 def decode_request(data: bytes | memoryview) -> tuple[AnyRequest, Arrays]:
     """Decode what a client sent; raises `FrameError` and nothing else."""
     message, arrays = unpack(data, requests)
-    if isinstance(message, Stage | Submit):
+    if isinstance(message, Stage | Submit | Recommend):
         check_array(arrays, "phi_hw_rad", "<f8", None)
     return message, arrays
 
@@ -301,95 +380,3 @@ def check_array(
     if (array.ndim != 1) if shape is None else (array.shape != shape):
         raise FrameError(f"array {name!r} has shape {array.shape}, not {shape or '[points]'}")
     return array
-
-
-def limits_digest(limits: Limits) -> str:
-    """Return SHA-256, hexadecimal, over the four limits as little-endian float64 in their order."""
-    values = np.array(msgspec.structs.astuple(limits), dtype="<f8")
-    return hashlib.sha256(values.tobytes()).hexdigest()
-
-
-def limits_on_wire(limits: PhaseLimits) -> Limits:
-    """Return the limits as they are sent."""
-    return Limits(
-        min_rad=limits.min_rad,
-        max_rad=limits.max_rad,
-        step_rad=limits.step_rad,
-        slope_rad_per_ms=limits.slope_rad_per_ms,
-    )
-
-
-def description_from(
-    welcome: Welcome, arrays: Mapping[str, NDArray[Any]], *, writable: bool
-) -> MachineDescription:
-    """Make the description out of a welcome.
-
-    Raises:
-        FrameError: it contradicts itself.
-    """
-    if limits_digest(welcome.limits) != welcome.limits_digest:
-        raise FrameError("the digest of the limits does not fit the limits")
-    if not (math.isfinite(welcome.period_s) and welcome.period_s >= 0):
-        raise FrameError(f"a period of {welcome.period_s} s is none")
-    ctime_ms: FloatArray | None = None
-    if "ctime_ms" in arrays:
-        ctime_ms = check_array(arrays, "ctime_ms", "<f8", (welcome.points,))
-    try:
-        return MachineDescription(
-            name=welcome.machine,
-            program=welcome.program,
-            points=welcome.points,
-            n_slices=welcome.n_slices,
-            limits=PhaseLimits(**msgspec.structs.asdict(welcome.limits)),
-            period_s=welcome.period_s,
-            writable=writable,
-            ctime_ms=ctime_ms,
-            backend="zmq",
-            fidelity=welcome.fidelity,
-        )
-    except ValueError as error:
-        raise FrameError(f"the machine's description: {error}") from error
-
-
-def encode_reading(reading: Reading, *, stream: int, sequence: int = 0) -> bytes:
-    """Encode a reading; its truth stays here."""
-    message = ReadingMessage(
-        sequence=sequence, stream=stream, cycle=reading.cycle, stamp_ns=reading.stamp_ns
-    )
-    return pack(message, {name: getattr(reading, name) for name in READING_ARRAYS})
-
-
-def reading_from(
-    message: ReadingMessage, arrays: Mapping[str, NDArray[Any]], description: MachineDescription
-) -> Reading:
-    """Make a reading out of a message, flagging profiles that are not finite.
-
-    Raises:
-        FrameError: an array is absent, of another type or shape, or what is applied is not finite.
-    """
-    points = description.points
-    shapes = dict.fromkeys(READING_ARRAYS, (points,)) | {"profile": (points, description.n_slices)}
-    checked: Arrays = {
-        name: check_array(arrays, name, dtype, shapes[name])
-        for name, dtype in READING_ARRAYS.items()
-    }
-    for name in ("setpoint_rad", "applied_rad"):
-        if not np.isfinite(checked[name]).all():
-            raise FrameError(f"{name} of cycle {message.cycle} is not finite")
-    # One sum finds NaN and infinity quicker than a test of every slice.
-    sums = checked["profile"].sum(axis=1)
-    if not np.isfinite(sums).all():
-        bad = ~np.isfinite(checked["profile"]).all(axis=1)
-        checked["quality"] = checked["quality"] | np.where(bad, np.uint16(Quality.NOT_FINITE), 0)
-        checked["quality"] = checked["quality"].astype(np.uint16)
-    return Reading(
-        cycle=message.cycle,
-        stamp_ns=message.stamp_ns,
-        received_ns=time.monotonic_ns(),
-        profile=checked["profile"],
-        setpoint_rad=checked["setpoint_rad"],
-        applied_rad=checked["applied_rad"],
-        readback_rad=checked["readback_rad"],
-        synchronous_phase_rad=checked["synchronous_phase_rad"],
-        quality=checked["quality"],
-    )
