@@ -130,12 +130,14 @@ class RefusalReason(StrEnum):
     LIMIT = "limit"
     STEP = "step"
     SLOPE = "slope"
+    RATE = "rate"
     NOT_ARMED = "not-armed"
     UNKNOWN_POINT = "unknown-point"
     STALE = "stale"
     NOT_FINITE = "not-finite"
     READ_ONLY = "read-only"
     INVALID = "invalid"
+    MISMATCH = "mismatch"
 
 
 class Refused(MachineError):  # noqa: N818
