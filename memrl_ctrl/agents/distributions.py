@@ -36,10 +36,16 @@ class Choices:
         logits: [..., sum of choices].
         choices: how many each has.
         allowed: 1 where a choice may be made [..., sum of choices]; None allows all.
+        random: share of equal probabilities, among those allowed, that is mixed in.
     """
 
     def __init__(
-        self, logits: Tensor, choices: tuple[int, ...], allowed: Tensor | None = None
+        self,
+        logits: Tensor,
+        choices: tuple[int, ...],
+        allowed: Tensor | None = None,
+        *,
+        random: float = 0.0,
     ) -> None:
         if allowed is not None:
             logits = logits.masked_fill(allowed == 0, -1e9)
@@ -47,6 +53,10 @@ class Choices:
             torch.log_softmax(part, dim=-1) for part in torch.split(logits, list(choices), dim=-1)
         ]
         self._choices = choices
+        if random:
+            equal = torch.ones_like(logits) if allowed is None else allowed
+            pairs = zip(self._logs, torch.split(equal, list(choices), dim=-1), strict=True)
+            self._logs = [_mixed(logs, part, random) for logs, part in pairs]
 
     def sample(self, generator: torch.Generator) -> Tensor:
         """Draw by adding Gumbel noise: its largest is at each choice with that one's probability."""
@@ -109,3 +119,11 @@ def _hot(values: Tensor) -> Tensor:
     """Return a 1 at the largest value along the last dimension."""
     place = values.argmax(dim=-1, keepdim=True)
     return torch.zeros_like(values).scatter_(-1, place, 1.0)
+
+
+def _mixed(logs: Tensor, allowed: Tensor, random: float) -> Tensor:
+    """Mix equal probabilities among what is allowed into probabilities; logarithms in and out."""
+    equal = allowed / allowed.sum(dim=-1, keepdim=True)
+    mixed = (1.0 - random) * logs.exp() + random * equal
+    # Clamped first: the logarithm of 0 has no gradient.
+    return mixed.clamp(min=torch.finfo(mixed.dtype).tiny).log()

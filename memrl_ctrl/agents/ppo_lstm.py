@@ -71,11 +71,12 @@ class PpoLstm:
         self.behaviour = copy.deepcopy(self.network).requires_grad_(False)
         self.behaviour_normaliser = copy.deepcopy(self.normaliser)
         self.parameters = [p for p in self.network.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.Adam(
+        self.optimiser = torch.optim.AdamW(
             self.parameters,
             lr=config.learning_rate,
             betas=config.adam_betas,
             eps=config.adam_epsilon,
+            weight_decay=config.weight_decay,
             fused=config.optimiser == "fused",
             foreach=config.optimiser == "foreach",
         )
@@ -128,7 +129,7 @@ class PpoLstm:
         possible = None if allowed is None else torch.from_numpy(allowed).to(self.device)
         policy = self.behaviour.distribution(raw, possible)
         action = policy.sample(self.exploration)
-        if self.config.random_epsilon > 0.0 and self.task.choices:
+        if self.task.choices and self.config.random_epsilon and not self.config.random_in_policy:
             action = self._sometimes_random(action, possible)
         decided = Decided(
             observation=seen.cpu().numpy(),

@@ -130,6 +130,7 @@ class PpoNetwork(nn.Module):
     def __init__(self, task: TaskSpec, config: PpoLstmConfig) -> None:
         super().__init__()
         self.choices = task.choices
+        self.random = config.random_epsilon if config.random_in_policy else 0.0
         self.trunk = Trunk(task, config)
         self.own = None if config.shared else Trunk(task, config)
         n_value = (self.own or self.trunk).n_out
@@ -149,7 +150,7 @@ class PpoNetwork(nn.Module):
     def distribution(self, raw: Tensor, allowed: Tensor | None) -> Distribution:
         """Return what actions are drawn from, from the actor's output [..., n_action]."""
         if self.choices:
-            return Choices(raw, self.choices, allowed)
+            return Choices(raw, self.choices, allowed, random=self.random)
         return Gaussian(raw, self.log_std)
 
     def forward(

@@ -49,6 +49,9 @@ class PpoLstmConfig:
     """Decay rates of Adam's averages."""
     adam_epsilon: float = 1e-5
     """Adam's term against division by zero."""
+    weight_decay: float = 0.0
+    """Share of each weight that is taken away in an update, times the learning rate (Loshchilov and
+    Hutter 2019, arXiv 1711.05101)."""
     gradient_clip: float = 0.5
     """Largest norm of the gradient; 0: not clipped."""
     gamma: float = 0.99
@@ -78,6 +81,10 @@ class PpoLstmConfig:
     """Whether rewards are divided by the running deviation of the discounted return."""
     random_epsilon: float = 0.0
     """Probability of a random action while training (discrete actions)."""
+    random_in_policy: bool = False
+    """Whether the random part belongs to the policy whose probabilities are learnt from: actions are then
+    drawn from (1 - random_epsilon) times the network's probabilities and random_epsilon times equal ones.
+    Otherwise actions are replaced, and learnt from as if the network had chosen them."""
     initial_log_std: float = -0.5
     """Logarithm of the standard deviation at the start (continuous actions, a in [-1, 1])."""
     log_std_schedule: Literal["learned", "linear"] = "learned"
@@ -106,6 +113,7 @@ class PpoLstmConfig:
         require_between(self, 0, 10**6, "sequence_length")
         require_between(self, 1e-9, 10.0, "learning_rate")
         require_between(self, 1e-12, 1.0, "adam_epsilon")
+        require_between(self, 0.0, 1.0, "weight_decay")
         require_between(self, 0.0, 1.0, "gamma", "gae_lambda", "lr_final", "random_epsilon")
         require_between(self, 0.0, 1e6, "gradient_clip", "clip_value", "target_kl", "value_weight")
         require_between(self, 0.0, 1e6, "entropy_weight", "entropy_final")

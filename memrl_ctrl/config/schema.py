@@ -108,12 +108,18 @@ class LoggingConfig:
     """Whether TensorBoard events are written."""
     histograms_every_s: float = 60.0
     """Time between histograms of actions, memory and priorities, s; 0: none."""
+    watch_model: bool = False
+    """Whether the histograms hold every weight and its gradient too."""
+    return_decay: float = 0.99
+    """Decay, per step that ends episodes, of the moving average of returns (the figure `return_ema`)."""
     wandb: bool = False
     """Whether figures go to Weights & Biases too (extra `wandb`); without a login they stay offline."""
     wandb_project: str = "memrl-ctrl"
     """Project of Weights & Biases."""
     wandb_name: str = ""
     """Name of the run there; empty: that of the run folder."""
+    wandb_group: str = ""
+    """Group that the run belongs to there; empty: none."""
     checkpoint_every_steps: int = 0
     """Environment steps between checkpoints that are all kept; 0: none."""
     checkpoint_every_s: float = 60.0
@@ -127,6 +133,7 @@ class LoggingConfig:
 
     def __post_init__(self) -> None:
         """Refuse negative intervals."""
+        require_between(self, 0.0, 1.0, "return_decay")
         require_between(self, 0.0, 1e6, "every_s", "checkpoint_every_s", "histograms_every_s")
         require_between(self, 0, 10**12, "checkpoint_every_steps", "checkpoint_keep")
 
@@ -154,6 +161,9 @@ class TrainingConfig:
     """torch's name of the device that trains."""
     torch_threads: int = 1
     """Threads of torch on the CPU; 0: one a core. More than one stall each other on a busy machine."""
+    torch_deterministic: bool = False
+    """Whether torch takes only algorithms that give the same numbers each time: on a GPU a seed then
+    repeats a run, more slowly; on the CPU it does anyway."""
     overlap: bool = False
     """Whether a thread of its own collects the next steps while the agent learns from those before;
     it acts with the weights of the beginning of the round."""

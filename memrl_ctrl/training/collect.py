@@ -6,6 +6,7 @@ run in a thread of its own while the agent learns, with weights that nobody chan
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -177,9 +178,11 @@ class Ends:
 
     Args:
         rows: environments.
+        decay: of the moving average of returns, per step that ends episodes.
     """
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self, rows: int, decay: float = 0.99) -> None:
+        self._decay, self._average = decay, math.nan
         self._return, self._length = np.zeros(rows), np.zeros(rows, dtype=np.int64)
         self._episodes = 0
         self._returns: deque[float] = deque(maxlen=RECENT)
@@ -194,6 +197,9 @@ class Ends:
         ended = step.ended
         if not ended.any():
             return
+        now = float(self._return[ended].mean())
+        before = now if math.isnan(self._average) else self._average
+        self._average = self._decay * before + (1.0 - self._decay) * now
         self._returns.extend(self._return[ended].tolist())
         self._lengths.extend(self._length[ended].tolist())
         self._return[ended], self._length[ended] = 0.0, 0
@@ -206,6 +212,7 @@ class Ends:
         recent = {"returns": self._returns, "lengths": self._lengths, "errors": self._errors}
         return {
             "episodes": self._episodes,
+            "average": self._average,
             "return": self._return,
             "length": self._length,
             **{name: np.array(values, dtype=np.float64) for name, values in recent.items()},
@@ -214,6 +221,7 @@ class Ends:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take back what `state` returned."""
         self._episodes = int(state["episodes"])
+        self._average = float(state.get("average", math.nan))
         self._return[:], self._length[:] = state["return"], state["length"]
         self._returns.extend(state["returns"].tolist())
         self._lengths.extend(int(n) for n in state["lengths"])
@@ -224,6 +232,7 @@ class Ends:
         shown: dict[str, float] = {"episodes": float(self._episodes)}
         if self._returns:
             shown["return"] = float(np.mean(self._returns))
+            shown["return_ema"] = self._average
             shown["return_std"] = float(np.std(self._returns))
             low, high = np.percentile(self._returns, (5.0, 95.0))
             shown |= {"return_p05": float(low), "return_p95": float(high)}

@@ -237,6 +237,7 @@ class Watch:
         self._by_shot = PhaseErrorByShot(config.environment.num_envs, fresh=fresh)
         self._rates, self._beta = Rates(), config.replay.beta
         self._every_s, self._last_s = config.logging.histograms_every_s, -1e9
+        self._watches_model = config.logging.watch_model
 
     def note(self, step: Step) -> None:
         """Take a step into account."""
@@ -280,4 +281,26 @@ class Watch:
             leaves = leaves[:: -(-leaves.size // MOST_PRIORITIES)]
             if (leaves > 0.0).any():
                 found["priority"] = leaves[leaves > 0.0] ** (1.0 / priorities.alpha)
+        if self._watches_model:
+            found |= model_arrays(learner.agent)
         return {name: values for name, values in found.items() if values.size}
+
+
+def model_arrays(agent: Any) -> dict[str, NDArray[Any]]:
+    """Return every weight that is learnt, and its gradient of the last update, by name.
+
+    Args:
+        agent: its attributes `network`, `actor` and `critics` are taken, as far as it has them.
+    """
+    found: dict[str, NDArray[Any]] = {}
+    for part in ("network", "actor", "critics"):
+        module = getattr(agent, part, None)
+        if not isinstance(module, torch.nn.Module):
+            continue
+        for name, parameter in module.named_parameters(prefix=part):
+            if not parameter.requires_grad:
+                continue
+            found[f"weights_{name}"] = parameter.detach().cpu().numpy().ravel()
+            if parameter.grad is not None:
+                found[f"gradients_{name}"] = parameter.grad.cpu().numpy().ravel()
+    return found

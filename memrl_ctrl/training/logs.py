@@ -42,6 +42,8 @@ GROUPS = {
     "phase_error_": "beam",
     "priority": "priorities",
     "memory_": "memory",
+    "weights_": "weights",
+    "gradients_": "gradients",
     "return": "train",
     "episode": "train",
     "action": "train",
@@ -205,6 +207,7 @@ class WeightsAndBiases:
         self._run = self._wandb.init(
             project=config.logging.wandb_project,
             name=config.logging.wandb_name or folder.resolve().name,
+            group=config.logging.wandb_group or None,
             dir=str(folder),
             config=to_dict(config),
             mode=mode,

@@ -27,6 +27,7 @@ from memrl_ctrl.training.logs import Logger, check_loggers, draw_learning_curve,
 from memrl_ctrl.training.off_policy import OffPolicy
 from memrl_ctrl.training.on_policy import OnPolicy
 from memrl_ctrl.training.process import (
+    deterministic,
     interruptible,
     torch_threads,
     usable_cores,
@@ -128,7 +129,11 @@ def train(
         # Nothing is written before all of it fits together.
         run.folder = make_run_folder(config, out, resume=resume)
         logger += make_loggers(config, run.folder, after=run.steps)
-        with torch_threads(config.torch_threads), interruptible() as interrupt:
+        with (
+            torch_threads(config.torch_threads),
+            deterministic(config.torch_deterministic),
+            interruptible() as interrupt,
+        ):
             try:
                 run.go(interrupt)
             except Exception as error:
@@ -161,7 +166,8 @@ class _Run:
         self.progress: Progress | None = None
         self.learner: Any = LEARNERS[config.algorithm](config, self.task, None, device)
         self.collector = self.learner.collector(self.stepper, self.start)
-        self.ends, self.watch = Ends(config.environment.num_envs), Watch(config)
+        self.ends = Ends(config.environment.num_envs, config.logging.return_decay)
+        self.watch = Watch(config)
         self.steps, self.device = 0, device
         self.seconds_before = self.paused_s = 0.0
         self.began = self.logged = self.saved_at = time.monotonic()

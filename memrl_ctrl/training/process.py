@@ -52,6 +52,25 @@ def torch_threads(count: int) -> Iterator[None]:
 
 
 @contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """Let torch take only algorithms that give the same numbers each time, and put back what was."""
+    if not wanted:
+        yield
+        return
+    # What cuBLAS, and the LSTM of cuDNN with it, asks for; read when a GPU is first used.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        torch.backends.cudnn.benchmark = benchmark
+
+
+@contextmanager
 def interruptible() -> Iterator[threading.Event]:
     """Turn the first Ctrl-C or SIGTERM into an event; the second one ends the process as ever."""
     event = threading.Event()

@@ -16,9 +16,10 @@ from memrl_ctrl.agents.distributions import Choices, Gaussian
 from memrl_ctrl.agents.ppo_lstm import PpoLstm
 from memrl_ctrl.agents.rollout import RewardScale, Rollout, advantages, places, sequences
 from memrl_ctrl.agents.task import TaskSpec, beam_task
-from memrl_ctrl.config import PpoLstmConfig, resolve
+from memrl_ctrl.config import ConfigError, PpoLstmConfig, resolve
 from memrl_ctrl.tasks.cartpole import CartPoleNoVelVector
-from memrl_ctrl.training import train
+from memrl_ctrl.training import evaluate, train
+from memrl_ctrl.training.collect import Ends
 from memrl_ctrl.training.environments import make_environment, task_of
 from memrl_ctrl.training.on_policy import OnPolicy
 from memrl_ctrl.training.stepper import Stepper
@@ -304,3 +305,202 @@ def test_the_memory_lasts_before_anything_is_learnt() -> None:
         kept[bias] = float(state[:, 8:].detach().mean())
     assert kept[0.0] == pytest.approx(0.5**10, rel=1e-4)
     assert kept[2.0] == pytest.approx((1.0 / (1.0 + np.exp(-2.0))) ** 10, rel=1e-4)
+
+
+def test_random_moves_can_belong_to_the_policy() -> None:
+    """Mixed in, each choice has (1 - eps) p + eps / n, n those allowed; what is not allowed has none and
+    gives no gradient that is not a number; several choices are mixed each for itself."""
+    logits = torch.randn(50, 5, requires_grad=True)
+    allowed = torch.ones(50, 5)
+    allowed[:, 1] = 0.0
+    policy = Choices(logits, (3, 2), allowed, random=0.3)
+    p = torch.cat(
+        [part.softmax(-1) for part in logits.masked_fill(allowed == 0, -1e9).split((3, 2), -1)], -1
+    )
+    expected = 0.7 * p + 0.3 * torch.tensor([0.5, 0.0, 0.5, 0.5, 0.5])
+    eye = torch.eye(5)
+    for first, second in ((0, 3), (2, 4)):
+        action = (eye[first] + eye[second]).expand(50, 5)
+        wanted = expected[:, first] * expected[:, second]
+        torch.testing.assert_close(policy.log_prob(action).exp(), wanted)
+    (policy.entropy().sum() + policy.log_prob(policy.mode()).sum()).backward()
+    assert bool(torch.isfinite(logits.grad).all())  # type: ignore[arg-type]
+    drawn = Choices(logits.detach(), (3, 2), allowed, random=0.3).sample(
+        torch.Generator().manual_seed(0)
+    )
+    assert not drawn[:, 1].any()
+
+
+def test_what_acted_at_random_is_learnt_from_with_its_probability() -> None:
+    """With random moves in the policy the ratio of the first update is 1 too."""
+    learner, round_ = collected(["agent.random_epsilon=0.4", "agent.random_in_policy=true"])
+    network = learner.agent.network
+    cut = sequences(round_.ended, round_.valid, 16)
+    parts = {
+        n: getattr(round_, n) for n in ("observation", "previous", "truth", "action", "log_prob")
+    }
+    batch = learner.agent._batch(parts, round_, cut, np.arange(len(cut)))
+    with torch.no_grad():
+        raw, _ = network(batch["observation"], batch["previous"], batch["memory"], batch["truth"])
+        log_prob = network.distribution(raw, None).log_prob(batch["action"])
+    there = batch["valid"] > 0
+    torch.testing.assert_close(log_prob[there], batch["log_prob"][there], atol=2e-6, rtol=0)
+    assert float(batch["log_prob"][there].exp().max()) < 0.81  # 0.6 + 0.4 / 2
+
+
+SHORT = [
+    "environment.num_envs=4", "agent.rollout_steps=16", "agent.lstm=[8]", "agent.actor=[]",
+    "agent.critic=[]", "logging.every_s=0", "evaluation.episodes=2",
+]  # fmt: skip
+
+
+def test_a_run_ends_where_its_goal_is_reached(tmp_path: Path) -> None:
+    """The first evaluation that reaches the return ends the run, and says so; without evaluations on the
+    way it is refused."""
+    base = [*SHORT, "logging.tensorboard=false", "steps=2000", "evaluation.every_steps=200"]
+    config = resolve("ppo-lstm-cartpole-no-vel", [*base, "evaluation.stop_at_return=1"])
+    result = train(config, out=tmp_path / "run")
+    assert result.solved
+    assert 200 <= result.steps < 300
+    assert result.evaluation is not None
+    assert result.evaluation["steps"] == result.steps
+    other = resolve(
+        "ppo-lstm-cartpole-no-vel", [*base, "steps=300", "evaluation.stop_at_return=501"]
+    )
+    assert not train(other, out=tmp_path / "other").solved
+    with pytest.raises(ConfigError, match="stop_at_return needs evaluations on the way"):
+        resolve("ppo-lstm-cartpole-no-vel", ["evaluation.every_steps=0"])
+
+
+def test_a_run_is_judged_on_another_environment(tmp_path: Path) -> None:
+    """`evaluation.environment` is what held-out episodes are of, while training and in `evaluate`."""
+    config = resolve(
+        "ppo-lstm-cartpole-no-vel",
+        [
+            *SHORT,
+            "steps=128",
+            "logging.tensorboard=false",
+            "evaluation.environment=memrl/Probe-Other-v0",
+        ],
+    )
+    gymnasium.register(
+        "memrl/Probe-Other-v0", entry_point="memrl_ctrl.tasks.cartpole:CartPoleNoVel",
+        kwargs={"episode_length": 3},
+    )  # fmt: skip
+    try:
+        result = train(config, out=tmp_path / "run")
+        judged = evaluate(tmp_path / "run")
+        trained_on = evaluate(tmp_path / "run", environment="memrl/CartPoleNoVel-v0")
+    finally:
+        del gymnasium.registry["memrl/Probe-Other-v0"]
+    assert result.evaluation is not None
+    assert result.evaluation["environment"] == judged.environment == "memrl/Probe-Other-v0"
+    assert judged.lengths.max() == 3
+    assert trained_on.lengths.max() > 3
+
+
+def test_a_model_is_watched(tmp_path: Path) -> None:
+    """Weights and gradients are among the histograms; the moving average of returns among the figures."""
+    from memrl_ctrl.training.figures import model_arrays
+    from memrl_ctrl.training.logs import grouped, read_metrics
+
+    watched: dict[str, Any] = {}
+
+    class Spy:
+        def log(self, steps: int, figures: Any) -> None: ...
+        def histograms(self, steps: int, values: Any) -> None:
+            watched.update(values)
+
+        def close(self) -> None: ...
+
+    from memrl_ctrl.training import loop
+
+    config = resolve("ppo-lstm-cartpole-no-vel", [
+        *SHORT, "steps=256", "logging.tensorboard=false", "logging.watch_model=true",
+        "logging.histograms_every_s=1e-9", "torch_deterministic=true", "logging.return_decay=0.5",
+        "environment.options={episode_length: 7}",
+    ])  # fmt: skip
+    make = loop.make_loggers
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "make_loggers", lambda *a, **k: [*make(*a, **k), Spy()])
+        train(config, out=tmp_path / "run")
+    assert {"weights_network.trunk.lstm.layers.0.weight_hh_l0",
+            "gradients_network.trunk.lstm.layers.0.weight_hh_l0"} <= set(watched)  # fmt: skip
+    assert grouped("weights_network.actor.0.bias") == "weights/network.actor.0.bias"
+    averages = [row["return_ema"] for row in read_metrics(tmp_path / "run") if "return_ema" in row]
+    assert averages[-1] == 7.0
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert not model_arrays(object())
+
+
+def test_the_moving_average_of_returns_by_hand() -> None:
+    """Decay 0.5: 2; then 0.5*2 + 0.5*4 = 3; the state comes back."""
+    from types import SimpleNamespace
+
+    ends = Ends(2, 0.5)
+    yes, no = np.array([True, True]), np.array([True, False])
+    for reward, ended in (([1.0, 3.0], yes), ([4.0, 9.0], no)):
+        ends.note(SimpleNamespace(  # type: ignore[arg-type]
+            ended=ended, valid=yes, reward=np.array(reward), phase_error_rad=None
+        ))  # fmt: skip
+    assert ends.figures()["return_ema"] == 3.0
+    other = Ends(2, 0.5)
+    other.restore(ends.state())
+    assert other.figures()["return_ema"] == 3.0
+
+
+def test_the_spread_is_scheduled_and_small_actions_are_fine() -> None:
+    """The spread goes from the first to the last over the run and is not learnt; a is sign(a) a^2 of what
+    was drawn, in acting as in the policy that is exported."""
+    config = PpoLstmConfig(
+        lstm=(8,), log_std_schedule="linear", initial_log_std=-1.0, final_log_std=-3.0,
+        action_map="signed-square",
+    )  # fmt: skip
+    task = beam_task(n_slices=16)
+    agent = PpoLstm(task, config, seed=3)
+    agent._schedule(0.5)
+    torch.testing.assert_close(agent.network.log_std, torch.full((1,), -2.0))
+    assert not agent.network.log_std.requires_grad
+    seen = np.random.default_rng(0).normal(size=(6, 17)).astype("f4")
+    nothing = np.zeros((6, 1), dtype="f4")
+    decided, unit, _ = agent.act(seen, nothing, agent.initial_memory(6))
+    drawn = decided.action.clip(-1.0, 1.0)
+    np.testing.assert_allclose(unit, np.sign(drawn) * drawn**2, atol=1e-7)
+    policy = agent.policy()
+    raw, _ = policy.step(torch.from_numpy(seen), torch.zeros(6, 1), *(torch.zeros(6, 8),) * 2)
+    action, *_ = policy(torch.from_numpy(seen), torch.zeros(6, 1), *(torch.zeros(6, 8),) * 2)
+    bounded = raw.detach().clamp(-1.0, 1.0)
+    torch.testing.assert_close(
+        action.detach(), bounded.sign() * bounded**2 * np.pi / 2, atol=1e-6, rtol=0
+    )
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear"])
+def test_the_clip_range_is_scheduled(schedule: str) -> None:
+    """Constant, or linearly to 0: the share of ratios that is clipped grows as the range shrinks."""
+    learner, round_ = collected([f"agent.clip_schedule={schedule}", "agent.epochs=1"])
+    agent = learner.agent
+    with torch.no_grad():
+        agent.network.actor[-1].bias += torch.tensor([0.0, 0.35])
+    cut = sequences(round_.ended, round_.valid, 16)
+    names = ("observation", "previous", "truth", "action", "log_prob", "value")
+    parts = {name: getattr(round_, name) for name in names}
+    parts["advantage"], parts["target"] = advantages(round_, 0.99, 0.95)
+    batch = agent._batch(parts, round_, cut, np.arange(len(cut)))
+    for group in agent.optimiser.param_groups:
+        group["lr"] = 0.0
+    early, late = (float(agent._update(batch, at)["clipped"]) for at in (0.0, 0.9))
+    assert early < late if schedule == "linear" else early == late
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+def test_the_learning_rate_is_scheduled(schedule: str) -> None:
+    """Half way between 1 and lr_final 0.2 with a linear and a cosine schedule: 0.6; at the end 0.2."""
+    config = PpoLstmConfig(lr_schedule=schedule, lr_final=0.2, learning_rate=0.1)  # type: ignore[arg-type]
+    agent = PpoLstm(beam_task(n_slices=16), config)
+    rates = []
+    for progress in (0.0, 0.5, 1.0):
+        agent._schedule(progress)
+        rates.append(agent.optimiser.param_groups[0]["lr"])
+    middle, last = (0.1, 0.1) if schedule == "constant" else (0.06, 0.02)
+    np.testing.assert_allclose(rates, [0.1, middle, last])
