@@ -85,7 +85,9 @@ def test_a_fault_happens_at_its_cycles_and_no_other(kind):
     assert differing([kind(at_cycle=(2,), every_cycles=3)]) == [2, 5, 8]
 
 
-@pytest.mark.parametrize("kind", [FlippedPolarity, NoiseBurst, DeadPickup, NanProfile, FrozenProfile])
+@pytest.mark.parametrize(
+    "kind", [FlippedPolarity, NoiseBurst, DeadPickup, NanProfile, FrozenProfile]
+)
 def test_a_fault_happens_at_its_points_and_no_other(kind):
     """Profiles and flags of other points are left alone."""
     good = healthy(4)[4]
@@ -202,9 +204,7 @@ def test_an_operator_turns_the_knob_on_top_of_what_is_written():
 
 def test_an_operator_keeps_within_the_limits():
     """Nobody's hand gets past the machine's limits: the step is cut, not refused."""
-    backend = with_faults(
-        fake(), [Operator(at_cycle=(2,), for_cycles=200, change_deg=170.0)]
-    )
+    backend = with_faults(fake(), [Operator(at_cycle=(2,), for_cycles=200, change_deg=170.0)])
     limits = backend.description.limits
     last = backend.start()
     for _ in range(20):
@@ -375,7 +375,10 @@ def test_what_never_happens_is_refused(kind, values, said):
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        (FlippedPolarity(at_cycle=(1,), points=(5,)), r"fault 1 \(flipped_polarity\) is at point 5; "),
+        (
+            FlippedPolarity(at_cycle=(1,), points=(5,)),
+            r"fault 1 \(flipped_polarity\) is at point 5; ",
+        ),
         (MissingReading(at_cycle=(1,)), "a run begins with its first reading"),
     ],
 )

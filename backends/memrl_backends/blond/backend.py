@@ -126,6 +126,8 @@ class SimulationBackend:
         if draw.scenario.scatters:
             self._shots = Shots(draw, ctime_ms=description.ctime_ms)
         self._disturbance = UNDISTURBED
+        # What was drawn, with the voltages of the last measurement.
+        self._met: Drawn | None = None
         self._pending: FloatArray | None = None
         self._pending_cycle = 0
         self._offset = np.zeros(points)
@@ -282,10 +284,10 @@ class SimulationBackend:
 
     def conditions(self) -> Conditions | None:
         """Return what the last reading's bunches were in [points]; None before the first reading."""
-        if self._drawn is None or self._reading is None or self._reading.truth is None:
+        if self._met is None or self._reading is None or self._reading.truth is None:
             return None
         truth = self._reading.truth
-        return self._drawn.conditions.replace(
+        return self._met.conditions.replace(
             phi2_rad=truth.phi2_rad,
             emittance_evs=truth.emittance_evs,
             intensity=truth.intensity,
@@ -330,7 +332,7 @@ class SimulationBackend:
     def _measure(self, drawn: Drawn, rows: NDArray[np.int64]) -> Reading:
         """Make this cycle's reading: new in `rows`, in the others what was read last."""
         everything = rows.size == self.description.points
-        drawn = self._disturbed(drawn)
+        drawn = self._met = self._disturbed(drawn)
         # All that is between the function and the beam counts as offset: phi_2 = applied - offset.
         offset = self._offset_now(rows) + (self._setpoint - self._at_cavity)[rows]
         phi2 = self._setpoint[rows] - offset

@@ -297,7 +297,11 @@ def dump(scenario: Scenario) -> str:
     timing = {"period_s": scenario.period_s, "reading_at_s": scenario.reading_at_s or None}
     values["timing"] = {name: value for name, value in timing.items() if value is not None}
     for name, readers in SECTIONS.items():
-        values[name] = {key: scenario.options[key] for key in readers if key in scenario.options}
+        values[name] = {
+            key: "random" if scenario.options[key] is None else scenario.options[key]
+            for key in readers
+            if key in scenario.options
+        }
     values["faults"] = [as_values(fault) for fault in scenario.faults]
     kept = {name: value for name, value in values.items() if value not in ({}, [], "")}
     return yaml.safe_dump(
