@@ -216,7 +216,7 @@ def _show_ablation(console: Terminal, compared: Compared, environment: str) -> N
         if low > 0.0
         else "cutting the memory helps"
         if high < 0.0
-        else "no use of the memory can be seen"
+        else "that is not told from chance; more --episodes narrow it"
     )
     console.print(
         f"Memory is worth {compared.difference:.4g} of return (95 % interval {low:.4g} to {high:.4g}): "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from memrl_ctrl.training.memory.views import (
     world_picture,
 )
 from memrl_ctrl.training.stepper import Stepper
-from memrl_ctrl.training.video import USUAL_FPS, Frame, most_steps
+from memrl_ctrl.training.video import USUAL_FPS, Frame
 from memrl_ctrl.training.watching import Watched
 
 Floats = NDArray[np.float64]
@@ -99,7 +99,6 @@ class Stage:
         self.note: str | None = None
         """Why there are no pictures of the world; None where there are."""
         self._stepper, self._watched = self._opened(options)
-        self._stride = max(-(-most_steps(self._stepper) // MOST_PICTURES), 1)
 
     def _opened(self, options: dict[str, Any]) -> tuple[Stepper, Watched]:
         try:
@@ -130,28 +129,9 @@ class Stage:
         self._stepper.reset(seed)
         secrets = tuple(secrets_in(self._watched))
         recorder = Recorder(self._insight, self._watched, secrets)
-        worlds: list[Frame] = []
-        agents: list[Frame] = []
-        step, last = -1, -1
-
-        def picture() -> None:
-            nonlocal last
-            last = step
-            if self.note is None:
-                worlds.append(world_picture(self._stepper, self._name))
-            seen = agent_picture(self._watched, shape)
-            if seen is not None:
-                agents.append(seen)
-
-        def look() -> None:
-            nonlocal step
-            step += 1
-            if step % self._stride == 0:
-                picture()
-
-        played = play(recorder, self._stepper, self._watched, seed, look)
-        if last != step:
-            picture()
+        album = _Album(lambda: self._pictures(shape))
+        played = play(recorder, self._stepper, self._watched, seed, album.look)
+        album.end()
         moments = recorder.moments()
         deviation = self._insight.spread
         return Episode(
@@ -162,9 +142,9 @@ class Stage:
             words=action_words(manifest, self._watched),
             acted=shown_action(manifest, moments.action),
             spread=None if deviation is None else shown_action(manifest, deviation),
-            worlds=tuple(worlds),
-            agents=tuple(agents),
-            stride=self._stride,
+            worlds=album.of(0),
+            agents=album.of(1),
+            stride=album.stride,
             success=None if played.success is None else bool(played.success[0]),
             shape=shape,
             value_words=self._insight.value_words,
@@ -173,6 +153,47 @@ class Stage:
     def close(self) -> None:
         """Close the environment."""
         self._stepper.close()
+
+    def _pictures(self, shape: tuple[int, ...]) -> tuple[Frame | None, Frame | None]:
+        """Return the world and what the agent sees of it, each where it is a picture."""
+        world = world_picture(self._stepper, self._name) if self.note is None else None
+        return world, agent_picture(self._watched, shape)
+
+
+class _Album:
+    """Pictures of an episode: every step, of a longer one every second, and so on; and its end.
+
+    Args:
+        take: takes those of now.
+    """
+
+    def __init__(self, take: Callable[[], tuple[Frame | None, Frame | None]]) -> None:
+        self._take = take
+        self._pairs: list[tuple[Frame | None, Frame | None]] = []
+        self._step, self._last = -1, -1
+        self.stride = 1
+
+    def look(self) -> None:
+        """Take pictures at the start and after each step, where it is their turn."""
+        self._step += 1
+        if self._step % self.stride:
+            return
+        self._pairs.append(self._take())
+        self._last = self._step
+        if len(self._pairs) > MOST_PICTURES:
+            self.stride *= 2
+            self._pairs = self._pairs[::2]
+            self._last = (len(self._pairs) - 1) * self.stride
+
+    def end(self) -> None:
+        """Take the end."""
+        if self._last != self._step:
+            self._pairs.append(self._take())
+            self._last = self._step
+
+    def of(self, which: int) -> tuple[Frame, ...]:
+        """Return the pictures of the world (0) or of what the agent saw (1); none where there are none."""
+        return tuple(frame for pair in self._pairs if (frame := pair[which]) is not None)
 
 
 def write_arrays(path: Path, episode: Episode, space: Space) -> None:

@@ -34,6 +34,8 @@ STYLE: Any = {
     "legend.borderaxespad": 0.0,
 }
 MOST_LEGEND = 8
+MANY_STEPS = 60
+"""Of longer episodes single steps are not marked."""
 
 
 def time_axis(axes: Axes, episode: Episode, *, labelled: bool) -> None:
@@ -168,9 +170,15 @@ def draw_path(axes: Axes, episode: Episode, space: Space, cloud: Floats | None) 
     way = space.plane(episode.moments.state)
     if cloud is not None:
         axes.plot(*cloud.T, ".", color="#D8D8D8", markersize=3.0, zorder=0, label="others")
-    axes.plot(*way.T, color=QUIET, linewidth=0.7, zorder=1)
+    short = episode.steps <= MANY_STEPS
+    axes.plot(*way.T, color=QUIET, linewidth=0.9 if short else 0.25, zorder=1)
     points = axes.scatter(
-        *way.T, c=episode.moments.step, cmap="viridis", s=16.0, zorder=2, linewidths=0.0
+        *way.T,
+        c=episode.moments.step,
+        cmap="viridis",
+        s=22.0 if short else 9.0,
+        zorder=2,
+        linewidths=0.0,
     )
     for at, marker, word in ((0, "o", "start"), (-1, "s", "end")):
         axes.scatter(
@@ -187,6 +195,6 @@ def draw_path(axes: Axes, episode: Episode, space: Space, cloud: Floats | None) 
 
 def _marks(episode: Episode) -> dict[str, Any]:
     """Lines of short episodes show their steps."""
-    if episode.steps <= 60:
+    if episode.steps <= MANY_STEPS:
         return {"marker": ".", "markersize": 5.0, "linewidth": 1.2}
     return {"linewidth": 1.0}

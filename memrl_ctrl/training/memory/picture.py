@@ -170,9 +170,9 @@ def _draw_scores(axes: Axes, probe: Probe) -> None:
     far = max((row.last for row in probe.by_lag), default=0)
     if far > 40:
         axes.set_xscale("symlog", linthresh=4.0)
+    axes.xaxis.set_major_formatter(lambda lag, _: f"{lag:g}" if lag >= 0.0 else "")
     if probe.before is not None:
         axes.axvline(-0.5, color=QUIET, linewidth=0.6, linestyle=":")
-        axes.xaxis.set_major_formatter(lambda lag, _: f"{lag:g}" if lag >= 0.0 else "")
         axes.text(-0.93, 0.02, "never seen", rotation=90, fontsize=7.5, color=QUIET,
                   transform=axes.get_xaxis_transform(), ha="left", va="bottom")  # fmt: skip
     low = 0.0 if probe.secret.kind == "class" else LOWEST_SCORE
