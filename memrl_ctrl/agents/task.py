@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -43,6 +43,10 @@ class TaskSpec:
     """Length of the environment's privileged features; 0 where it has none."""
     n_slices: int = 0
     """For `beam-phase`: bins of the profile within the observation."""
+    meaning: dict[str, Any] = field(default_factory=dict, compare=False)
+    """What the observation's numbers are, where the environment says it (its `observation_meaning`)."""
+    action_names: tuple[str, ...] = field(default=(), compare=False)
+    """Names of the choices, where the environment says them (its `action_names`)."""
 
     def __post_init__(self) -> None:
         """Refuse a task that no policy could act in."""
@@ -142,7 +146,9 @@ class TaskSpec:
 
     def observation_spec(self) -> ObservationSpec:
         """Return the manifest's part about the observation."""
-        return ObservationSpec(kind=self.kind, shape=self.shape, n_slices=self.n_slices)
+        return ObservationSpec(
+            kind=self.kind, shape=self.shape, n_slices=self.n_slices, meaning=self.meaning
+        )
 
     def action_spec(self) -> ActionSpec:
         """Return the manifest's part about the action."""
@@ -153,6 +159,8 @@ class TaskSpec:
                 low=0.0,
                 high=float(max(self.choices) - 1),
                 choices=self.choices,
+                names=tuple(self.action_names),
+                single=self.single_choice,
             )
         return ActionSpec(
             kind="delta-phi-rad" if self.kind == "beam-phase" else "task",

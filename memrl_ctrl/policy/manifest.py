@@ -30,6 +30,10 @@ class ObservationSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """For `beam-phase`: bins of the profile; the synchronous phase / pi follows them."""
     version: int = 1
     """For `beam-phase`: version of the observation's definition."""
+    meaning: dict[str, Any] = {}
+    """For `task`: what the numbers are, where the environment says it. `entries` names those of a vector;
+    `axes` those of an array, `channels` what each number along its last axis is (for MiniGrid also the
+    `codes` that MiniGrid gives them)."""
 
 
 class ActionSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -51,6 +55,11 @@ class ActionSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """For discrete actions how many choices each has. The output is then int64 [batch, actions], the
     choices from 0; `previous_applied` is float32 of the same shape: 1 + the choice that was made, and
     0 at the start."""
+
+    names: tuple[str, ...] = ()
+    """For one discrete action names of its choices, where the environment says them."""
+    single: bool = True
+    """For one discrete action whether the environment takes it as a number, not as a vector of one."""
 
     @property
     def dtype(self) -> Literal["float32", "int64"]:

@@ -8,6 +8,8 @@ must be remembered: no policy without memory can balance for long.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import gymnasium
@@ -66,6 +68,11 @@ class CartPoleNoVelVector(RowsVector):
         episode_length: steps after which an episode is cut off.
         autoreset: see `RowsVector`.
     """
+
+    observation_meaning: Mapping[str, Any] = MappingProxyType(
+        {"entries": ["position of the cart, m", "angle of the pole, rad"]}
+    )
+    action_names = ("push left", "push right")
 
     def __init__(
         self,

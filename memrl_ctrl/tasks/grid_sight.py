@@ -101,6 +101,36 @@ class Sight:
         highest = 1.0 if self.one_hot or self.pixels else float(AGENT)
         return Box(0.0, highest, shape, dtype=np.float32)
 
+    def meaning(self) -> dict[str, Any]:
+        """Return what the numbers of an observation are, in words and in MiniGrid's codes."""
+        from minigrid.core.constants import COLOR_TO_IDX, OBJECT_TO_IDX, STATE_TO_IDX
+
+        if self.pixels:
+            return {
+                "axes": ["y", "x", "channel"],
+                "channels": ["red", "green", "blue"],
+                "highest": 1.0,
+            }
+        codes = {"object": OBJECT_TO_IDX, "colour": COLOR_TO_IDX, "state": STATE_TO_IDX}
+        plain = {
+            name: {word: int(code) for word, code in known.items()} for name, known in codes.items()
+        }
+        channels = list(plain)
+        if self.one_hot:
+            states = VISIBLE_STATES if self.view_size else STATES
+            counts = {"object": OBJECTS, "colour": COLOURS, "state": states}
+            channels = [f"{name} is {code}" for name, n in counts.items() for code in range(n)]
+            if self.direction:
+                channels += [f"direction is {code}" for code in range(STATES)]
+        elif self.direction:
+            channels.append("direction")
+        return {
+            "axes": ["x", "y", "channel"],
+            "channels": channels,
+            "codes": plain,
+            "view_size": self.view_size,
+        }
+
 
 def _is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
@@ -251,6 +251,16 @@ class GridVector(RowsVector):
             render_mode=render_mode,
             autoreset=autoreset,
         )
+
+    @property
+    def observation_meaning(self) -> Mapping[str, Any]:
+        """See `RowsVector`."""
+        return self.sight.meaning()
+
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """See `RowsVector`."""
+        return tuple(action.name for action in self._envs[0].actions)[: self.sight.actions]
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close the rows."""

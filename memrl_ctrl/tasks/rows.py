@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import gymnasium
@@ -35,6 +37,12 @@ class RowsVector(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
 
     rows_of_their_own = True
     """Each row has a seed of its own, and none touches another."""
+
+    observation_meaning: Mapping[str, Any] = MappingProxyType({})
+    """What the numbers of an observation are, for the manifest of a policy (`ObservationSpec.meaning`)."""
+
+    action_names: tuple[str, ...] = ()
+    """Names of the choices, likewise."""
 
     metadata: dict[str, Any] = {  # noqa: RUF012 - typed so by the base class
         "render_modes": [],

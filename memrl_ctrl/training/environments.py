@@ -186,7 +186,13 @@ def task_of(name: str, env: VectorEnv[Any, Any, Any]) -> TaskSpec:
             f"environment {name!r} has observation space {seen}; needed is a Box with one dimension "
             "(gymnasium.wrappers.FlattenObservation makes one), or with three for a picture"
         )
-    shape: dict[str, Any] = {"n_observation": math.prod(seen.shape)}
+    plain = env.unwrapped
+    shape: dict[str, Any] = {
+        "n_observation": math.prod(seen.shape),
+        "action_names": tuple(getattr(plain, "action_names", ())),
+    }
+    if plain.single_observation_space == seen:  # a wrapper may have left out something
+        shape["meaning"] = dict(getattr(plain, "observation_meaning", {}))
     if len(seen.shape) == 3:
         shape["observation_shape"] = seen.shape
     if isinstance(acts, Discrete | MultiDiscrete):
