@@ -47,7 +47,7 @@ GROUPS = {
         "bench",
         "validate",
     ),
-    "Online": ("machine", "deploy", "shadow", "replay", "trace"),
+    "Online": ("machine", "keys", "operator", "deploy", "shadow", "replay", "trace"),
 }
 """Titles of the root's help, and which commands stand under them."""
 

@@ -20,7 +20,7 @@ from memrl_backends.zmq import endpoint as endpoints
 from memrl_backends.zmq.keys import local_folder
 from memrl_backends.zmq.server import DEFAULT_PERIOD_S, IDLE_S, CycleEvent, MachineServer
 from memrl_ctrl.cli.bars import work_bar
-from memrl_ctrl.cli.values import Count, OutputFile, Seconds, Seed
+from memrl_ctrl.cli.values import Count, OutputFile, OutputFolder, Seconds, Seed
 from memrl_ctrl.errors import UsageError
 from memrl_ctrl.ranges import named_values
 from memrl_ctrl.registry import open_backend
@@ -55,6 +55,9 @@ def machine(
     keys: Path | None = None,
     arm: Annotated[bool | None, Parameter(negative="--no-arm")] = None,
     insecure_loopback: Annotated[bool, Parameter(negative=())] = False,
+    limits: Path | None = None,
+    state: OutputFolder | None = None,
+    resume: Annotated[bool, Parameter(negative=())] = False,
     idle: Seconds | None = None,
     quiet: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
@@ -118,6 +121,14 @@ def machine(
         `--arm`.
     insecure_loopback
         No encryption and no keys: everybody on this computer may write.
+    limits
+        File of limits of the machine's own (value, step, slope, travel over a window), which narrow
+        those of the backend and are enforced whatever a client does (docs/protocol.md).
+    state
+        Folder for what is kept over a restart: fencing numbers, acknowledged functions. That of the
+        keys unless given.
+    resume
+        Begin with the function that was acknowledged last at this port, before anybody is let in.
     idle
         With period 0 and nobody in control: time between cycles, s; 0.05 unless given, and 0 with
         `--scenario` and `--cycles`: a scenario is then played through as fast as it goes.
@@ -167,9 +178,13 @@ def machine(
             truth_log=truth_log,
             cycles=cycles,
             arm=arm,
+            limits=limits,
+            state=state,
+            resume=resume,
             idle_s=idle,
             on_ready=ready,
             on_cycle=view.cycle,
+            on_note=view.note,
         )
         with signals, view, work_bar(console, "tracking the cycle", quiet=quiet):
             summary = server.run()
@@ -197,7 +212,9 @@ def _ready_line(server: MachineServer, keys: Path | None, *, insecure: bool) -> 
     described = server.description
     pace = f"every {server.period_s:g} s" if server.period_s else "as fast as asked"
     way = "without keys" if insecure else f"keys in {keys or local_folder()}"
-    armed = "takes setpoints" if server.armed else "takes no setpoints (--arm)"
+    armed = (
+        "takes setpoints" if server.armed else "takes none until armed (memrl-ctrl operator arm)"
+    )
     return (
         f"{described.name} ready at {server.endpoint}: program {described.program}, "
         f"{described.points} points x {described.n_slices} slices, {described.backend} "
@@ -227,6 +244,10 @@ class _View:
         if self._console.is_terminal and not self._quiet:
             self._status = self._console.status("waiting for the next cycle", spinner="dots")
             self._status.start()
+
+    def note(self, text: str) -> None:
+        """Say what whoever runs the machine should know."""
+        self._console.print(f"note: {text}", markup=False)
 
     def cycle(self, event: CycleEvent) -> None:
         """Show a cycle that was played."""

@@ -115,7 +115,7 @@ class ZmqSource:
             )
             # Whoever fell behind may have lost even the newest: the machine is asked for it.
             if behind or len(fresh) > 1:
-                reading = self._snapshot()
+                reading = self.snapshot()
                 if reading.cycle > self._cycle:
                     return self._seen(reading)
             elif fresh:
@@ -148,8 +148,17 @@ class ZmqSource:
         if self._link.welcome.instance != before.instance:
             self._cycle, self._stream = -1, None
 
-    def _snapshot(self) -> Reading:
-        """Ask for the newest reading, which may have been seen already."""
+    @property
+    def link(self) -> Link:
+        """The connection."""
+        return self._link
+
+    def snapshot(self) -> Reading:
+        """Ask for the newest reading, which may have been seen already.
+
+        Raises:
+            ConnectionFailed: the machine has stopped or is gone.
+        """
         request = wire.SnapshotRequest(
             session=self._link.session, sequence=self._link.next_sequence()
         )
@@ -205,7 +214,7 @@ class ZmqBackend(ZmqSource):
         if not self.description.writable:
             raise self._read_only()
         grant = self._take_lease()
-        reading = self._snapshot()
+        reading = self.snapshot()
         self._cycle = max(self._cycle, reading.cycle - 1)
         if grant.next_cycle > reading.cycle + 1:
             # A cycle is being played: what is written next is for the one after it.
