@@ -211,7 +211,10 @@ def _show(console: Terminal, report: Report) -> None:
         return
     names = [one.name for one in report.sweep.parameters]
     table = Table(title=f"Best of {len(ranked)} complete trials")
-    for heading in ("trial", report.sweep.config.goal.metric, *names):
+    # Without the groups a table fits a terminal; where two would be alike they stay.
+    short = [name.rpartition(".")[2] for name in names]
+    short = [one if short.count(one) == 1 else name for one, name in zip(short, names, strict=True)]
+    for heading in ("trial", report.sweep.config.goal.words, *short):
         table.add_column(escape(heading), justify="right")
     for trial in ranked[:SHOWN]:
         settings = report.settings(trial)

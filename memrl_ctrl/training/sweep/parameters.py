@@ -82,7 +82,8 @@ class Parameter:
             require(whole, f"{at} is of integers; min, max and step must be integers too")
         if self.distribution == "quantised":
             first, last = self._bounds()
-            require(first <= last, f"{at}: no multiple of {self.step:g} lies between min and max")
+            two = first < last
+            require(two, f"{at}: no two multiples of {self.step:g} lie between min and max")
             require(not self.log or first > 0.0, f"{at}: give a step below the logarithmic min")
 
     @property
@@ -90,14 +91,17 @@ class Parameter:
         """Whether values are integers."""
         return self.distribution == "integer"
 
+    @property
+    def real(self) -> bool:
+        """Whether what a sampler draws is a real number."""
+        return self.distribution in {"uniform", "log-uniform"}
+
     def _bounds(self) -> tuple[float, float]:
-        """Return the smallest and the largest value that can come out."""
+        """Return the smallest and the largest number that a sampler draws: of `quantised` multiples."""
         if self.distribution != "quantised":
             return self.low, self.high
         # A step that divides the bound is not to be lost to the last bit.
-        first = math.ceil(self.low / self.step - 1e-9)
-        last = math.floor(self.high / self.step + 1e-9)
-        return first * self.step, last * self.step
+        return math.ceil(self.low / self.step - 1e-9), math.floor(self.high / self.step + 1e-9)
 
     def as_optuna(self) -> BaseDistribution:
         """Return Optuna's distribution of what is drawn."""
@@ -110,13 +114,14 @@ class Parameter:
         if self.distribution == "choice":
             return CategoricalDistribution(self._labels())
         low, high = self._bounds()
+        if self.distribution == "quantised":
+            return IntDistribution(int(low), int(high), log=self.log)
         if self.whole:
             # Optuna has no step under a logarithm: what is drawn is rounded to it.
             step = 1 if self.log else int(self.step)
             last = high if self.log else low + (high - low) // step * step
             return IntDistribution(int(low), int(last), log=self.log, step=step)
-        step_or_none = self.step if self.distribution == "quantised" and not self.log else None
-        return FloatDistribution(low, high, log=self.log, step=step_or_none)
+        return FloatDistribution(low, high, log=self.log)
 
     def _labels(self) -> tuple[Drawn, ...]:
         """Return choices as a sampler and its data base can take them."""
@@ -129,12 +134,12 @@ class Parameter:
         if self.distribution == "choice":
             return self.values[self._labels().index(drawn)]
         number = float(drawn)  # type: ignore[arg-type]
-        low, high = self._bounds()
-        if self.distribution == "quantised" or (self.whole and self.log):
-            origin = low if self.whole else 0.0
-            number = origin + round((number - origin) / self.step) * self.step
-            number = min(max(number, low), high)
-        return int(number) if self.whole else float(f"{number:.12g}")
+        if self.distribution == "quantised":
+            return float(f"{number * self.step:.12g}")
+        if not self.whole:
+            return number
+        steps = round((number - self.low) / self.step)
+        return int(min(self.low + steps * self.step, self.high))
 
     def drawn_from(self, value: Any) -> Drawn:
         """Return what a sampler would have to draw for a setting.
@@ -148,10 +153,12 @@ class Parameter:
             return self._labels()[same.index(wanted)]
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"{value!r} is no number")
+        number = value / self.step if self.distribution == "quantised" else float(value)
         low, high = self._bounds()
-        if not low <= value <= high or not math.isclose(self.value(value), value, rel_tol=1e-9):
+        number = number if self.real else round(number)
+        if not low <= number <= high or not math.isclose(self.value(number), value, rel_tol=1e-9):
             raise ValueError(f"{value!r} is not among {self.words()}")
-        return int(value) if self.whole else float(value)
+        return number
 
     def extremes(self) -> tuple[Any, ...]:
         """Return the settings that are tried for validity: all choices, or both ends."""
@@ -164,12 +171,10 @@ class Parameter:
         if self.distribution == "choice":
             return self.values[int(generator.integers(len(self.values)))]
         low, high = self._bounds()
+        number = float(generator.uniform(low, high))
         if self.log:
-            return self.value(math.exp(generator.uniform(math.log(low), math.log(high))))
-        if self.whole:
-            count = int((high - low) // self.step)
-            return int(low + self.step * int(generator.integers(count + 1)))
-        return self.value(float(generator.uniform(low, high)))
+            number = low * math.exp(generator.uniform(0.0, math.log(high / low)))
+        return self.value(min(number, high) if self.real else round(number))
 
     def grid(self) -> tuple[Drawn, ...]:
         """Return everything that can be drawn, in order.
@@ -180,14 +185,14 @@ class Parameter:
         if self.distribution == "choice":
             return self._labels()
         low, high = self._bounds()
-        count = (high - low) / self.step + 1e-9
-        if self.distribution in {"uniform", "log-uniform"} or count >= MOST_GRID_VALUES:
+        step = self.step if self.whole else 1.0
+        count = (high - low) // step + 1
+        if self.real or count > MOST_GRID_VALUES:
             raise ConfigError(
                 f"parameter {self.name!r} is {self.words()}; a grid needs choices, or integer or "
                 f"quantised values, {MOST_GRID_VALUES:,} at most"
             )
-        numbers = [low + self.step * index for index in range(int(count) + 1)]
-        return tuple(int(one) if self.whole else float(f"{one:.12g}") for one in numbers)
+        return tuple(int(low + step * index) for index in range(int(count)))
 
     def words(self) -> str:
         """Return what can be drawn, for people."""

@@ -100,7 +100,7 @@ def _history(figure: Figure, report: Report) -> None:
         )
     better = np.maximum if report.sweep.config.goal.direction == "maximize" else np.minimum
     left.step(numbers, better.accumulate(values), where="post", color="C1", label="best so far")
-    left.set(xlabel="trial", ylabel=metric)
+    left.set(xlabel="trial", ylabel=report.sweep.config.goal.words)
     left.xaxis.get_major_locator().set_params(integer=True)
     left.legend(fontsize="small")
     left.grid(alpha=0.3)
@@ -161,7 +161,7 @@ def _slices(figure: Figure, report: Report) -> None:
     for axes in panels[len(parameters) :]:
         axes.set_visible(False)
     for axes in panels[::across]:
-        axes.set_ylabel(report.sweep.config.goal.metric)
+        axes.set_ylabel(report.sweep.config.goal.words)
     figure.colorbar(dots, ax=panels, label="trial")
 
 
@@ -206,7 +206,7 @@ def _parallel(figure: Figure, report: Report) -> None:
     axes.set_xlim(-0.1, len(parameters) - 0.6)
     axes.set_yticks([])
     mappable = ScalarMappable(_scale(report), PALETTE)
-    figure.colorbar(mappable, ax=axes, label=report.sweep.config.goal.metric)
+    figure.colorbar(mappable, ax=axes, label=report.sweep.config.goal.words)
 
 
 def _heights(

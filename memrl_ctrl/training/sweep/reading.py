@@ -43,6 +43,8 @@ NOT_VARIED = {
     "device": "give --devices",
 }
 """Keys that are no parameters, and what to do instead."""
+BESIDE = ("name", "seed", "device", "logging")
+"""Keys of a base that may change while a sweep goes on."""
 SHORT = ("sampler", "pruner")
 """Groups of which the name alone may be given."""
 TRIES = 50
@@ -106,16 +108,19 @@ class Sweep:
 
     def identity(self) -> dict[str, Any]:
         """Return what must not change while a sweep goes on, as plain values."""
-        goal, base = to_dict(self.config.goal), to_dict(self.base)
-        # What a run writes and where it computes does not change what is compared.
-        base = {key: value for key, value in base.items() if key not in {"name", "seed", "device"}}
-        base.pop("logging")
         return {
             "parameters": {one.name: one.as_plain() for one in self.parameters},
-            "goal": goal,
+            "goal": to_dict(self.config.goal),
             "seeds": list(self.config.seed_numbers),
-            "base": base,
+            "base": comparable(self.base),
         }
+
+
+def comparable(base: TrainingConfig) -> dict[str, Any]:
+    """Return what of a configuration counts when trials are compared, as plain values: not what a run
+    writes, nor where it computes."""
+    values = to_dict(base)
+    return {key: value for key, value in values.items() if key not in BESIDE}
 
 
 def shipped_sweeps() -> list[str]:
@@ -229,6 +234,9 @@ def _with_budget(
         )
     steps = config.steps or base.steps
     evaluation = base.evaluation
+    if "evaluation.stop_at_return" not in fixed:
+        # Trials are compared at the same steps.
+        evaluation = replace(evaluation, stop_at_return=None)
     if "evaluation.every_steps" not in fixed:
         evaluation = replace(evaluation, every_steps=max(1, -(-steps // config.evaluations)))
     return replace(base, steps=steps, minutes=0.0, evaluation=evaluation)

@@ -238,7 +238,7 @@ def _ranking(report: Report) -> list[str]:
         + [shown(report.settings(one)[name]) for name in names]
         for place, one in enumerate(ranked[:SHOWN], start=1)
     ]
-    heads = ["", "trial", report.sweep.config.goal.metric, "of each seed", *names]
+    heads = ["", "trial", report.sweep.config.goal.words, "of each seed", *names]
     if len(report.sweep.config.seed_numbers) == 1:
         heads.pop(3)
         rows = [row[:3] + row[4:] for row in rows]

@@ -24,6 +24,11 @@ class GoalConfig:
     """Which of a run's evaluations count: the last, the best, or the mean of all, which also favours
     what learns early."""
 
+    @property
+    def words(self) -> str:
+        """What is compared, for headings."""
+        return self.metric if self.of == "last" else f"{self.of} {self.metric}"
+
     def __post_init__(self) -> None:
         """Refuse an empty name."""
         require(bool(self.metric), "metric is empty; name a figure, for example evaluation_return")

@@ -18,9 +18,10 @@ import optuna
 import sqlalchemy.exc
 from optuna.trial import FrozenTrial, TrialState
 
-from memrl_ctrl.errors import FileError, UsageError
+from memrl_ctrl.config import ConfigError, from_dict
+from memrl_ctrl.errors import FileError, UnknownNameError, UsageError
 from memrl_ctrl.training.sweep.parameters import Drawn, Parameter
-from memrl_ctrl.training.sweep.reading import Sweep
+from memrl_ctrl.training.sweep.reading import Sweep, comparable
 
 Direction = Literal["maximize", "minimize"]
 DATABASE = "study.db"
@@ -50,15 +51,25 @@ def open_study(sweep: Sweep, url: str) -> optuna.Study:
     before = study.user_attrs.get(IDENTITY)
     if before is None:
         study.set_user_attr(IDENTITY, identity)
-    elif changed := differences(before, json.loads(json.dumps(identity))):
+    elif changed := differences(_of_today(before), json.loads(json.dumps(identity))):
         raise UsageError(
             f"sweep {sweep.config.name!r} was begun with another search space: {'; '.join(changed)}; "
-            "its trials cannot be compared with new ones: give it another --out, or put back what changed"
+            "its trials cannot be compared with new ones: give another --out, or the sweep folder in "
+            "place of the file to go on as it was begun"
         )
     trials = study.get_trials(deepcopy=False)
     study.sampler = _sampler(sweep, len(trials))
     study.pruner = _pruner(sweep)
     return study
+
+
+def _of_today(identity: dict[str, Any]) -> dict[str, Any]:
+    """Return what a sweep was begun with, settings that there were not then with their defaults."""
+    try:
+        base = comparable(from_dict(identity["base"]))
+    except (KeyError, ConfigError, UnknownNameError):
+        return identity  # what is not understood any more is named as a difference
+    return {**identity, "base": json.loads(json.dumps(base))}
 
 
 def load_study(name: str, url: str, *, direction: Direction | None = None) -> optuna.Study:
