@@ -12,20 +12,29 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from memrl_ctrl import registry
-from memrl_ctrl.cli.values import OutputFolder
+from memrl_ctrl.cli.values import OutputFile, OutputFolder, within
 from memrl_ctrl.errors import FileError, TraceError
+from memrl_ctrl.outputs import output_file
 from memrl_ctrl.terminal import Terminal
+from memrl_ctrl.trace.export import Form
+from memrl_ctrl.trace.export import export as export_trace
 from memrl_ctrl.trace.folder import HDF5_NAME, JOURNAL_NAME, RECORDS, run_folders
+from memrl_ctrl.trace.prune import Drop
+from memrl_ctrl.trace.prune import prune as prune_runs
 from memrl_ctrl.trace.reader import TraceReader, find_trace, stale
 from memrl_ctrl.trace.recovery import recover as recover_trace
-from memrl_ctrl.trace.recovery import verify as verify_trace
 from memrl_ctrl.trace.scan import JournalReader
 from memrl_ctrl.trace.scan import Progress as Advance
+from memrl_ctrl.trace.signing import installed_signer, key_path, make_key, public_key
+from memrl_ctrl.trace.untrusted import verify_untrusted
 
 WHOLE, UNUSABLE, WITH_LOSS = 0, 1, 3
 """Exit codes of `verify`; `recover` ends with `WITH_LOSS` too."""
 
-app = App(name="trace", help="Look at recorded traces, check them, recover them, draw them.")
+app = App(
+    name="trace",
+    help="Look at recorded traces; check, recover, draw, export and prune them.",
+)
 
 
 @app.command
@@ -161,19 +170,25 @@ def _to_recover(path: Path) -> Iterator[Path]:
 
 
 @app.command
-def verify(trace: Path) -> int:
-    """Check a trace from end to end: every checksum, every hash, every cycle.
+def verify(trace: Path, *, key: str | None = None) -> int:
+    """Check a trace from end to end: every checksum, every hash, every signature, every cycle.
 
-    Exit code 0: whole; 3: usable, but something is lost; 1: unusable.
+    The file may come from anywhere: it is read by a process of its own, which can write nothing and has
+    bounded memory and time.
+
+    Exit code 0: whole; 3: usable, but something is lost, or with --key not signed; 1: unusable.
 
     Parameters
     ----------
     trace
         trace.h5, trace.journal, or the folder of a run.
+    key
+        Public key that must have signed every cycle: 64 hexadecimal digits, or a file that holds them.
     """
+    wanted = None if key is None else public_key(key).hex()
     try:
         with _progress("verifying") as advance:
-            report = verify_trace(trace, advance)
+            report = verify_untrusted(trace, advance)
     except TraceError as error:
         errors = Terminal(stderr=True, highlight=False, soft_wrap=True, markup=False)
         errors.print(f"unusable: {error}", style="red")
@@ -182,6 +197,11 @@ def verify(trace: Path) -> int:
     console.print(f"{report.path}:", soft_wrap=True, markup=False)
     for sentence in report.sentences():
         console.print(sentence, soft_wrap=True, markup=False)
+    if wanted is not None:
+        covered = 0 if report.signed is None else report.signed.cycles.get(wanted, 0)
+        if covered < report.cycles:
+            console.print(f"{report.cycles - covered} cycles are not signed by {wanted}")
+            return WITH_LOSS
     return WHOLE if report.whole else WITH_LOSS
 
 
@@ -208,6 +228,103 @@ def plot(
         raise registry.missing_extra("command 'trace plot'", error) from error
     for path in made:
         console.print(f"written: {path}", soft_wrap=True, markup=False)
+
+
+@app.command
+def export(
+    trace: Path,
+    *,
+    to: Form = Form.CSV,
+    out: Annotated[OutputFile | None, Parameter(name="--out")] = None,
+    profiles: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Write a trace as CSV, Parquet or MCAP (for Foxglove), for other people's tools.
+
+    Parameters
+    ----------
+    trace
+        trace.h5, trace.journal, or the folder of a run.
+    to
+        CSV and Parquet have a row a cycle and control point; MCAP has messages in time.
+    out
+        The file; without it `trace.csv`, `trace.parquet` or `trace.mcap` beside the trace.
+    profiles
+        With the profiles, which are most of a trace.
+    """
+    console = Terminal(highlight=False)
+    try:
+        with _progress("exporting") as advance, TraceReader(trace, advance) as reader:
+            place = out or reader.path.with_name(f"{reader.path.stem}.{to.value}")
+            with output_file(place) as partial:
+                rows = export_trace(reader, partial, to, profiles=profiles, progress=advance)
+    except ModuleNotFoundError as error:
+        raise registry.missing_extra(f"command 'trace export --to {to.value}'", error) from error
+    what = "messages" if to is Form.MCAP else "rows"
+    console.print(f"written: {place} ({rows} {what})", soft_wrap=True, markup=False)
+
+
+@app.command
+def prune(
+    folder: Path = RECORDS,
+    *,
+    drop: Drop = Drop.HDF5,
+    older_than: Annotated[float, Parameter(validator=within(0.0, unit="days"))] = 0.0,
+    unverified: Annotated[bool, Parameter(negative="")] = False,
+    dry_run: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Free room: delete of each run what is not needed, once the rest of it is verified.
+
+    A run that is being recorded is never touched, and one that is not whole is kept. Exit code 0; 3 where
+    a run was kept for that.
+
+    Parameters
+    ----------
+    folder
+        Folder of the runs, or of one run.
+    drop
+        `hdf5`: the indexed form, which `trace recover` makes again; `journal`: the journal, whose records
+        the HDF5 file holds too; `run`: everything.
+    older_than
+        Days; runs that were written to since are kept.
+    unverified
+        Delete also of runs in which something is lost.
+    dry_run
+        Delete nothing, only say what would be.
+    """
+    console = Terminal(highlight=False, soft_wrap=True, markup=False)
+    freed, code = 0, WHOLE
+    for run in prune_runs(
+        folder, drop=drop, older_than_days=older_than, unverified=unverified, dry_run=dry_run
+    ):
+        freed += run.freed_bytes
+        if run.kept:
+            console.print(f"kept {run.folder.name}: {run.kept}")
+            code = WITH_LOSS if "not" in run.kept.split(":")[0] else code
+        else:
+            what = "would free" if dry_run else "freed"
+            console.print(f"{what} {run.freed_bytes / 1e6:.1f} MB of {run.folder.name}")
+    console.print(f"{'would be freed' if dry_run else 'freed'}: {freed / 1e6:.1f} MB")
+    return code
+
+
+@app.command
+def key(*, make: Annotated[bool, Parameter(negative="")] = False) -> None:
+    """Show the public key with which this installation signs its traces.
+
+    Once there is a key, every run signs what it records. The secret stays in the state folder, readable by
+    its owner only.
+
+    Parameters
+    ----------
+    make
+        Make a key, where there is none yet.
+    """
+    console = Terminal(highlight=False, soft_wrap=True, markup=False)
+    signer = make_key() if make else installed_signer()
+    if signer is None:
+        raise FileError(key_path(), "no signing key; `memrl-ctrl trace key --make` makes one")
+    console.print(signer.public.hex())
+    console.print(f"secret key: {key_path()}", style="dim")
 
 
 def _literal(text: str) -> str:

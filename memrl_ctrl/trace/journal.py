@@ -40,7 +40,7 @@ from memrl_ctrl.errors import TraceError
 from memrl_ctrl.trace.codec import FileRecord, Kind, Record, encode, kind_of
 from memrl_ctrl.trace.folder import sync_folder
 from memrl_ctrl.trace.layout import Layout
-from memrl_ctrl.trace.packing import Earlier, packed
+from memrl_ctrl.trace.packing import Earlier, packed, warm_up
 from memrl_ctrl.trace.records import CycleRecord, EndRecord, OutcomeRecord, TraceHeader
 from memrl_ctrl.trace.signing import Signer
 
@@ -108,6 +108,7 @@ class JournalWriter:
         self._signed_cycles = 0
         self._tail = _Tail(size=0, sequence=0, previous=(FIRST,))
         self._earlier: Earlier | None = None
+        warm_up()
         self._file = self._create()
         try:
             for _ in range(2):

@@ -143,6 +143,12 @@ def packed(payload: bytes, crc: int, earlier: Earlier | None = None) -> bytes | 
     return result if len(result) < len(payload) else None
 
 
+def warm_up() -> None:
+    """Do once what is compiled or loaded at its first use, so that no cycle has to wait for it."""
+    bits = np.frombuffer(bytes(4 * LEVELS_FROM), dtype="<u4")
+    _stored(Spec("", np.dtype(np.float32), LEVELS_FROM, 0), bits.tobytes())
+
+
 class Packed(NamedTuple):
     """A packed payload, its prefix read."""
 
