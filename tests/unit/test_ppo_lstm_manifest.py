@@ -10,8 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from memrl_ctrl.config import resolve
+from memrl_ctrl.agents.exportable import exportable
+from memrl_ctrl.agents.ppo_lstm import PpoLstm
+from memrl_ctrl.agents.task import TaskSpec
+from memrl_ctrl.config import PpoLstmConfig, resolve
+from memrl_ctrl.policy.manifest import Training
 from memrl_ctrl.policy.runner import OnnxPolicy
 from memrl_ctrl.training import load_policy, train
 from memrl_ctrl.training.environments import make_environment, task_of
@@ -102,3 +107,16 @@ def test_pictures_and_vectors_say_what_they_are() -> None:
     assert len(task_of(name, carts).meaning["entries"]) == task_of(name, carts).n_observation
     for env in (pictures, carts):
         env.close()
+
+
+def test_a_memory_that_grows_is_compared_by_its_size(tmp_path: Path) -> None:
+    """An LSTM's c that counts into the hundreds holds seven digits of them, not of 1: it is exported."""
+    task = TaskSpec(environment="x", kind="task", n_observation=6, choices=(2,))
+    agent = PpoLstm(task, PpoLstmConfig(pre_lstm=(), lstm=(16,)), seed=0)
+    with torch.no_grad():
+        bias = agent.network.trunk.lstm.layers[0].bias_ih_l0
+        bias[:32], bias[32:48] = 20.0, 3.0  # input and forget gates open, cells add about 1
+    training = Training(algorithm="ppo-lstm")
+    policy = exportable(agent.policy(), task, name="x", training=training)
+    report = export_policy(policy, tmp_path / "x.onnx", plan=((2, 600),))
+    assert 0.0 < report.parity_max_abs_diff <= 1e-5
