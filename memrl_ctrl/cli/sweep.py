@@ -212,7 +212,7 @@ def _show(console: Terminal, report: Report) -> None:
     names = [one.name for one in report.sweep.parameters]
     table = Table(title=f"Best of {len(ranked)} complete trials")
     # Without the groups a table fits a terminal; where two would be alike they stay.
-    short = [name.rpartition(".")[2] for name in names]
+    short = [one.short for one in report.sweep.parameters]
     short = [one if short.count(one) == 1 else name for one, name in zip(short, names, strict=True)]
     for heading in ("trial", report.sweep.config.goal.words, *short):
         table.add_column(escape(heading), justify="right")

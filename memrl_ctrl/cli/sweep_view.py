@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
 
 from memrl_ctrl.terminal import Terminal
-from memrl_ctrl.training.sweep.words import duration
+from memrl_ctrl.training.sweep.words import duration, shown
 
 if TYPE_CHECKING:
     from memrl_ctrl.training.sweep.running import Standing
@@ -48,20 +48,20 @@ def standing_shown(console: Terminal) -> Iterator[Callable[[Standing], None]]:
     )
     with Progress(*columns, console=console) as bars:
         whole = bars.add_task("sweep", total=1.0, words="")
-        shown: dict[int, TaskID] = {}
+        tasks: dict[int, TaskID] = {}
 
         def draw(now: Standing) -> None:
             begun = sum(run.fraction for run in now.running)
             words = f"{now.finished}/{now.budget} trials, {words_of(now)}"
             bars.update(whole, completed=(now.finished + begun) / now.budget, words=escape(words))
             running = {run.trial.number: run for run in now.running}
-            for number in [one for one in shown if one not in running]:
-                bars.remove_task(shown.pop(number))
+            for number in [one for one in tasks if one not in running]:
+                bars.remove_task(tasks.pop(number))
             for number, run in running.items():
-                if number not in shown:
-                    shown[number] = bars.add_task(f"trial {number}", total=1.0, words="")
+                if number not in tasks:
+                    tasks[number] = bars.add_task(f"trial {number}", total=1.0, words="")
                 words = escape(settings_of(run))
-                bars.update(shown[number], completed=run.fraction, words=words)
+                bars.update(tasks[number], completed=run.fraction, words=words)
 
         yield draw
 
@@ -82,10 +82,7 @@ def words_of(now: Standing) -> str:
 def settings_of(run: TrialRun) -> str:
     """Return a trial's figure so far and its settings, cut to what a line takes."""
     settings = ", ".join(
-        f"{name.rpartition('.')[2]} {value:.3g}"
-        if isinstance(value, float)
-        else f"{name.rpartition('.')[2]} {value}"
-        for name, value in run.settings.items()
+        f"{one.short} {shown(run.settings[one.name])}" for one in run.sweep.parameters
     )
     cut = settings if len(settings) <= LONGEST else settings[: LONGEST - 1] + "…"
     return cut if run.value is None else f"{run.value:.4g}  {cut}"

@@ -8,7 +8,8 @@
 | `integer` | `min`, `max`, `step` (1), `log` | an integer |
 | `quantised` | `min`, `max`, `step`, `log` | a multiple of the step, counted from 0 |
 
-A plain list is short for a choice of its items.
+A plain list is short for a choice of its items. A name may be several keys with commas, which then all
+have the value.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ class Parameter:
     """One parameter of a sweep."""
 
     name: str
-    """Dotted key of the configuration, or the name that a table of other names translates."""
+    """Dotted key of the configuration, several with commas that all get the value, or a name that a table
+    of other names translates."""
     distribution: Distribution
     """How it is drawn."""
     values: tuple[Any, ...] = ()
@@ -85,6 +87,16 @@ class Parameter:
             two = first < last
             require(two, f"{at}: no two multiples of {self.step:g} lie between min and max")
             require(not self.log or first > 0.0, f"{at}: give a step below the logarithmic min")
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys in its name."""
+        return tuple(part.strip() for part in self.name.split(","))
+
+    @property
+    def short(self) -> str:
+        """Its name without groups, for tables."""
+        return ", ".join(key.rpartition(".")[2] for key in self.keys)
 
     @property
     def whole(self) -> bool:

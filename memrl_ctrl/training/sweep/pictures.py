@@ -166,7 +166,7 @@ def _slices(figure: Figure, report: Report) -> None:
 
 
 def _label(axes: Axes, parameter: Parameter, labels: list[str]) -> None:
-    axes.set_xlabel(parameter.name)
+    axes.set_xlabel(parameter.short)
     if labels:
         axes.set_xticks(range(len(labels)), labels, rotation=30 if len(labels) > 3 else 0)
         axes.set_xlim(-0.5, len(labels) - 0.5)
@@ -201,7 +201,7 @@ def _parallel(figure: Figure, report: Report) -> None:
                 color="0.2",
                 bbox=behind,
             )
-    names = [one.name.replace(".", ".\n") for one in parameters]
+    names = [one.short for one in parameters]
     axes.set_xticks(range(len(parameters)), names, fontsize="small")
     axes.set_xlim(-0.1, len(parameters) - 0.6)
     axes.set_yticks([])

@@ -88,7 +88,7 @@ class Sweep:
 
     def _keys(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         if self.config.names == "memrl-ctrl":
-            return dict(settings)
+            return {key: settings[one.name] for one in self.parameters for key in one.keys}
         keys = seed_names.translated({**self.config.set, **settings}, self.base)
         # Those that are fixed are in the base, and may have been changed there.
         varied = set(seed_names.translated(settings, self.base)) | {"agent.minibatches"}
@@ -101,7 +101,10 @@ class Sweep:
         values, found = to_dict(self.base), {}
         try:
             for one in self.parameters:
-                found[one.name] = one.drawn_from(_get(values, one.name))
+                first, *others = (_get(values, key) for key in one.keys)
+                if any(other != first for other in others):
+                    return None
+                found[one.name] = one.drawn_from(first)
         except (KeyError, ValueError):
             return None
         return found
@@ -212,11 +215,14 @@ def _resolved(config: SweepConfig, overrides: Mapping[str, Any]) -> Sweep:
             one for one in parameters if one.name not in seed_names.WITHOUT_COUNTERPART
         )
     fixed |= overrides
-    for one in parameters:
-        if one.name in fixed or one.name in config.set:
-            raise ConfigError(f"{one.name} is set and varied; take it out of one of both")
-        if one.name in NOT_VARIED:
-            raise ConfigError(f"{one.name} cannot be varied: {NOT_VARIED[one.name]}")
+    keys = [key for one in parameters for key in one.keys]
+    for key in keys:
+        if key in fixed or key in config.set:
+            raise ConfigError(f"{key} is set and varied; take it out of one of both")
+        if key in NOT_VARIED:
+            raise ConfigError(f"{key} cannot be varied: {NOT_VARIED[key]}")
+        if keys.count(key) > 1:
+            raise ConfigError(f"{key} is varied by two parameters; once is enough")
     base = _with_budget(_changed(base, fixed), config, fixed)
     sweep = Sweep(config=config, base=base, parameters=parameters, notes=tuple(notes))
     _check_parameters(sweep)
@@ -260,7 +266,7 @@ def _changed(base: TrainingConfig, keys: Mapping[str, Any]) -> TrainingConfig:
 def _get(values: Mapping[str, Any], key: str) -> Any:
     for part in key.split("."):
         values = values[part]
-    return values
+    return list(values) if isinstance(values, tuple) else values
 
 
 def _check_parameters(sweep: Sweep) -> None:
