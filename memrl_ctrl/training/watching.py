@@ -51,9 +51,11 @@ class Watched(VectorWrapper[Any, Any, Any, Any, Any]):
         self, *, seed: Any = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         """Begin episodes."""
+        # Gymnasium takes the mask out of the options.
+        everywhere = not options or "reset_mask" not in options
         observation, infos = self.env.reset(seed=seed, options=options)
         self._keep(observation, infos)
-        if not options or "reset_mask" not in options:
+        if everywhere:
             self.first = self.seen
             self.going = np.ones(self.num_envs, dtype=np.bool_)
             self.terminated = np.zeros(self.num_envs, dtype=np.bool_)

@@ -154,6 +154,10 @@ def draw_secret(axes: Axes, episode: Episode, probe: Probe) -> None:
         )
         if secret.kind == "angle":
             axes.set(ylim=(-190.0, 190.0), yticks=(-180, -90, 0, 90, 180))
+        else:
+            low, high = probe.span
+            room = 0.08 * (high - low)
+            axes.set(ylim=(low - room, high + room))
         axes.set_title(f"{secret.name} ({unit})" if unit else secret.name)
     legend(axes)
 

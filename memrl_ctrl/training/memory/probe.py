@@ -82,6 +82,8 @@ class Probe:
     """Which units of the state count [units]."""
     column: int
     """Which of the recorded secrets it is."""
+    span: tuple[float, float]
+    """Smallest and largest value that was recorded."""
 
     @property
     def score_words(self) -> str:
@@ -190,6 +192,7 @@ def fit_probe(
         read_out=read["memory"],
         units=units,
         column=column,
+        span=(float(hidden.min()), float(hidden.max())),
     )
 
 

@@ -346,7 +346,8 @@ def _write_probes(
                 values = [f"{getattr(row, name):.6g}" for name in names]
                 writer.writerow((probe.secret.name, probe.score_words, probe.secret.since, *values))
     write_output(out / "probe.csv", text.getvalue())
-    work.files[1:1] = [out / "probe.png", out / "probe.csv"]
+    films = sum(file.stem == "memory" for file in work.files)
+    work.files[films:films] = [out / "probe.png", out / "probe.csv"]
 
 
 def _write_summary(out: Path, work: _Work, result: Study, source: Path) -> None:
