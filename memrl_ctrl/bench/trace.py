@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
+import h5py
 import numpy as np
 from cyclopts import Parameter
 
 from memrl_ctrl.bench.report import publish
 from memrl_ctrl.cli.values import Count, OutputFolder
 from memrl_ctrl.errors import FileError
-from memrl_ctrl.testing.traces import digitised_cycle, sample_header, sample_outcome
-from memrl_ctrl.trace import CycleRecord, JournalWriter, TraceReader, recover, verify
+from memrl_ctrl.testing.traces import endless_cycles, sample_header, sample_outcome
+from memrl_ctrl.trace import JournalWriter, TraceReader, recover, verify
 from memrl_ctrl.trace.codec import encode
 from memrl_ctrl.trace.folder import HDF5_NAME, JOURNAL_NAME
 
@@ -28,15 +27,17 @@ POINTS, SLICES = 30, 1000
 SMALL_POINTS, SMALL_SLICES = 2, 16
 PERIOD_S = 1.2
 DAY_CYCLES = round(86_400 / PERIOD_S)
-VARIANTS = 64
-"""Different cycles that are recorded in turn."""
+SOURCE_CYCLES = 480
+"""Cycles that are recorded to make the day of."""
+LARGE_CHUNK_ROWS = 16
+"""A column with no more cycles in a chunk is copied chunk by chunk."""
 OPENINGS = 7
 
 
 def run(
     json_path: Path | None = None,
     *,
-    cycles: Annotated[Count, Parameter()] = 2000,
+    cycles: Annotated[Count, Parameter()] = 1000,
     full_day: Annotated[bool, Parameter(negative="")] = False,
     folder: Annotated[OutputFolder | None, Parameter()] = None,
 ) -> dict[str, Any]:
@@ -48,7 +49,7 @@ def run(
     Args:
         json_path: file for the JSON, or None.
         cycles: cycles that are recorded, each durably, in turn with the floor.
-        full_day: the day has full profiles too: about 12 GB, and 10 minutes; else 2 x 16 profiles.
+        full_day: the day has full profiles too, about 8 GB on the disk; else 2 x 16 profiles.
         folder: where to write; the disk of that folder is measured.
     """
     place = Path(tempfile.mkdtemp(prefix="memrl-bench-", dir=folder or Path.cwd()))
@@ -57,7 +58,7 @@ def run(
         recover(place / "run")
         hdf5 = (place / "run" / HDF5_NAME).stat().st_size / cycles
         verify_ms = _timed_ms(lambda: verify(place / "run" / JOURNAL_NAME)) / cycles
-        day = _day(place / "day", full=full_day)
+        day = _day(_day_source(place / "day", full=full_day), place / "day.h5")
         open_s = [_opened_s(day) for _ in range(OPENINGS)]
     except OSError as error:
         raise FileError(place, f"the benchmark cannot write here: {error.strerror}") from error
@@ -105,39 +106,12 @@ def run(
     )
 
 
-def _records(points: int, slices: int) -> Iterator[CycleRecord]:
-    """Yield cycles for ever, each with the memory of the one before."""
-    header = sample_header(points=points, n_slices=slices)
-    made: list[CycleRecord] = []
-    for cycle in range(VARIANTS):
-        made.append(digitised_cycle(header, cycle, made[-1] if made else None))
-    first = digitised_cycle(header, 0, made[-1])
-    made[0] = dataclasses.replace(
-        made[0],
-        policy=first.policy
-        if first.policy is None
-        else dataclasses.replace(
-            first.policy, memory_out={} if made[0].policy is None else made[0].policy.memory_out
-        ),
-    )
-    cycle = 0
-    while True:
-        record = made[cycle % VARIANTS]
-        yield dataclasses.replace(
-            record,
-            reading=dataclasses.replace(record.reading, cycle=cycle),
-            target_cycle=cycle + 1,
-            written_rad=record.proposed_rad,
-        )
-        cycle += 1
-
-
 def _append(folder: Path, cycles: int) -> tuple[tuple[float, float], list[float], list[float]]:
     """Return bytes a cycle (plain, stored), times until durable, and those of the floor, ms."""
     folder.mkdir()
     append_ms, floor_ms, plain = [], [], 0
     header = sample_header(points=POINTS, n_slices=SLICES)
-    records = _records(POINTS, SLICES)
+    records = endless_cycles(header)
     bare = os.open(folder / "floor", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     with contextlib.closing(JournalWriter(folder / JOURNAL_NAME, header)) as journal:
         begin = journal.size_bytes
@@ -168,15 +142,54 @@ def _timed_ms(work: Any) -> float:
     return 1e3 * (time.perf_counter() - begin)
 
 
-def _day(folder: Path, *, full: bool) -> Path:
-    """Return the HDF5 file of a day of cycles."""
+def _day_source(folder: Path, *, full: bool) -> Path:
     folder.mkdir()
     points, slices = (POINTS, SLICES) if full else (SMALL_POINTS, SMALL_SLICES)
-    records = _records(points, slices)
-    with JournalWriter(folder / JOURNAL_NAME, sample_header(points, slices)) as journal:
-        for _ in range(DAY_CYCLES):
+    header = sample_header(points, slices)
+    records = endless_cycles(header)
+    with JournalWriter(folder / JOURNAL_NAME, header) as journal:
+        for _ in range(SOURCE_CYCLES):
             journal.append(next(records), durable=False)
     return recover(folder).hdf5
+
+
+def _day(source: Path, out: Path) -> Path:
+    """Return an HDF5 file of a day of cycles: those of `source`, over and over.
+
+    Chunks of large columns are copied as they are stored: nothing is compressed twice, and the file has the
+    layout and the size that a day has.
+    """
+    shutil.copyfile(source, out)
+    with h5py.File(out, "r+") as file:
+        there = file["cycles/cycle"].shape[0]
+        for group in ("cycles", "outcomes"):
+            columns: list[Any] = []
+            file[group].visititems(
+                lambda _name, item, columns=columns: (
+                    columns.append(item) if isinstance(item, h5py.Dataset) else None
+                )
+            )
+            for column in columns:
+                _repeated(column, there)
+        file["cycles/cycle"][:] = np.arange(DAY_CYCLES)
+        file.attrs["cycles"] = np.int64(DAY_CYCLES)
+    return out
+
+
+def _repeated(column: Any, there: int) -> None:
+    rows = column.chunks[0]
+    column.resize(DAY_CYCLES, axis=0)
+    whole = there - there % rows
+    if rows > LARGE_CHUNK_ROWS or not whole:
+        first = column[:there]
+        for start in range(there, DAY_CYCLES, there):
+            end = min(start + there, DAY_CYCLES)
+            column[start:end] = first[: end - start]
+        return
+    rest = (0,) * (len(column.shape) - 1)
+    stored = [column.id.read_direct_chunk((row, *rest))[1] for row in range(0, whole, rows)]
+    for index, start in enumerate(range(whole, DAY_CYCLES, rows)):
+        column.id.write_direct_chunk((start, *rest), stored[index % len(stored)])
 
 
 def _opened_s(path: Path) -> float:

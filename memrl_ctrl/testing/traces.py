@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,8 @@ from memrl_ctrl.trace import (
 STAGES = ("finite", "step", "slope")
 MEMORY = 5
 """Elements of each memory a point."""
+VARIANTS = 16
+"""Different cycles that `endless_cycles` has."""
 
 
 def sample_header(points: int = 3, n_slices: int = 16, mode: str = "closed-loop") -> TraceHeader:
@@ -212,3 +216,45 @@ def write_sample_journal(
             if outcome is not None:
                 journal.append(outcome, durable=False)
     return records
+
+
+def endless_cycles(header: TraceHeader) -> Iterator[CycleRecord]:
+    """Yield digitised cycles from 0 for ever; each carries the memory of the one before.
+
+    Args:
+        header: the run's header, from `sample_header`.
+    """
+    made: list[CycleRecord] = []
+    for cycle in range(VARIANTS):
+        made.append(digitised_cycle(header, cycle, made[-1] if made else None))
+    cycle = 0
+    while True:
+        record, before = made[cycle % VARIANTS], made[cycle % VARIANTS - 1].policy
+        if cycle >= VARIANTS and cycle % VARIANTS == 0 and record.policy and before:
+            memory = dict(zip(record.policy.memory_in, before.memory_out.values(), strict=True))
+            record = dataclasses.replace(
+                record, policy=dataclasses.replace(record.policy, memory_in=memory)
+            )
+        reading = dataclasses.replace(record.reading, cycle=cycle)
+        target = None if record.target_cycle is None else cycle + 1
+        yield dataclasses.replace(record, reading=reading, target_cycle=target)
+        cycle += 1
+
+
+def record_until_killed(path: str, acknowledge: Connection, points: int, n_slices: int) -> None:
+    """Record endless cycles, durably and signed, and say each cycle's number once it is on the disk.
+
+    Args:
+        path: the new journal.
+        acknowledge: where the numbers go.
+        points: control points.
+        n_slices: bins of a profile.
+    """
+    header = sample_header(points=points, n_slices=n_slices)
+    with JournalWriter(path, header, Signer(bytes(range(32)))) as journal:
+        for record in endless_cycles(header):
+            journal.append(record)
+            acknowledge.send_bytes(record.cycle.to_bytes(8, "little"))
+            outcome = sample_outcome(record)
+            if outcome is not None:
+                journal.append(outcome, durable=False)

@@ -2,43 +2,33 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
+import multiprocessing
+import multiprocessing.context
 import random
-import select
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from memrl_ctrl.testing.traces import sample_cycle, sample_header
+import pytest
+
+from memrl_ctrl.testing.traces import (
+    endless_cycles,
+    record_until_killed,
+    sample_cycle,
+    sample_header,
+)
 from memrl_ctrl.trace import TraceReader, recover, verify
 from memrl_ctrl.trace.codec import encode
 
-KILLS = 20
+KILLS_AT_ONCE = 20
+KILLS_IN_ALL = 1000
 START_S = 60.0
 """Longest time that a child may take until its first cycle, s."""
-
-RECORDER = """
-import sys
-from memrl_ctrl.testing.traces import sample_cycle, sample_header, sample_outcome
-from memrl_ctrl.trace import JournalWriter
-
-header = sample_header(points=30, n_slices=256)
-records = [sample_cycle(header, cycle) for cycle in range(40)]
-import dataclasses
-with JournalWriter(sys.argv[1], header) as journal:
-    for cycle in range(1_000_000):
-        record = records[cycle % len(records)]
-        reading = dataclasses.replace(record.reading, cycle=cycle)
-        record = dataclasses.replace(record, reading=reading)
-        journal.append(record)
-        sys.stdout.write(f"{cycle}\\n")  # the acknowledgement
-        sys.stdout.flush()
-        outcome = sample_outcome(record)
-        if outcome is not None:
-            journal.append(outcome, durable=False)
-"""
+POINTS, SLICES = 30, 256
 
 FILLER = """
 import resource, sys
@@ -60,53 +50,80 @@ with JournalWriter(sys.argv[1], header) as journal:
 """
 
 
-def acknowledged_before_kill(journal: Path, delay_s: float) -> list[int]:
+@pytest.fixture(scope="module")
+def context() -> multiprocessing.context.BaseContext:
+    """Children are forked from a server that has everything loaded: a kill costs no second of imports."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["memrl_ctrl.testing.traces"])
+    return context
+
+
+def acknowledged_before_kill(
+    context: multiprocessing.context.BaseContext, journal: Path, delay_s: float
+) -> list[int]:
     """Let a child record, kill it `delay_s` after its first cycle, return what it acknowledged."""
-    with subprocess.Popen(
-        [sys.executable, "-c", RECORDER, str(journal)], stdout=subprocess.PIPE, bufsize=0
-    ) as child:
-        assert child.stdout is not None
-        said = b""
-        deadline = time.monotonic() + START_S
-        while b"\n" not in said:
-            ready, _, _ = select.select([child.stdout], [], [], deadline - time.monotonic())
-            assert ready, "the child recorded nothing"
-            piece = os.read(child.stdout.fileno(), 1 << 16)
-            assert piece, "the child ended by itself"
-            said += piece
-        until = time.monotonic() + delay_s
-        while (left := until - time.monotonic()) > 0:
-            if select.select([child.stdout], [], [], left)[0]:
-                said += os.read(child.stdout.fileno(), 1 << 16)
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-        while piece := os.read(child.stdout.fileno(), 1 << 16):
-            said += piece
-    whole, _, _ = said.rpartition(b"\n")
-    return [int(line) for line in whole.split()]
+    ours, theirs = context.Pipe(duplex=False)
+    child = context.Process(  # type: ignore[attr-defined]
+        target=record_until_killed, args=(str(journal), theirs, POINTS, SLICES)
+    )
+    child.start()
+    theirs.close()
+    assert ours.poll(START_S), "the child recorded nothing"
+    time.sleep(delay_s)
+    child.kill()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    said = []
+    with contextlib.suppress(EOFError):
+        while True:
+            said.append(int.from_bytes(ours.recv_bytes(), "little"))
+    ours.close()
+    child.close()
+    return said
 
 
-def test_no_acknowledged_cycle_is_lost_by_sigkill(tmp_path: Path) -> None:
+def check_a_kill(
+    context: multiprocessing.context.BaseContext, folder: Path, delay_s: float
+) -> None:
+    """What is left of a killed run has every acknowledged cycle, and verify and recover say so."""
+    folder.mkdir()
+    acknowledged = acknowledged_before_kill(context, folder / "trace.journal", delay_s)
+    assert acknowledged == list(range(len(acknowledged)))
+    recovery = recover(folder)
+    report = recovery.report
+    assert report.end is None
+    assert len(report.damage) <= 1
+    assert all(place.kind == "torn" for place in report.damage)
+    assert verify(folder / "trace.journal").damage == report.damage
+    found = verify(recovery.hdf5)
+    assert (found.cycles, found.damage) == (report.cycles, report.damage)
+    assert report.cycles - len(acknowledged) in (0, 1)
+    header = sample_header(points=POINTS, n_slices=SLICES)
+    with TraceReader(recovery.hdf5) as trace:
+        assert trace.cycles.tolist() == list(range(report.cycles))
+        for record, expected in zip(trace, endless_cycles(header), strict=False):
+            assert encode(record) == encode(expected)
+    shutil.rmtree(folder)
+
+
+def test_no_acknowledged_cycle_is_lost_by_sigkill(
+    context: multiprocessing.context.BaseContext, tmp_path: Path
+) -> None:
     """Killed at random instants, every acknowledged cycle is recovered, and at most one more."""
     generator = random.Random(20)
-    header = sample_header(points=30, n_slices=256)
-    for kill in range(KILLS):
-        folder = tmp_path / f"run-{kill}"
-        folder.mkdir()
-        acknowledged = acknowledged_before_kill(
-            folder / "trace.journal", generator.uniform(0.0, 0.1)
-        )
-        recovery = recover(folder)
-        assert all(place.kind == "torn" for place in recovery.report.damage)
-        assert recovery.report.end is None
-        with TraceReader(recovery.hdf5) as trace:
-            found = trace.cycles.tolist()
-            assert found[: len(acknowledged)] == acknowledged
-            assert len(found) - len(acknowledged) in (0, 1)
-            last = trace.record(len(acknowledged) - 1)
-            expected = sample_cycle(header, acknowledged[-1] % 40)
-            assert last.reading.profile.tobytes() == expected.reading.profile.tobytes()
-        assert verify(recovery.hdf5).cycles == len(found)
+    for kill in range(KILLS_AT_ONCE):
+        check_a_kill(context, tmp_path / f"run-{kill}", generator.uniform(0.0, 0.1))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_none_is_lost_in_a_thousand_kills(
+    context: multiprocessing.context.BaseContext, tmp_path: Path
+) -> None:
+    """The same, a thousand times."""
+    generator = random.Random(1000)
+    for kill in range(KILLS_IN_ALL):
+        check_a_kill(context, tmp_path / f"run-{kill}", generator.uniform(0.0, 0.05))
 
 
 def test_a_full_disk_refuses_the_cycle_and_keeps_the_others(tmp_path: Path) -> None:
