@@ -145,7 +145,7 @@ class PpoNetwork(nn.Module):
         for trunk in (self.trunk, self.own):
             if trunk is not None:
                 _orthogonal(trunk)
-                _remembering(trunk, config.forget_bias)
+                _remembering(trunk, config)
 
     def distribution(self, raw: Tensor, allowed: Tensor | None) -> Distribution:
         """Return what actions are drawn from, from the actor's output [..., n_action]."""
@@ -208,9 +208,10 @@ def _orthogonal(module: nn.Module) -> None:
                     nn.init.orthogonal_(parameter)
 
 
-def _remembering(module: nn.Module, bias: float) -> None:
-    """Set the bias of forget gates; the gates of torch's LSTM are input, forget, cell, output."""
+def _remembering(module: nn.Module, config: PpoLstmConfig) -> None:
+    """Set the biases of gates; those of torch's LSTM are input, forget, cell, output."""
     for part in module.modules():
         if isinstance(part, nn.LSTM):
-            _, forget, _, _ = part.get_parameter("bias_ih_l0").detach().chunk(4)
-            forget.fill_(bias)
+            let_in, keep, _, _ = part.get_parameter("bias_ih_l0").detach().chunk(4)
+            let_in.fill_(config.input_bias)
+            keep.fill_(config.forget_bias)

@@ -20,9 +20,13 @@ class PpoLstmConfig:
     """Fully connected layers before the LSTM."""
     lstm: Sizes = (64,)
     """Hidden sizes of the stacked LSTM layers; empty: no memory."""
-    forget_bias: float = 2.0
+    forget_bias: float = 4.0
     """Bias of the LSTM's forget gates at the start: with 0 half of the memory is lost in each step
-    before anything is learnt, with 2 an eighth (Jozefowicz et al. 2015, Proc. ICML 37, 2342)."""
+    before anything is learnt, with 4 a fiftieth (Jozefowicz et al. 2015, Proc. ICML 37, 2342)."""
+    input_bias: float = -2.0
+    """Bias of its input gates: what is seen in between must not drown what is to be remembered, so
+    that a memory that lasts is written to little at a time (as in Tallec and Ollivier 2018, arXiv
+    1804.11188)."""
     actor: Sizes = ()
     """Fully connected layers between the LSTM and the action."""
     critic: Sizes = ()
