@@ -61,7 +61,7 @@ def video(
     with torch_for("video"):
         from memrl_ctrl.training import checkpoint as files
         from memrl_ctrl.training.evaluation import load_any, occasion_of
-        from memrl_ctrl.training.video import check_video, film_stages
+        from memrl_ctrl.training.video import check_drawn, check_video, film_stages
 
         needs("video", "imageio", "PIL")
         found = files.all_of(run)
@@ -70,9 +70,10 @@ def video(
             raise UsageError(
                 f"{path} exists: give another name with --out, or --force to replace it"
             )
-        chosen = _even(found, checkpoints)
+        chosen = even_stages(found, checkpoints)
         last = load_any(run, chosen[-1])
         occasion = occasion_of(last, episodes=episodes, seed=seed, environment=env, options=options)
+        check_drawn(last, occasion["environment"], occasion["options"])
         if len(found) < checkpoints:
             console.print(_how_to_keep_more(run, found, checkpoints), soft_wrap=True)
         with work_bar(Terminal(stderr=True), "judging"):
@@ -84,11 +85,12 @@ def video(
         with work_bar(Terminal(stderr=True), "filming"):
             film = film_stages(stages, path, **occasion, fps=fps, progress=report)
     count = "1 stage" if len(chosen) == 1 else f"{len(chosen)} stages"
-    pictures = f"{count}, {film.episodes} episodes, {film.frames / film.fps:.0f} s"
+    played = "1 episode" if film.episodes == 1 else f"{film.episodes} episodes"
+    pictures = f"{count}, {played}, {film.frames / film.fps:.0f} s"
     console.print(f"Video: {escape(str(film.path))} ({pictures})", soft_wrap=True)
 
 
-def _even(found: list[int], wanted: int) -> list[int]:
+def even_stages(found: list[int], wanted: int) -> list[int]:
     """Return evenly spread checkpoints, by their steps: the first, the last, and the nearest between."""
     if len(found) <= wanted:
         return found

@@ -251,6 +251,20 @@ def draw_world(stepper: Stepper, name: str) -> Frame:
     return np.ascontiguousarray(frame[..., :3], dtype=np.uint8)
 
 
+def check_drawn(policy: Policy, environment: str, options: Mapping[str, Any]) -> None:
+    """Try, before the work, whether a policy can be filmed in an environment.
+
+    Raises:
+        UsageError, MemrlError, MismatchError: see `film`.
+    """
+    stepper = open_for(policy, environment, 1, dict(options), pictures=True)
+    try:
+        stepper.reset(0)
+        draw_world(stepper, environment)
+    finally:
+        stepper.close()
+
+
 def evened(frame: Frame) -> Frame:
     """Return a picture of even width and height, which is what most players take."""
     even = [(0, size % 2) for size in frame.shape[:2]]

@@ -43,9 +43,12 @@ def moments(kind: str, *, episodes: int = 60, remembers: int = STEPS, seed: int 
         "angle": rng.uniform(-np.pi, np.pi, episodes),
     }[kind]
     hidden = drawn[row]
-    signal = (
-        np.stack([np.sin(hidden), np.cos(hidden)], axis=1) if kind == "angle" else hidden[:, None]
-    )
+    signal = hidden[:, None]
+    if kind == "angle":
+        signal = np.stack([np.sin(hidden), np.cos(hidden)], axis=1)
+    elif kind == "class":
+        # Larger than the noise: one read-out serves all lags, also those where there is only noise.
+        signal = 8.0 * signal - 4.0
     state = rng.normal(size=(len(row), 4))
     knows = (step >= 1) & (step < 1 + remembers)
     width = signal.shape[1]

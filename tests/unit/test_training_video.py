@@ -12,16 +12,27 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from memrl_ctrl.agents.exportable import untrained_policy
 from memrl_ctrl.agents.task import TaskSpec, beam_task
 from memrl_ctrl.cli import main
+from memrl_ctrl.cli.video import even_stages
 from memrl_ctrl.config import LstmTd3Config
 from memrl_ctrl.errors import MissingExtraError, UsageError
-from memrl_ctrl.training.environments import make_environment
+from memrl_ctrl.training.environments import make_environment, task_of
 from memrl_ctrl.training.evaluation import TorchPolicy
-from memrl_ctrl.training.video import check_video, film
+from memrl_ctrl.training.stepper import Stepper
+from memrl_ctrl.training.video import (
+    Stage,
+    captioned,
+    check_video,
+    film,
+    film_stages,
+    most_steps,
+)
 
 imageio = pytest.importorskip("imageio.v3")
 
@@ -301,3 +312,128 @@ def test_a_task_that_is_a_wrapper_draws_what_it_wraps() -> None:
     env.reset(seed=1)
     assert env.render()[0].std() > 0.0
     env.close()
+
+
+# --- stages of learning -------------------------------------------------------------------------------
+
+
+def test_the_same_episodes_are_shown_with_each_policy(tmp_path: Path) -> None:
+    """Two stages of two episodes: those of the seeds 5 and 6 twice, with lines of text above."""
+    stages = [Stage(policy=policy(), caption=(f"stage {n}", "of two")) for n in (1, 2)]
+    video = film_stages(stages, tmp_path / "a.gif", environment="test/Lamp-v0", episodes=2, seed=5)
+    assert video.returns == (4.0, 7.0, 4.0, 7.0)
+    assert video.episodes == 4
+    frames = [frame[..., :3] for frame in imageio.imiter(video.path)]
+    # Enlarged 12 times, so that the text has room: 41 x 31 become 492 x 372 under the caption.
+    assert frames[0].shape[1] == 492
+    strip = frames[0].shape[0] - 372
+    assert 40 < strip < 120
+    assert frames[0][:strip].max() == 255
+    assert frames[0][:strip].min() < 100
+    pictures = [int(np.round(frame[strip + 2 :].mean() / 30.0)) for frame in frames]
+    assert pictures == 2 * [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 5, 6, 7]
+
+
+def test_a_long_caption_is_made_to_fit() -> None:
+    """It is drawn smaller instead of running out of the picture."""
+    frame = np.zeros((100, 500, 3), dtype=np.uint8)
+    drawn = captioned(frame, ["x" * 200])
+    assert drawn.shape[1] == 500
+    assert (drawn[:-100, -4:] == 255).all()
+    assert drawn[:-100].min() < 200
+
+
+def test_steps_are_known_from_the_environment() -> None:
+    """From its own time limit, the beam's episode length, MiniGrid's; else a thousand."""
+    for name, options, most in (
+        ("test/Lamp-v0", {}, 20),
+        ("memrl/BeamPhase-v0", {"n_slices": 32, "episode_length": 7}, 7),
+        ("memrl/Recall-v0", {}, 1_000),
+    ):
+        env = make_environment(name, 1, options)
+        assert most_steps(Stepper(env, task_of(name, env))) == most
+        env.close()
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "chosen"),
+    [
+        ([1, 2, 3], 5, [1, 2, 3]),
+        ([10, 20, 30, 40, 50], 3, [10, 30, 50]),
+        ([10, 20, 30, 40, 50], 1, [50]),
+        ([10, 11, 12, 100], 3, [10, 12, 100]),
+        ([0, 1, 2, 3, 1000], 4, [0, 2, 3, 1000]),
+        ([0, 997, 998, 999, 1000], 4, [0, 997, 998, 1000]),
+    ],
+)
+def test_stages_are_spread_evenly(found: list[int], wanted: int, chosen: list[int]) -> None:
+    """The first and the last, and the nearest to even steps between; each once, also where they lie close."""
+    assert even_stages(found, wanted) == chosen
+
+
+@settings(max_examples=100)
+@given(st.sets(st.integers(0, 10**6), min_size=1, max_size=40), st.integers(1, 12))
+def test_as_many_stages_as_can_be(found: set[int], wanted: int) -> None:
+    """In order, without repetition, the last one always."""
+    chosen = even_stages(sorted(found), wanted)
+    assert len(chosen) == min(len(found), wanted)
+    assert sorted(set(chosen)) == chosen
+    assert chosen[-1] == max(found)
+    assert wanted == 1 or chosen[0] == min(found)
+
+
+def test_the_command_films_a_run(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of one checkpoint one stage, and how more are kept."""
+    out = tmp_path / "s.gif"
+    assert main(["video", str(run), "--judged", "2", "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "there is 1 checkpoint, not 5: all are shown" in said
+    assert "--set logging.checkpoint_every_steps=9" in said
+    assert f"Video: {out} (1 stage, 1 episode," in said
+    assert len(list(imageio.imiter(out))) == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "said", "code"),
+    [
+        (["--checkpoints", "0"], "--checkpoints must be at least 1", 2),
+        (["--out", "v.avi"], "must end in .mp4 or .gif", 2),
+        (["--out", "TMP/there.gif"], "exists: give another name with --out, or --force", 2),
+        (["--env", "Pendulum-v1", "--out", "TMP/a.gif"], "the policy sees (33,)", 6),
+        (
+            ["--env", "memrl/Recall-v0", "--out", "TMP/a.gif"],
+            "'memrl/Recall-v0' draws no pictures",
+            2,
+        ),
+        (["--set", "x", "--out", "TMP/a.gif"], "'x' is not of the form option=value", 2),
+    ],
+)
+def test_a_film_of_stages_that_cannot_be_is_refused(
+    *,
+    words: list[str],
+    said: str,
+    code: int,
+    run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One sentence, before anything is played; what is there stays as it is."""
+    (tmp_path / "there.gif").write_text("kept")
+    given = [word.replace("TMP", str(tmp_path)) for word in words]
+    assert main(["video", str(run), *given]) == code
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert len(captured.err.splitlines()) == 1
+    assert captured.out == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["there.gif"]
+    assert (tmp_path / "there.gif").read_text() == "kept"
+
+
+def test_no_run_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder without checkpoints, and none at all."""
+    assert main(["video", str(tmp_path)]) == 3
+    assert "has no checkpoints; it is no run folder" in capsys.readouterr().err
+    assert main(["video", str(tmp_path / "none")]) == 3
+    assert "is no run folder; `memrl-ctrl train` makes one" in capsys.readouterr().err
