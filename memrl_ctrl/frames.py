@@ -68,41 +68,57 @@ def _padded(size: int) -> int:
     return (size + 7) & ~7
 
 
+class PackedArrays:
+    """Arrays in the form in which frames hold them, for several messages with the same arrays.
+
+    Args:
+        arrays: name to array; any layout and byte order, stored C-contiguous and little-endian.
+
+    Raises:
+        FrameError: an array has an element type that frames do not carry.
+    """
+
+    def __init__(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        self.specs: list[tuple[str, str, list[int]]] = []
+        contents: list[Any] = []
+        for name, array in arrays.items():
+            little = array.dtype.newbyteorder("<") if array.dtype.itemsize > 1 else array.dtype
+            if little.str not in DTYPES:
+                raise FrameError(
+                    f"array {name!r} has dtype {array.dtype}; allowed: {sorted(DTYPES)}"
+                )
+            flat = np.ascontiguousarray(array, dtype=little).reshape(-1)
+            self.specs.append((name, little.str, list(array.shape)))
+            contents += [flat.view(np.uint8), PADDING[-flat.nbytes % 8]]
+        # numpy arrays are buffers: joined without a copy of their own
+        self.data = b"".join(contents)
+
+
 def pack(
     message: msgspec.Struct,
-    arrays: Mapping[str, NDArray[Any]] | None = None,
+    arrays: Mapping[str, NDArray[Any]] | PackedArrays | None = None,
     *,
     critical: Sequence[str] = (),
 ) -> bytes:
-    """Encode a message and its arrays as one frame; the arrays are copied once.
+    """Encode a message and its arrays as one frame.
 
     Args:
         message: a tagged struct, usually a `Message`.
-        arrays: name to array; any layout and byte order, stored C-contiguous and little-endian.
+        arrays: name to array, or what was made of that before.
         critical: fields of the message that whoever does not know them must not ignore.
 
     Raises:
         FrameError: an array has an element type that frames do not carry.
     """
-    specs: list[tuple[str, str, list[int]]] = []
-    contents: list[NDArray[np.uint8]] = []
-    for name, array in (arrays or {}).items():
-        little = array.dtype.newbyteorder("<") if array.dtype.itemsize > 1 else array.dtype
-        if little.str not in DTYPES:
-            raise FrameError(f"array {name!r} has dtype {array.dtype}; allowed: {sorted(DTYPES)}")
-        flat = np.ascontiguousarray(array, dtype=little).reshape(-1)
-        specs.append((name, little.str, list(array.shape)))
-        contents.append(flat.view(np.uint8))
-    header = _encoder.encode(_Header(msgspec.Raw(_encoder.encode(message)), specs, list(critical)))
-    parts: list[Any] = [header, PADDING[-(PREFIX.size + len(header)) % 8]]
-    for content in contents:
-        parts += [content, PADDING[-content.size % 8]]
-    crc = 0
-    for part in parts:
-        if len(part):
-            crc = google_crc32c.extend(crc, part)
-    # numpy arrays are buffers: joined without a copy of their own
-    return b"".join([PREFIX.pack(MAGIC, MAJOR, MINOR, len(header), crc), *parts])
+    packed = arrays if isinstance(arrays, PackedArrays) else PackedArrays(arrays or {})
+    header = _encoder.encode(
+        _Header(msgspec.Raw(_encoder.encode(message)), packed.specs, list(critical))
+    )
+    padded = header + PADDING[-(PREFIX.size + len(header)) % 8]
+    crc = google_crc32c.value(padded)
+    if packed.data:
+        crc = google_crc32c.extend(crc, packed.data)
+    return b"".join((PREFIX.pack(MAGIC, MAJOR, MINOR, len(header), crc), padded, packed.data))
 
 
 def unpack(

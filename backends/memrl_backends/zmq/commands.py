@@ -9,7 +9,7 @@ from typing import TypeGuard
 import numpy as np
 
 from memrl_backends.zmq import wire
-from memrl_backends.zmq.convert import encode_reading, limits_digest, limits_on_wire, point_names
+from memrl_backends.zmq.convert import EncodedReading, limits_digest, limits_on_wire, point_names
 from memrl_backends.zmq.keys import Peer
 from memrl_backends.zmq.lease import Authority, Lease
 from memrl_backends.zmq.ledger import Entry, Ledger, content_digest
@@ -48,6 +48,7 @@ class CommandDesk:
         self._index_of = {name: index for index, name in enumerate(self._names)}
         self.outgoing: list[tuple[bytes, bytes]] = []
         """Topics and messages that are to be published."""
+        self._newest: EncodedReading | None = None
         self.stream = 0
         """Number of the newest published reading."""
         self.commits = 0
@@ -133,6 +134,12 @@ class CommandDesk:
             server_clock_ns=now_ns,
         )
 
+    def newest(self) -> EncodedReading:
+        """Return the newest reading, encoded once."""
+        if self._newest is None or self._newest.reading is not self._player.last:
+            self._newest = EncodedReading(self._player.last)
+        return self._newest
+
     # One request
 
     def _once(
@@ -165,9 +172,7 @@ class CommandDesk:
     def _do(self, session: Session, request: wire.Request, arrays: Arrays, now_ns: int) -> bytes:
         match request:
             case wire.SnapshotRequest():
-                return encode_reading(
-                    self._player.last, stream=self.stream, sequence=request.sequence
-                )
+                return self.newest().message(stream=self.stream, sequence=request.sequence)
             case wire.StatusRequest():
                 return pack(self.status(now_ns, request.sequence))
             case wire.Recommend():

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from memrl_backends.zmq import wire
 from memrl_backends.zmq.wire import Arrays, check_array
 from memrl_ctrl.backend import FloatArray, MachineDescription, Quality, Reading
-from memrl_ctrl.frames import FrameError, pack
+from memrl_ctrl.frames import FrameError, PackedArrays, pack
 from memrl_ctrl.limits import PhaseLimits
 
 READING_ARRAYS: dict[str, str] = {
@@ -80,10 +80,23 @@ def description_from(
 
 def encode_reading(reading: Reading, *, stream: int, sequence: int = 0) -> bytes:
     """Encode a reading; its truth stays here."""
-    message = wire.ReadingMessage(
-        sequence=sequence, stream=stream, cycle=reading.cycle, stamp_ns=reading.stamp_ns
-    )
-    return pack(message, {name: getattr(reading, name) for name in READING_ARRAYS})
+    return EncodedReading(reading).message(stream=stream, sequence=sequence)
+
+
+class EncodedReading:
+    """A reading whose arrays are encoded once, however often it is sent; its truth stays here."""
+
+    def __init__(self, reading: Reading) -> None:
+        self.reading = reading
+        self._arrays = PackedArrays({name: getattr(reading, name) for name in READING_ARRAYS})
+
+    def message(self, *, stream: int, sequence: int = 0) -> bytes:
+        """Encode it as one of the stream, or as the reply to a request."""
+        reading = self.reading
+        message = wire.ReadingMessage(
+            sequence=sequence, stream=stream, cycle=reading.cycle, stamp_ns=reading.stamp_ns
+        )
+        return pack(message, self._arrays)
 
 
 def reading_from(
@@ -105,10 +118,9 @@ def reading_from(
     for name in ("setpoint_rad", "applied_rad"):
         if not np.isfinite(checked[name]).all():
             raise FrameError(f"{name} of cycle {message.cycle} is not finite")
-    # One sum finds NaN and infinity quicker than a test of every slice.
-    sums = checked["profile"].sum(axis=1)
-    if not np.isfinite(sums).all():
-        bad = ~np.isfinite(checked["profile"]).all(axis=1)
+    finite = np.isfinite(checked["profile"])
+    if not finite.all():
+        bad = ~finite.all(axis=1)
         checked["quality"] = checked["quality"] | np.where(bad, np.uint16(Quality.NOT_FINITE), 0)
         checked["quality"] = checked["quality"].astype(np.uint16)
     return Reading(

@@ -18,7 +18,6 @@ import zmq
 from memrl_backends.zmq import endpoint as endpoints
 from memrl_backends.zmq import wire
 from memrl_backends.zmq.commands import CommandDesk, Machine, refusal
-from memrl_backends.zmq.convert import encode_reading
 from memrl_backends.zmq.endpoint import Endpoint
 from memrl_backends.zmq.events import CycleEvent, Summary
 from memrl_backends.zmq.gate import Gate, GateLimits, load_limits
@@ -394,7 +393,7 @@ class MachineServer:
         if truth is not None:
             truth.write(reading)
         desk.stream += 1
-        self._publisher.send(wire.TOPIC_READING, encode_reading(reading, stream=desk.stream))
+        self._publisher.send(wire.TOPIC_READING, desk.newest().message(stream=desk.stream))
         if self._on_cycle is not None:
             held = self._authority.current(time.monotonic_ns())
             self._on_cycle(
