@@ -31,17 +31,15 @@ class Rival:
             of whole sequences.
         own_environments: on environments one by one, as its users have them; else on all rows in one
             call, as ours.
-        threads: of torch.
 
     Raises:
         UsageError: the configuration has a network that RecurrentPPO does not.
     """
 
-    def __init__(self, config: TrainingConfig, *, own_environments: bool, threads: int) -> None:
+    def __init__(self, config: TrainingConfig, *, own_environments: bool) -> None:
         from sb3_contrib import RecurrentPPO
 
         settings = settings_of(config)
-        self._threads = threads
         maker = _one_by_one if own_environments else _together
         self._model = RecurrentPPO(
             "MlpLstmPolicy",
@@ -52,10 +50,10 @@ class Rival:
             **settings,
         )
 
-    def steps_per_s(self, steps: int) -> float:
-        """Train, and return the environment steps a second."""
+    def steps_per_s(self, steps: int, threads: int) -> float:
+        """Train with so many threads of torch, and return the environment steps a second."""
         before = self._model.num_timesteps
-        with torch_threads(self._threads):
+        with torch_threads(threads):
             begin = time.perf_counter()
             self._model.learn(steps, reset_num_timesteps=False)
             seconds = time.perf_counter() - begin
