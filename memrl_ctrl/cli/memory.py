@@ -18,6 +18,8 @@ from memrl_ctrl.errors import UsageError
 from memrl_ctrl.terminal import Terminal
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from memrl_ctrl.training.memory.gathering import Compared
     from memrl_ctrl.training.memory.probe import Probe
     from memrl_ctrl.training.memory.study import Study
@@ -195,16 +197,16 @@ def _show_ablation(console: Terminal, compared: Compared, environment: str) -> N
     first = rows["with memory"]
     table = Table(title=f"{environment}: the same {first['episodes']} episodes")
     table.add_column("")
-    columns = {
+    columns: dict[str, Callable[[dict[str, Any]], str]] = {
         "return": lambda f: f"{f['return_mean']:.4g} ± {f['return_std']:.2g}",
         "steps": lambda f: f"{f['length_mean']:.1f}",
-        "success": lambda f: f"{100 * f['success_rate']:.1f} %",
-        "phase error at the end (deg)": lambda f: f"{f['last_phase_error_deg_median']:.2f}",
     }
-    if first["success_rate"] is None:
-        del columns["success"]
-    if first["last_phase_error_deg_median"] is None:
-        del columns["phase error at the end (deg)"]
+    if first["success_rate"] is not None:
+        columns["success"] = lambda f: _known(f["success_rate"], "{:.1%}")
+    if first["last_phase_error_deg_median"] is not None:
+        columns["phase error at the end (deg)"] = lambda f: _known(
+            f["last_phase_error_deg_median"], "{:.2f}"
+        )
     for heading in columns:
         table.add_column(heading, justify="right")
     for name, values in rows.items():
@@ -222,6 +224,10 @@ def _show_ablation(console: Terminal, compared: Compared, environment: str) -> N
         f"Memory is worth {compared.difference:.4g} of return (95 % interval {low:.4g} to {high:.4g}): "
         f"{verdict}."
     )
+
+
+def _known(value: float | None, form: str) -> str:
+    return "" if value is None else form.format(value)
 
 
 def _show_probes(console: Terminal, probes: Sequence[Probe]) -> None:

@@ -98,6 +98,7 @@ def test_the_spread_is_in_the_actions_unit() -> None:
     plain, insight = ppo(NUMBERS, initial_log_std=-0.5)
     drive(plain, insight, NUMBERS)
     assert insight.glimpse.probabilities is None
+    assert insight.spread is not None
     np.testing.assert_allclose(insight.spread, np.exp(-0.5) * np.array([2.0, 0.5]), rtol=1e-5)
 
 
@@ -202,6 +203,7 @@ def _saved(tmp_path: Path, agent: Any, config: TrainingConfig) -> Path:
 def test_a_policy_without_memory_is_refused(tmp_path: Path) -> None:
     """The sentence says what shows such a policy."""
     config = resolve("recall", ["agent.history_length=0"])
+    assert isinstance(config.agent, LstmTd3Config)
     agent = LstmTd3(NUMBERS, config.agent, seed=0)
     with pytest.raises(UsageError, match="has no memory, so that there is nothing to see"):
         open_insight(_saved(tmp_path, agent, config))
@@ -210,6 +212,7 @@ def test_a_policy_without_memory_is_refused(tmp_path: Path) -> None:
 def test_a_run_is_opened_by_its_checkpoint(tmp_path: Path) -> None:
     """The critic's LSTM is there too."""
     config = resolve("recall")
+    assert isinstance(config.agent, LstmTd3Config)
     agent = LstmTd3(NUMBERS, config.agent, seed=0)
     insight = open_insight(_saved(tmp_path, agent, config), 5)
     assert [b.name for b in insight.blocks] == ["actor h1", "actor c1", "critic h1", "critic c1"]

@@ -167,7 +167,8 @@ def test_the_object_of_minigrid_memory_is_seen_where_minigrid_shows_it(view_size
     assert secret.shown is not None
     seen = 0
     for _ in range(60):
-        worlds = watched.unwrapped.worlds
+        plain: Any = watched.unwrapped
+        worlds = plain.worlds
         for row, raw in enumerate(worlds.envs):
             place = (1, raw.height // 2 - 1)
             assert secret.read()[row] == float(isinstance(raw.grid.get(*place), Ball))
@@ -196,7 +197,8 @@ def test_the_goal_of_a_maze_is_where_the_agent_would_look() -> None:
     watched = Watched(env)
     watched.reset(seed=[0])
     direction, x, y = secrets_of(watched)
-    worlds = watched.unwrapped.worlds
+    plain: Any = watched.unwrapped
+    worlds = plain.worlds
     worlds.pose[0] = 1, 3, 0  # looks to the right, the goal two cells ahead
     assert direction.read()[0] == pytest.approx(0.0)
     worlds.pose[0] = 3, 1, 0  # the goal below, at its right hand
@@ -253,7 +255,7 @@ def test_entries_that_a_pomdp_leaves_out_are_secrets() -> None:
     watched.step(np.ones((2, 1), dtype="f4"))
     plain: Any = watched.unwrapped
     assert isinstance(plain, SyncVectorEnv)
-    speeds = [inside.unwrapped.state[1] for inside in plain.envs]
+    speeds = [inside.unwrapped.state[1] for inside in watched.singles()]
     np.testing.assert_allclose(secret.read(), speeds, rtol=1e-6)
     watched.close()
 

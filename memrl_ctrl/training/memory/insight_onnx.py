@@ -46,7 +46,8 @@ class OnnxInsight:
         self._logits = chosen if len(chosen) == len(spec.action.choices) else []
         wanted = [*self._logits, *self._lstms]
         self._inner = open_session(str(path), with_outputs(self._policy.data, wanted))
-        self.value_words, self.spread = "value", None
+        self.value_words = "value"
+        self.spread: Array | None = None
         notes = [NO_VALUE]
         if spec.action.choices and not self._logits:
             notes.append(NO_PROBABILITIES)

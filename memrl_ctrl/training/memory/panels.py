@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from memrl_ctrl.training.memory.episode import Episode
@@ -41,7 +42,7 @@ MANY_STEPS = 60
 def time_axis(axes: Axes, episode: Episode, *, labelled: bool) -> None:
     """Let an axis run over the steps of an episode."""
     axes.set_xlim(-0.5, episode.steps - 0.5)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if labelled:
         axes.set_xlabel("step")
     else:
@@ -135,13 +136,17 @@ def draw_secret(axes: Axes, episode: Episode, probe: Probe) -> None:
         for at, name in enumerate(secret.classes):
             axes.plot(steps, said[:, at], color=COLOURS[at], label=name, **_marks(episode))
         known = hidden[np.isfinite(hidden)]
-        truth = secret.classes[int(known[-1])] if known.size else "unknown"
+        # A word of the user's own label may be new.
+        names = dict(enumerate(secret.classes))
+        truth = names.get(int(known[-1]), "unknown") if known.size else "unknown"
         axes.set(ylim=(-0.04, 1.04))
         axes.set_title(f"memory says: {secret.name} (it is: {truth})")
     else:
         turn = np.degrees if secret.kind == "angle" else np.asarray
         unit = "deg" if secret.kind == "angle" else secret.unit
-        marks = {"linestyle": "none", "marker": "."} if secret.kind == "angle" else {}
+        marks: dict[str, Any] = (
+            {"linestyle": "none", "marker": "."} if secret.kind == "angle" else {}
+        )
         axes.plot(
             steps, turn(hidden), color="black", label="truth", **(marks or {"linewidth": 1.0})
         )
@@ -177,7 +182,8 @@ def draw_path(axes: Axes, episode: Episode, space: Space, cloud: Floats | None) 
     short = episode.steps <= MANY_STEPS
     axes.plot(*way.T, color=QUIET, linewidth=0.9 if short else 0.25, zorder=1)
     points = axes.scatter(
-        *way.T,
+        way[:, 0],
+        way[:, 1],
         c=episode.moments.step,
         cmap="viridis",
         s=22.0 if short else 9.0,
@@ -186,7 +192,7 @@ def draw_path(axes: Axes, episode: Episode, space: Space, cloud: Floats | None) 
     )
     for at, marker, word in ((0, "o", "start"), (-1, "s", "end")):
         axes.scatter(
-            *way[at], marker=marker, s=80.0, facecolors="none", edgecolors="black",
+            way[at, 0], way[at, 1], marker=marker, s=80.0, facecolors="none", edgecolors="black",
             linewidths=1.6, zorder=3, label=word,
         )  # fmt: skip
     first, second = (100.0 * share for share in space.explained)

@@ -195,7 +195,8 @@ def _draw_plane(figure: Figure, axes: Axes, probe: Probe, moments: Moments, spac
     else:
         angle = secret.kind == "angle"
         points = axes.scatter(
-            *places.T,
+            places[:, 0],
+            places[:, 1],
             c=np.degrees(values) if angle else values,
             cmap="twilight" if angle else "viridis",
             s=4.0,

@@ -232,7 +232,7 @@ def _worth(outputs: Floats, targets: Floats, possible: Floats, secret: Secret) -
     not: the score is then 1 - squared error / squared error of the mean, R².
     """
     if secret.kind == "class":
-        return (outputs.argmax(axis=1) == targets.argmax(axis=1)).astype(np.float64)
+        return np.asarray(outputs.argmax(axis=1) == targets.argmax(axis=1), dtype=np.float64)
     return np.asarray(possible - np.square(outputs - targets).sum(axis=1))
 
 

@@ -54,7 +54,9 @@ class Moments:
 
     def where(self, mask: Mask) -> Moments:
         """Return some of the moments."""
-        return Moments(**{n: None if v is None else v[mask] for n, v in vars(self).items()})
+        whole: dict[str, Any] = vars(self)
+        chosen: dict[str, Any] = {n: None if v is None else v[mask] for n, v in whole.items()}
+        return Moments(**chosen)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +113,7 @@ class Recorder:
         rows = len(observation)
         kept = self._watched.going & ((np.arange(rows) + self._step) % self._stride == 0)
         glimpse = self._insight.glimpse
-        everything = {
+        everything: dict[str, Any] = {
             "row": np.arange(rows),
             "step": np.full(rows, self._step),
             "observation": observation.reshape(rows, -1),
@@ -122,7 +124,7 @@ class Recorder:
             "hidden": np.stack(hidden, axis=1) if hidden else np.zeros((rows, 0)),
             "lag": self._lag.copy(),
         }
-        part = {n: None if v is None else v[kept] for n, v in everything.items()}
+        part: dict[str, Any] = {n: None if v is None else v[kept] for n, v in everything.items()}
         self._parts.append(part)
         self._open = part, kept
         self._bytes += part["observation"].nbytes + part["state"].nbytes
@@ -141,7 +143,7 @@ class Recorder:
     def moments(self) -> Moments:
         """Return what was recorded since the last reset, in the order of time."""
         names = self._parts[0].keys()
-        joined = {}
+        joined: dict[str, Any] = {}
         for name in names:
             arrays = [part[name] for part in self._parts]
             joined[name] = None if arrays[0] is None else np.concatenate(arrays)

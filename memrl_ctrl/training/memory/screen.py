@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from memrl_ctrl.training.memory.episode import Episode
 from memrl_ctrl.training.memory.panels import (
@@ -56,6 +57,10 @@ class Screen:
         self._moving: list[Artist] = []
         self._covers: list[tuple[Rectangle, Any]] = []
         self._now: list[Any] = []
+        self._world: Any = None
+        self._agent: Any = None
+        self._bars: Any = None
+        self._curve: Any = None
         self._state = space.drawn(episode.moments.state)
         with rc_context(STYLE):
             self._lay_out(probes[:1])
@@ -120,7 +125,6 @@ class Screen:
             hspace=0.2,
             height_ratios=(1.25, 1.0),
         )
-        self._world = self._agent = self._bars = self._curve = None
         if episode.worlds:
             self._world = self._picture(figure.add_subplot(left[0]), episode.worlds[0], "world")
         view = figure.add_subplot(left[1] if episode.worlds else left[:])
@@ -159,7 +163,7 @@ class Screen:
         axes.set(ylim=(low - room, high + room), title="what the agent sees", xlabel="entry")
         if seen.shape[1] <= MOST_BARS:
             self._bars = axes.bar(np.arange(seen.shape[1]), seen[0], color=COLOURS[0])
-            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             for bar in self._bars:
                 self._keep(bar)
         else:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from memrl_ctrl.env.task import BeamTask
 from memrl_ctrl.tasks.cartpole import CartPoleNoVel, CartPoleNoVelVector
 from memrl_ctrl.tasks.grid_sight import Sight, Worlds
-from memrl_ctrl.tasks.probes import ProbeEnv, ProbeVector
+from memrl_ctrl.tasks.probes import ProbeVector
 from memrl_ctrl.tasks.recall import RecallEnv
 from memrl_ctrl.tasks.wrappers import PomdpWrapper
 from memrl_ctrl.training.watching import Watched
@@ -73,7 +73,7 @@ def _of_grids(watched: Watched) -> tuple[Secret, ...]:
     if found is None:
         return ()
     worlds, sight = found
-    from minigrid.envs import MemoryEnv
+    from minigrid.envs.memory import MemoryEnv
 
     if isinstance(worlds.envs[0], MemoryEnv):
 
@@ -195,8 +195,6 @@ def _of_cues(watched: Watched) -> tuple[Secret, ...]:
         )
     plain = watched.unwrapped
     probe = plain.probe if isinstance(plain, ProbeVector) else None
-    if singles and isinstance(singles[0].unwrapped, ProbeEnv):
-        probe = singles[0].unwrapped.probe
     if probe is None or not probe.cues:
         return ()
     return (
