@@ -341,7 +341,13 @@ class Link:
     def _last_words(self) -> str:
         """Return why the connection broke: in the machine's own words where it left some."""
         subscriber = getattr(self, "_subscriber", None)
-        while subscriber is not None and subscriber.poll(LAST_WORDS_MS):
+        # Bounded: the socket connects again by itself, and hears a machine that was started again.
+        ends_s = time.monotonic() + LAST_WORDS_MS / 1e3
+        while (
+            subscriber is not None
+            and (left_s := ends_s - time.monotonic()) > 0
+            and subscriber.poll(math.ceil(left_s * 1e3))
+        ):
             message, _ = self._decode_published(subscriber.recv_multipart())
             if isinstance(message, wire.Goodbye):
                 return f"the machine at {self.endpoint} has ended: {message.why}"
