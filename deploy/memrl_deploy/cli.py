@@ -18,12 +18,12 @@ from memrl_ctrl.errors import FileError, TraceError, UsageError
 from memrl_ctrl.outputs import check_output_file
 from memrl_ctrl.policy import OnnxPolicy
 from memrl_ctrl.terminal import Terminal
-from memrl_ctrl.trace import RECORDS, TraceReader
+from memrl_ctrl.trace import RECORDS
 from memrl_deploy.guard import GuardConfig
 from memrl_deploy.inference import check_fit
 from memrl_deploy.live import make_view, show_summary
 from memrl_deploy.modes import ClosedLoop, Mode, Shadow
-from memrl_deploy.replaying import GUARD_KEY, ReplayResult, replay_trace
+from memrl_deploy.replaying import GUARD_KEY
 from memrl_deploy.runtime import Runtime, stopped_by_signals
 from memrl_deploy.summary import NoView
 
@@ -227,47 +227,3 @@ def export(
         f"parity over {manifest.parity_steps} steps: largest difference "
         f"{report.parity_max_abs_diff:.1e} (allowed {PARITY_LIMIT:.0e})"
     )
-
-
-def replay(trace: Path, /, *, policy: Path | None = None) -> int:
-    """Ask the policy again over the recorded readings; exit code 0 if every action is identical.
-
-    Another policy is asked in open loop: its actions are compared, but move nothing; exit code 0.
-
-    Parameters
-    ----------
-    trace
-        trace.h5, trace.journal, or the folder of a run.
-    policy
-        Another policy file; default the one in the trace.
-    """
-    other = None if policy is None else OnnxPolicy.load(policy)
-    with TraceReader(trace) as reader:
-        result = replay_trace(reader, other)
-        count = len(reader)
-    _show_replay(result, count, Terminal(soft_wrap=True, highlight=False, markup=False))
-    return 0 if result.identical or not result.own_policy else 1
-
-
-def _show_replay(result: ReplayResult, count: int, console: Terminal) -> None:
-    asked = f"{result.cycles} of {count} cycles, {result.actions} actions"
-    if not result.own_policy:
-        console.print(f"{result.policy_name}, not the recorded policy: asked in open loop")
-    if result.identical:
-        console.print(f"identical to the bit: {asked}", style="green")
-    else:
-        console.print(f"different: {result.different} of {result.actions} actions in {asked}")
-        if result.where is not None:
-            cycle, point = result.where
-            console.print(
-                f"largest difference {result.largest_ulp} ULP in cycle {cycle} at point {point}; "
-                f"largest in phase {result.largest_rad:.3g} rad"
-            )
-        if result.different_functions:
-            console.print(f"guarded functions that differ: {result.different_functions} cycles")
-    if result.resumed:
-        console.print(f"memory taken from the record {result.resumed} times, after lost cycles")
-    if result.environment and not result.identical:
-        console.print("recorded elsewhere:")
-        for key, (there, here) in result.environment.items():
-            console.print(f"  {key}: {there!r} there, {here!r} here")

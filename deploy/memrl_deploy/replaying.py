@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memrl_ctrl.errors import TraceError
+from memrl_ctrl.errors import TraceError, UsageError
 from memrl_ctrl.policy import OnnxPolicy
 from memrl_ctrl.trace import CycleRecord, PolicyStep, TraceReader, environment_fingerprint
 from memrl_deploy.guard import Guard, GuardConfig, usable_points
 from memrl_deploy.inference import Inference
 
+WORST_CYCLES = 10
+"""Rows of the table of differences."""
+ULP_CLASSES = (1, 4, 16, 256)
+"""Upper bounds of the classes in which differences are counted, in units in the last place."""
 GUARD_KEY = "guard"
 """Key of the guard's settings in a trace's configuration."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CycleDifference:
+    """A cycle whose actions are not the same bits."""
+
+    cycle: int
+    points: int
+    """Actions that differ."""
+    largest_ulp: int
+    largest_rad: float
+    point: int
+    """Where the largest difference is."""
 
 
 @dataclass(kw_only=True)
@@ -37,10 +55,17 @@ class ReplayResult:
     """Largest difference, rad."""
     where: tuple[int, int] | None = None
     """Cycle and point of the largest difference."""
+    worst: list[CycleDifference] = field(default_factory=list)
+    """The cycles with the largest differences, the worst first."""
+    ulp_counts: dict[str, int] = field(default_factory=dict)
+    """Actions by class of their difference: `0`, `1`, `2 to 4`, ..., `more than 256` ULP."""
     different_functions: int = 0
     """Cycles in which the guard let through another function than recorded."""
     resumed: int = 0
-    """Times that the memory was taken from the record because cycles before it are lost."""
+    """Times that the memory was taken from the record: where the replay begins later, and behind lost
+    cycles."""
+    skipped: int = 0
+    """Cycles that could not be compared, because the memory before them is lost."""
     environment: dict[str, tuple[str, str]] = field(default_factory=dict)
     """What differs between the recording machine and this one: (there, here)."""
 
@@ -60,29 +85,36 @@ def ulp_distance(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.i
     return np.asarray(np.abs(ordered(a) - ordered(b)), dtype=np.int64)
 
 
-def replay_trace(trace: TraceReader, policy: OnnxPolicy | None = None) -> ReplayResult:
+def replay_trace(
+    trace: TraceReader, policy: OnnxPolicy | None = None, *, from_cycle: int | None = None
+) -> ReplayResult:
     """Run a policy over a trace, cycle by cycle, with the memory that it builds up itself.
 
     Args:
         trace: the recorded run.
         policy: another policy, asked in open loop (its actions do not move the machine); None takes
             the recorded one from the trace.
+        from_cycle: number of the first cycle that is replayed, with the memory that stands in it; None
+            is the first of all.
 
     Raises:
-        TraceError: the trace holds no policy, or no cycles in which one was asked.
+        TraceError: the trace holds no policy, no cycles in which one was asked, or not that cycle.
         MismatchError: the policy does not fit the recorded machine.
+        UsageError: another policy is to begin in the middle: its memory there is not recorded.
         PolicyError: the recorded policy file is damaged.
     """
     header = trace.header
-    if policy is None:
-        if header.policy is None:
-            raise TraceError(trace.path, "holds no policy file; give it with --policy")
-        policy = OnnxPolicy.load(header.policy)
-        policy.path = f"{trace.path} (its policy)"
+    policy = recorded_policy(trace) if policy is None else policy
+    own = policy.digest == header.policy_sha256
+    if from_cycle is not None and not own:
+        raise UsageError(
+            f"{policy.path} is not the policy that was recorded: its memory at cycle {from_cycle} is "
+            "not in the trace; leave out --from-cycle"
+        )
     here = environment_fingerprint()
     result = ReplayResult(
         policy_name=policy.manifest.name,
-        own_policy=policy.digest == header.policy_sha256,
+        own_policy=own,
         environment={
             key: (header.fingerprint.get(key, "?"), here.get(key, "?"))
             for key in sorted(set(header.fingerprint) | set(here))
@@ -90,23 +122,68 @@ def replay_trace(trace: TraceReader, policy: OnnxPolicy | None = None) -> Replay
         },
     )
     inference = Inference(policy, header.machine)
-    settings = header.configuration.get(GUARD_KEY, {})
-    guard = Guard(
-        header.limits,
-        header.machine.ctime_ms,
-        policy.manifest.max_step_rad,
-        GuardConfig(**settings) if isinstance(settings, dict) else None,
-    )
+    guard = recorded_guard(trace, policy)
+    begin = 0 if from_cycle is None else cycle_index(trace, from_cycle)
     before: PolicyStep | None = None
-    for record in trace:
+    for index, record in enumerate(trace):
         if record.policy is None:
             continue
-        lost = bool(trace.damage) and result.own_policy and not _continues(before, record.policy)
+        if index < begin:
+            _warm(guard, record)
+            continue
+        lost = own and before is None and index > 0 and from_cycle is not None
+        lost |= own and bool(trace.damage) and not _continues(before, record.policy)
         _compare(result, inference, guard, record, resume=lost)
         before = record.policy
     if not result.cycles:
         raise TraceError(trace.path, "no cycle in it asked a policy: there is nothing to replay")
     return result
+
+
+def recorded_policy(trace: TraceReader) -> OnnxPolicy:
+    """Return the policy that a trace carries.
+
+    Raises:
+        TraceError: it carries none.
+        PolicyError: it is damaged.
+    """
+    if trace.header.policy is None:
+        raise TraceError(trace.path, "holds no policy file; give it with --policy")
+    policy = OnnxPolicy.load(trace.header.policy)
+    policy.path = f"{trace.path} (its policy)"
+    return policy
+
+
+def recorded_guard(trace: TraceReader, policy: OnnxPolicy) -> Guard:
+    """Return a guard with the limits and the settings of the recorded run."""
+    header = trace.header
+    settings = header.configuration.get(GUARD_KEY, {})
+    return Guard(
+        header.limits,
+        header.machine.ctime_ms,
+        policy.manifest.max_step_rad,
+        GuardConfig(**settings) if isinstance(settings, dict) else None,
+    )
+
+
+def cycle_index(trace: TraceReader, cycle: int) -> int:
+    """Return the place of a cycle in a trace.
+
+    Raises:
+        TraceError: it is not there; says which are.
+    """
+    found = np.flatnonzero(trace.cycles == cycle)
+    if not found.size:
+        have = f"{trace.cycles[0]} to {trace.cycles[-1]}" if len(trace) else "none"
+        raise TraceError(trace.path, f"has no cycle {cycle}; it holds {have}")
+    return int(found[0])
+
+
+def _warm(guard: Guard, record: CycleRecord) -> None:
+    """Show the guard a cycle that is not replayed: it remembers some of it."""
+    if record.policy is not None:
+        delta = record.policy.action[:, 0].astype(np.float64)
+        guard.decide(delta, record.reading.applied_rad, usable_points(record.reading))
 
 
 def _continues(before: PolicyStep | None, now: PolicyStep) -> bool:
@@ -138,22 +215,69 @@ def _compare(
     seen = inference.observe(reading, usable)
     if resume:
         result.resumed += 1
-        inference.policy.memory = dict(recorded.memory_in)
         inference.note_applied(reading.applied_rad, usable)
+        if not _whole(recorded.memory_in):
+            _go_on_behind(inference.policy, recorded)
+            result.skipped += 1
+            return
+        inference.policy.memory = dict(recorded.memory_in)
         step = inference.ask(seen, recorded.previous_applied, usable)
     else:
         step = inference.step(seen, reading.applied_rad, usable)
     result.cycles += 1
-    distance = ulp_distance(step.action, recorded.action)[:, 0]
-    result.actions += distance.size
-    result.different += int((distance > 0).sum())
-    if distance.max() > result.largest_ulp:
-        point = int(distance.argmax())
-        result.largest_ulp = int(distance[point])
-        result.where = (record.cycle, point)
-    difference = np.abs(step.action.astype(np.float64) - recorded.action.astype(np.float64))
-    result.largest_rad = max(result.largest_rad, float(np.nanmax(difference, initial=0.0)))
+    _note_difference(result, record.cycle, step, recorded)
     decision = guard.decide(step.action[:, 0].astype(np.float64), reading.applied_rad, usable)
     told = record.measures.get("recommended_rad")
     if told is not None and not _same_bits(decision.phi_hw_rad, np.asarray(told)):
         result.different_functions += 1
+
+
+def _note_difference(
+    result: ReplayResult, cycle: int, step: PolicyStep, recorded: PolicyStep
+) -> None:
+    """Compare a cycle's actions, bit for bit, and keep the worst."""
+    distance = ulp_distance(step.action, recorded.action)[:, 0]
+    different = int((distance > 0).sum())
+    result.actions += distance.size
+    result.different += different
+    for ulp in distance.tolist():
+        name = _ulp_class(ulp)
+        result.ulp_counts[name] = result.ulp_counts.get(name, 0) + 1
+    difference = np.abs(step.action.astype(np.float64) - recorded.action.astype(np.float64))
+    largest_rad = float(np.nanmax(difference, initial=0.0))
+    result.largest_rad = max(result.largest_rad, largest_rad)
+    if not different:
+        return
+    point = int(distance.argmax())
+    found = CycleDifference(
+        cycle=cycle,
+        points=different,
+        largest_ulp=int(distance[point]),
+        largest_rad=largest_rad,
+        point=point,
+    )
+    worst = sorted([*result.worst, found], key=lambda one: -one.largest_ulp)
+    result.worst = worst[:WORST_CYCLES]
+    result.largest_ulp = worst[0].largest_ulp
+    result.where = (worst[0].cycle, worst[0].point)
+
+
+def _ulp_class(ulp: int) -> str:
+    low = 0
+    for high in ULP_CLASSES:
+        if ulp == 0 or ulp <= high:
+            return "0" if ulp == 0 else (f"{high}" if high == low + 1 else f"{low + 1} to {high}")
+        low = high
+    return f"more than {low}"
+
+
+def _whole(memory: Mapping[str, NDArray[Any]]) -> bool:
+    """Whether a memory is there: one that was lost with the cycle before is NaN throughout."""
+    return all(not np.isnan(array).all() for array in memory.values() if array.dtype.kind == "f")
+
+
+def _go_on_behind(policy: OnnxPolicy, recorded: PolicyStep) -> None:
+    """Give a policy the memory that came out of a cycle."""
+    policy.memory = {
+        spec.name_in: recorded.memory_out[spec.name_out] for spec in policy.manifest.memory
+    }
