@@ -32,6 +32,8 @@ from memrl_ctrl.training.sweep.trial import TrialRun
 POLL_S = 0.25
 KEEP_TIME_S = 10.0
 """How often the time that a sweep took is kept, s."""
+ENOUGH = 0.5
+"""Trials, parts of them added, after which the time that is left is estimated."""
 FAILURES = 3
 """A sweep ends when its first trials fail, this many."""
 FOLDER = Path("sweeps")
@@ -279,7 +281,7 @@ class _Sweeper:
         begun = sum(run.fraction for run in standing.running)
         done = max(0.0, standing.finished - self.at_start) + begun
         left = standing.budget - standing.finished - begun
-        estimate = spent / done * left if done > 0.02 else None
+        estimate = spent / done * left if done > ENOUGH else None
         if not self.sweep.config.minutes:
             return estimate
         limit = max(0.0, 60.0 * self.sweep.config.minutes - self.seconds)
