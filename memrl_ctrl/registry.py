@@ -31,6 +31,7 @@ EXTRA_OF_LIBRARY = {
     "pybullet": ("PyBullet", "bench"),
     "pybullet_envs_gymnasium": ("pybullet-envs-gymnasium", "bench"),
     "minigrid": ("MiniGrid", "bench"),
+    "p4p": ("p4p", "epics"),
     "pyarrow": ("pyarrow", "export"),
     "mcap": ("mcap", "export"),
 }
