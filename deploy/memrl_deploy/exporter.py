@@ -132,6 +132,7 @@ def _export(
 
 def _to_onnx(module: torch.nn.Module, manifest: PolicyManifest) -> bytes:
     inputs = [manifest.observation.name, manifest.action.previous_name]
+    inputs += [manifest.action.allowed_name] if manifest.action.allowed_name else []
     inputs += [memory.name_in for memory in manifest.memory]
     outputs = [manifest.action.name, *(memory.name_out for memory in manifest.memory)]
     # Three rows, so that nothing in the graph takes the batch for a dimension of length one.
@@ -139,6 +140,7 @@ def _to_onnx(module: torch.nn.Module, manifest: PolicyManifest) -> bytes:
     example = (
         torch.zeros(rows, *manifest.observation.shape),
         torch.zeros(rows, *manifest.action.shape),
+        *_allowed(manifest, np.ones((rows, sum(manifest.action.choices)), dtype=np.float32)),
         *_initial_memory(manifest, rows),
     )
     with TemporaryDirectory() as folder, warnings.catch_warnings(), torch.no_grad():
@@ -157,6 +159,11 @@ def _to_onnx(module: torch.nn.Module, manifest: PolicyManifest) -> bytes:
             dynamo=False,
         )
         return path.read_bytes()
+
+
+def _allowed(manifest: PolicyManifest, allowed: FloatBatch) -> list[torch.Tensor]:
+    """Return the input that says which choices may be made; nothing where there is none."""
+    return [torch.from_numpy(allowed)] if manifest.action.allowed_name else []
 
 
 def _initial_memory(manifest: PolicyManifest, rows: int) -> list[torch.Tensor]:
@@ -187,10 +194,15 @@ def _parity(
             now[fresh] = initial[fresh]
         applied[begin] = 0.0
         observation = _observations(manifest, rows, generator)
+        allowed = _some_choices(manifest, rows, generator)
+        runner.allow(allowed)
         action = runner.act(observation, applied)
         with torch.no_grad():
             expected, *memory = module(
-                torch.from_numpy(observation), torch.from_numpy(applied), *memory
+                torch.from_numpy(observation),
+                torch.from_numpy(applied),
+                *_allowed(manifest, allowed),
+                *memory,
             )
         memory = [array.clone() for array in memory]
         pairs: list[tuple[NDArray[Any], torch.Tensor]] = [(action, expected)]
@@ -213,6 +225,17 @@ def _parity(
         share = np.clip(generator.normal(1.0, 0.3, (rows, 1)), 0.0, 1.0).astype(np.float32)
         applied = np.clip(action * share, manifest.action.low, manifest.action.high)
     return worst
+
+
+def _some_choices(
+    manifest: PolicyManifest, rows: int, generator: np.random.Generator
+) -> FloatBatch:
+    """Return which choices may be made, at random, at least one of each [rows, sum of choices]."""
+    parts = [
+        np.maximum(generator.random((rows, n)) < 0.7, np.arange(n) == generator.integers(n))
+        for n in manifest.action.choices
+    ]
+    return np.concatenate(parts or [np.zeros((rows, 0))], axis=1).astype(np.float32)
 
 
 def _observations(

@@ -36,12 +36,12 @@ class PpoPolicy(nn.Module):
         super().__init__()
         self.action_map = action_map
         self.trunk, self.actor, self.normaliser = network.trunk, network.actor, normaliser
-        self.choices = task.choices
+        self.choices, self.masked = task.choices, task.masked
         self.register_buffer("centre", torch.from_numpy(task.centre))
         self.register_buffer("half_range", torch.from_numpy(task.half_range))
 
     def forward(
-        self, observation: Tensor, previous_applied: Tensor, *memory: Tensor
+        self, observation: Tensor, previous_applied: Tensor, *rest: Tensor
     ) -> tuple[Tensor, ...]:
         """Decide once.
 
@@ -49,12 +49,14 @@ class PpoPolicy(nn.Module):
             observation: [batch, ...], of the task's shape.
             previous_applied: what was really applied after the last call, in the task's unit; 0 at the
                 start. For choices [batch, actions]: 1 + the choice that was made.
-            memory: what the last call returned; zeros at the start.
+            rest: what the last call returned, zeros at the start; for a task that says which choices may
+                be made, before it a 1 for those [batch, sum of choices].
 
         Returns:
             Action: [batch, n_action] in the task's unit, or the choices as int64 [batch, actions]; and
             the memory for the next call.
         """
+        allowed, memory = (rest[0], rest[1:]) if self.masked else (None, rest)
         raw, after = self.step(observation.flatten(1), self.to_unit(previous_applied), *memory)
         if not self.choices:
             unit = map_action(raw.clamp(-1.0, 1.0), self.action_map)
@@ -63,6 +65,8 @@ class PpoPolicy(nn.Module):
                 # Keeps the input in an exported graph, so that every policy is called the same way.
                 action = action + 0.0 * previous_applied
             return (action, *after)
+        if allowed is not None:
+            raw = raw.masked_fill(allowed == 0, -1e9)
         parts = torch.split(raw, list(self.choices), dim=-1)
         chosen = torch.stack([part.argmax(dim=-1) for part in parts], dim=-1)
         if not self.trunk.actions:

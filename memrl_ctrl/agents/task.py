@@ -43,6 +43,8 @@ class TaskSpec:
     """Length of the environment's privileged features; 0 where it has none."""
     n_slices: int = 0
     """For `beam-phase`: bins of the profile within the observation."""
+    masked: bool = False
+    """Whether the environment says which choices may be made (the info `action_mask`)."""
     meaning: dict[str, Any] = field(default_factory=dict, compare=False)
     """What the observation's numbers are, where the environment says it (its `observation_meaning`)."""
     action_names: tuple[str, ...] = field(default=(), compare=False)
@@ -161,6 +163,7 @@ class TaskSpec:
                 choices=self.choices,
                 names=tuple(self.action_names),
                 single=self.single_choice,
+                allowed_name="allowed" if self.masked else "",
             )
         return ActionSpec(
             kind="delta-phi-rad" if self.kind == "beam-phase" else "task",

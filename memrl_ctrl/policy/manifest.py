@@ -56,6 +56,9 @@ class ActionSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     choices from 0; `previous_applied` is float32 of the same shape: 1 + the choice that was made, and
     0 at the start."""
 
+    allowed_name: str = ""
+    """Name of the input float32 [batch, sum of choices] with 1 where a choice may be made now, 0 where it
+    may not; empty: there is none. Stands behind `previous_name` among the graph's inputs."""
     names: tuple[str, ...] = ()
     """For one discrete action names of its choices, where the environment says them."""
     single: bool = True
@@ -143,6 +146,9 @@ class PolicyManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                 f"{action.shape} and {self.max_step_rad}"
             )
         names = [observation.name, action.previous_name, *(m.name_in for m in self.memory)]
+        names += [action.allowed_name] if action.allowed_name else []
+        if action.allowed_name and not action.choices:
+            raise ValueError("only choices can be allowed or not; this action has none")
         if len(set(names)) != len(names):
             raise ValueError(f"input names stand twice: {names}")
 

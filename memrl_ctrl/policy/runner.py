@@ -129,6 +129,16 @@ class OnnxPolicy:
             self._memory[spec.name_in] = memory
 
     _rows = -1
+    _allowed: FloatBatch | None = None
+
+    def allow(self, allowed: FloatBatch) -> None:
+        """Say which choices may be made in the next call of `act`; without it all may.
+
+        Args:
+            allowed: 1 where a choice may be made [rows, sum of choices]; a policy that was trained where
+                all may be made does not look at it.
+        """
+        self._allowed = np.ascontiguousarray(allowed, dtype=np.float32)
 
     def act(self, observation: FloatBatch, previous_applied: FloatBatch) -> NDArray[Any]:
         """Ask for the next action of every row, and carry the memory on.
@@ -156,6 +166,10 @@ class OnnxPolicy:
             spec.action.previous_name: np.ascontiguousarray(previous_applied, dtype=np.float32),
             **self._memory,
         }
+        if spec.action.allowed_name:
+            every = np.ones((self._rows, sum(spec.action.choices)), dtype=np.float32)
+            feeds[spec.action.allowed_name] = every if self._allowed is None else self._allowed
+        self._allowed = None
         action, *memory = self._session.run(self._outputs, feeds)
         self._memory = {m.name_in: new for m, new in zip(spec.memory, memory, strict=True)}
         result: NDArray[Any] = action
@@ -255,6 +269,8 @@ def _check_interface(path: str, session: Any, manifest: PolicyManifest) -> None:
         action.previous_name: ("float32", action.shape),
         **{m.name_in: (m.dtype, m.shape) for m in manifest.memory},
     }
+    if action.allowed_name:
+        wanted_in[action.allowed_name] = ("float32", (sum(action.choices),))
     wanted_out = {
         action.name: (action.dtype, action.shape),
         **{m.name_out: (m.dtype, m.shape) for m in manifest.memory},

@@ -54,6 +54,7 @@ class TorchPolicy:
     def __init__(self, policy: ExportablePolicy) -> None:
         self._policy = policy
         self._memory: tuple[torch.Tensor, ...] = ()
+        self._allowed: Array | None = None
 
     @property
     def manifest(self) -> PolicyManifest:
@@ -79,11 +80,20 @@ class TorchPolicy:
         """The memory that the next call gets [rows, ...]."""
         return self._memory
 
+    def allow(self, allowed: Array) -> None:
+        """Say which choices may be made in the next call of `act` [rows, sum of choices]."""
+        self._allowed = allowed
+
     @torch.no_grad()
     def act(self, observation: Array, previous_applied: Array) -> NDArray[Any]:
         """See `Policy`."""
+        acts, masks = self.manifest.action, []
+        if acts.allowed_name:
+            every = np.ones((len(observation), sum(acts.choices)), dtype=np.float32)
+            masks = [torch.from_numpy(every if self._allowed is None else self._allowed)]
+        self._allowed = None
         action, *memory = self._policy.module(
-            torch.from_numpy(observation), torch.from_numpy(previous_applied), *self._memory
+            torch.from_numpy(observation), torch.from_numpy(previous_applied), *masks, *self._memory
         )
         self._memory = tuple(memory)
         return np.asarray(action.numpy())
@@ -248,12 +258,15 @@ def play_round(
     policy.reset(rows)
     if look is not None:
         look()
-    observation = begun.observation
+    observation, allowed = begun.observation, begun.allowed
+    allow = getattr(policy, "allow", None)
     previous = np.zeros((rows, *task.action_spec().shape), dtype=np.float32)
     returns, lengths = np.zeros(rows), np.zeros(rows, dtype=np.int64)
     going = np.ones(rows, dtype=np.bool_)
     errors = None if begun.phase_error_rad is None else [begun.phase_error_rad]
     while going.any():
+        if allow is not None and allowed is not None:
+            allow(allowed)
         action = policy.act(observation.reshape(rows, *task.shape), previous)
         step = stepper.step(task.unit_of(action))
         if look is not None:
@@ -263,7 +276,8 @@ def play_round(
         if errors is not None and step.phase_error_rad is not None:
             errors.append(np.where(going, step.phase_error_rad, math.nan))
         going &= ~step.ended
-        observation, previous = step.observation, task.seen_as_previous(step.applied)
+        observation, allowed = step.observation, step.allowed
+        previous = task.seen_as_previous(step.applied)
     degrees = None if errors is None else np.abs(np.degrees(np.stack(errors)))
     return returns, lengths, degrees
 

@@ -115,7 +115,8 @@ def train(
     logger: list[Logger] = []
     try:
         start = stepper.reset(config.seed)
-        task = dataclasses.replace(task, n_truth=_truth_size(start, config))
+        masked = start.allowed is not None
+        task = dataclasses.replace(task, n_truth=_truth_size(start, config), masked=masked)
         stepper.task = task
         begun = None if resume is None else begun_from(Path(resume), config, task, device)
         if begun is not None and begun.run is None:
