@@ -47,7 +47,17 @@ GROUPS = {
         "bench",
         "validate",
     ),
-    "Online": ("machine", "keys", "operator", "deploy", "shadow", "replay", "trace"),
+    "Online": (
+        "machine",
+        "machine-epics",
+        "scenario",
+        "keys",
+        "operator",
+        "deploy",
+        "shadow",
+        "replay",
+        "trace",
+    ),
 }
 """Titles of the root's help, and which commands stand under them."""
 
