@@ -13,7 +13,7 @@ from rich.table import Table
 
 from memrl_ctrl import registry
 from memrl_ctrl.cli.bars import work_bar
-from memrl_ctrl.cli.values import Count, Seed, Steps, real
+from memrl_ctrl.cli.values import Count, OutputFolder, Seed, Steps, real
 from memrl_ctrl.errors import UsageError
 from memrl_ctrl.terminal import Terminal
 
@@ -38,18 +38,19 @@ def memory(
     policy: Path,
     *,
     runs: Count = 3,
-    episodes: Steps = 200,
+    episodes: Count = 200,
     seed: Seed | None = None,
     checkpoint: Steps | None = None,
     env: str | None = None,
     set_: Options = None,
     label: str | None = None,
+    probe: bool = True,
     ablation: bool = True,
     video: bool = True,
     gif: Annotated[bool, Parameter(negative="")] = False,
     frames: Annotated[bool, Parameter(negative="")] = False,
     fps: Fps | None = None,
-    out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
+    out: Annotated[OutputFolder | None, Parameter(name=["--out", "-o"])] = None,
 ) -> None:
     """See what a policy remembers: its LSTM state over time, what can be read of it, and what it is worth.
 
@@ -63,7 +64,7 @@ def memory(
     runs
         Episodes that are drawn and filmed.
     episodes
-        Episodes behind the probe and the comparison; 0: neither.
+        Episodes behind the probe and the comparison.
     seed
         Of the episodes; default one that training never uses.
     checkpoint
@@ -73,6 +74,8 @@ def memory(
     label
         Info of the environment that the probe is to read of the memory, instead of what is known of the
         task.
+    probe
+        Whether it is tried what can be read of the memory.
     ablation
         Whether the episodes are played again with the memory cut.
     video
@@ -96,6 +99,7 @@ def memory(
         wanted = Wanted(
             runs=runs,
             episodes=episodes,
+            probe=probe,
             ablation=ablation,
             frames=frames,
             video=("gif" if gif else "mp4") if video else None,

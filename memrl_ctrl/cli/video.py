@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from memrl_ctrl.cli.bars import work_bar
 from memrl_ctrl.cli.memory import Fps, Options, needs, options_of, torch_for
-from memrl_ctrl.cli.values import Count, Seed, Steps
+from memrl_ctrl.cli.values import Count, OutputFile, Seed, Steps
 from memrl_ctrl.errors import UsageError
 from memrl_ctrl.progress import report
 from memrl_ctrl.terminal import Terminal
@@ -29,7 +29,7 @@ def video(
     env: str | None = None,
     set_: Options = None,
     fps: Fps | None = None,
-    out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
+    out: Annotated[OutputFile | None, Parameter(name=["--out", "-o"])] = None,
     force: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Film the stages of learning of a run: the same episodes with one checkpoint after the other.

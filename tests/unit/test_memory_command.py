@@ -121,7 +121,17 @@ def test_without_episodes_there_is_neither_probe_nor_comparison(
 ) -> None:
     """Pictures only, of the seed that is given."""
     out = tmp_path / "out"
-    words = ["--runs", "1", "--episodes", "0", "--no-video", "--seed", "4", "--out", str(out)]
+    words = [
+        "--runs",
+        "1",
+        "--no-probe",
+        "--no-ablation",
+        "--no-video",
+        "--seed",
+        "4",
+        "--out",
+        str(out),
+    ]
     assert main(["memory", str(recall), *words]) == 0
     assert json.loads((out / "summary.json").read_text())["probes"] == []
     assert {p.suffix for p in out.iterdir()} == {".png", ".npz", ".csv", ".json"}
@@ -135,7 +145,7 @@ def test_a_policy_file_says_what_it_does_not_hold(grid: Path, tmp_path: Path) ->
 
     exporter.export_policy(load_policy(grid), tmp_path / "p.onnx", plan=((2, 5),))
     out = tmp_path / "out"
-    found = study(tmp_path / "p.onnx", out, Wanted(runs=1, episodes=0, video=None))
+    found = study(tmp_path / "p.onnx", out, Wanted(runs=1, probe=False, ablation=False, video=None))
     assert any("holds no critic" in note for note in found.notes)
     arrays = np.load(out / "episode-01.npz")
     assert "value" not in arrays
@@ -174,7 +184,11 @@ def test_nothing_is_overwritten(recall: Path, tmp_path: Path) -> None:
         (["RUN/none"], "no such file; `memrl-ctrl export RUN --out FILE` writes one", 3),
         (["TMP"], "has no checkpoints; it is no run folder", 3),
         (["RUN", "--runs", "0"], "--runs must be at least 1, not 0", 2),
-        (["RUN", "--episodes", "5"], "it needs 10 or more, or 0 for neither", 2),
+        (
+            ["RUN", "--episodes", "5"],
+            "it needs 10 or more, not 5; or go without it (--no-probe)",
+            2,
+        ),
         (["RUN", "--checkpoint", "7"], "has no checkpoint at step 7; there is: 5", 2),
         (["RUN", "--env", "memrl/Recal-v0"], "no environment 'memrl/Recal-v0'", 2),
         (
@@ -191,6 +205,7 @@ def test_nothing_is_overwritten(recall: Path, tmp_path: Path) -> None:
             2,
         ),
         (["RUN", "--out", "/proc/new"], "/proc/new: cannot be written", 3),
+        (["RUN", "--label", "x", "--no-probe"], "leave out --no-probe", 2),
         (["RUN", "--fps", "0"], "--fps must be above 0 and at most 1000 steps a second", 2),
     ],
 )

@@ -7,7 +7,7 @@ same from the present observation alone says what needs no memory; chance is wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from memrl_ctrl.training.memory.recording import Moments
 from memrl_ctrl.training.memory.secrets import Secret
 
 Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 EDGES = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024)
 """Lags at which a group of them begins."""
@@ -161,39 +162,83 @@ def fit_probe(
             read[name] = ridge(x, targets[fit_on], groups)
         outputs[name] = read[name](features[test].astype(np.float64))
     outputs["chance"] = np.broadcast_to(targets[fit_on].mean(axis=0), targets[test].shape)
-    possible = _possible(outputs["chance"], targets[test], secret)
-    worth = {n: _worth(out, targets[test], possible, secret) for n, out in outputs.items()}
-    since = lag[test]
-    needed = since >= (0 if secret.shown is None else 1)
-
-    def scores(mask: NDArray[np.bool_]) -> dict[str, float]:
-        return {n: _score(good[mask], possible[mask]) for n, good in worth.items()}
-
-    def at(first: int, last: int) -> AtLag | None:
-        mask = (since >= first) & (since <= last)
-        if mask.sum() < FEWEST_IN_GROUP or possible[mask].sum() <= 0.0:
-            return None
-        reached = int(since[mask].max())
-        return AtLag(first=first, last=reached, decisions=int(mask.sum()), **scores(mask))
-
-    if needed.sum() < FEWEST_IN_GROUP or possible[needed].sum() <= 0.0:
+    result = _Result(outputs, targets[test], lag[test], secret)
+    needed = result.needed
+    if not result.counts(needed):
         return None
     return Probe(
         secret=secret,
-        overall=Scores(**scores(needed)),
-        interval=_interval(
-            worth["memory"][needed], possible[needed], moments.row[test][needed], rng
-        ),
-        by_lag=tuple(_grouped(at, int(since.max()), apart=secret.shown is not None)),
-        before=at(-1, -1),
+        overall=Scores(**result.scores(needed)),
+        interval=result.interval(needed, moments.row[test], rng),
+        by_lag=tuple(result.grouped()),
+        before=result.at(-1, -1),
         error_deg=_errors(outputs, hidden[test], needed) if secret.kind == "angle" else None,
-        episodes=(int(len(rows) - len(tested)), len(tested)),
+        episodes=(len(rows) - len(tested), len(tested)),
         penalty=read["memory"].penalty,
         read_out=read["memory"],
         units=units,
         column=column,
         span=(float(hidden.min()), float(hidden.max())),
     )
+
+
+class _Result:
+    """What read-outs said of the decisions that were held out.
+
+    Args:
+        outputs: of `memory`, `observation` and `chance` [samples, outputs].
+        targets: what they should be.
+        since: lags [samples].
+        secret: which.
+    """
+
+    def __init__(
+        self, outputs: dict[str, Floats], targets: Floats, since: NDArray[np.int64], secret: Secret
+    ) -> None:
+        self._since, self._apart = since, secret.shown is not None
+        self._possible = _possible(outputs["chance"], targets, secret)
+        self._worth = {n: _worth(o, targets, self._possible, secret) for n, o in outputs.items()}
+        self.needed: Mask = since >= (1 if self._apart else 0)
+        """Decisions for which it must be remembered."""
+
+    def counts(self, mask: Mask) -> bool:
+        """Whether there is enough for a score."""
+        return bool(mask.sum() >= FEWEST_IN_GROUP and self._possible[mask].sum() > 0.0)
+
+    def scores(self, mask: Mask) -> dict[str, float]:
+        """Return the scores of some decisions, by what they are read from."""
+        total = float(self._possible[mask].sum())
+        return {name: float(good[mask].sum()) / total for name, good in self._worth.items()}
+
+    def at(self, first: int, last: int) -> AtLag | None:
+        """Return the scores of some lags; None where there are too few decisions."""
+        mask = (self._since >= first) & (self._since <= last)
+        if not self.counts(mask):
+            return None
+        reached = int(self._since[mask].max())
+        return AtLag(first=first, last=reached, decisions=int(mask.sum()), **self.scores(mask))
+
+    def grouped(self) -> Iterator[AtLag]:
+        """Yield scores of growing lags, joining those that are too few; what is in sight stands apart."""
+        first = 0
+        for edge in (*EDGES[1:], int(self._since.max()) + 1):
+            group = self.at(first, edge - 1) if edge > first else None
+            if group is not None:
+                yield group
+            if group is not None or (self._apart and first == 0):
+                first = max(edge, first)
+
+    def interval(
+        self, mask: Mask, rows: NDArray[np.int64], rng: np.random.Generator
+    ) -> tuple[float, float]:
+        """Bootstrap interval of the memory's score over whole episodes (95 %, percentile)."""
+        _, number = np.unique(rows[mask], return_inverse=True)
+        worth = np.bincount(number, weights=self._worth["memory"][mask])
+        possible = np.bincount(number, weights=self._possible[mask])
+        draws = rng.integers(len(worth), size=(RESAMPLES, len(worth)))
+        shares = worth[draws].sum(axis=1) / possible[draws].sum(axis=1)
+        low, high = np.percentile(shares, (2.5, 97.5))
+        return float(low), float(high)
 
 
 def _targets(hidden: Floats, secret: Secret) -> Floats:
@@ -203,19 +248,6 @@ def _targets(hidden: Floats, secret: Secret) -> Floats:
     if secret.kind == "angle":
         return np.stack([np.sin(hidden), np.cos(hidden)], axis=1)
     return hidden[:, None]
-
-
-def _grouped(
-    at: Callable[[int, int], AtLag | None], longest: int, *, apart: bool
-) -> Iterator[AtLag]:
-    """Yield scores of growing lags, joining those that are too few; what is in sight stands `apart`."""
-    first = 0
-    for edge in (*EDGES[1:], longest + 1):
-        group = at(first, edge - 1) if edge > first else None
-        if group is not None:
-            yield group
-        if group is not None or (apart and first == 0):
-            first = max(edge, first)
 
 
 def _possible(chance: Floats, targets: Floats, secret: Secret) -> Floats:
@@ -234,22 +266,6 @@ def _worth(outputs: Floats, targets: Floats, possible: Floats, secret: Secret) -
     if secret.kind == "class":
         return np.asarray(outputs.argmax(axis=1) == targets.argmax(axis=1), dtype=np.float64)
     return np.asarray(possible - np.square(outputs - targets).sum(axis=1))
-
-
-def _score(worth: Floats, possible: Floats) -> float:
-    return float(worth.sum() / possible.sum())
-
-
-def _interval(
-    worth: Floats, possible: Floats, rows: NDArray[np.int64], rng: np.random.Generator
-) -> tuple[float, float]:
-    """Bootstrap interval of a score over whole episodes (95 %, percentile)."""
-    _, number = np.unique(rows, return_inverse=True)
-    sums = np.bincount(number, weights=worth), np.bincount(number, weights=possible)
-    draws = rng.integers(len(sums[0]), size=(RESAMPLES, len(sums[0])))
-    shares = sums[0][draws].sum(axis=1) / sums[1][draws].sum(axis=1)
-    low, high = np.percentile(shares, (2.5, 97.5))
-    return float(low), float(high)
 
 
 def _errors(

@@ -48,7 +48,9 @@ class Wanted:
     runs: int = 3
     """Episodes that are drawn and filmed."""
     episodes: int = 200
-    """Episodes behind the probe and the comparison; 0: neither."""
+    """Episodes behind the probe and the comparison."""
+    probe: bool = True
+    """Whether it is tried what can be read of the memory."""
     ablation: bool = True
     """Whether the same episodes are played with the memory cut."""
     frames: bool = False
@@ -131,7 +133,7 @@ def study(
     )
     played = compared = moments = None
     found: list[Probe] = []
-    if wanted.episodes:
+    if wanted.probe or wanted.ablation:
         occasion = Occasion(
             environment=work.environment,
             options=work.options,
@@ -143,10 +145,9 @@ def study(
         if wanted.ablation:
             stage("the same episodes without memory")
             compared = cut(work.insight, occasion, played)
-        if isinstance(work.secrets_in, OwnLabel):
-            secrets = (work.secrets_in.resolved(secrets[0], moments.hidden[:, 0]),)
-        stage("reading the memory")
-        found = _probed(work, secrets, moments)
+        if wanted.probe:
+            stage("reading the memory")
+            found = _probed(work, secrets, moments)
     stage("drawing")
     space = _drawn_episodes(work, out, wanted, found, moments)
     if moments is not None and found:
@@ -177,11 +178,15 @@ def _prepared(
     """Try everything that can be wrong before the work begins."""
     if wanted.runs < 1:
         raise UsageError(f"runs must be at least 1, not {wanted.runs}")
-    if 0 < wanted.episodes < FEWEST_EPISODES:
+    if wanted.episodes < 1:
+        raise UsageError(f"episodes must be at least 1, not {wanted.episodes}")
+    if wanted.probe and wanted.episodes < FEWEST_EPISODES:
         raise UsageError(
             f"the probe is fitted to some episodes and tested on others: it needs {FEWEST_EPISODES} or "
-            f"more, or 0 for neither probe nor comparison, not {wanted.episodes}"
+            f"more, not {wanted.episodes}; or go without it (--no-probe)"
         )
+    if wanted.label is not None and not wanted.probe:
+        raise UsageError("--label names what the probe is to read: leave out --no-probe")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} exists and is not empty: choose another folder with --out")
     check_output_folder(out)
@@ -204,7 +209,7 @@ def _prepared(
     if insight.manifest.training.steps:
         title += f", {insight.manifest.training.steps:,} steps"
     work = _Work(insight, name, settings, occasion["seed"], title, secrets_in, list(insight.notes))
-    if wanted.episodes and not known:
+    if wanted.probe and not known:
         work.notes.append(
             f"what {name!r} hides is not known here, so that nothing is read from the memory: name an "
             "info of the environment with --label"
@@ -214,6 +219,8 @@ def _prepared(
 
 def _probed(work: _Work, secrets: Sequence[Secret], moments: Moments) -> list[Probe]:
     """Probe the secrets, and say which could not be."""
+    if isinstance(work.secrets_in, OwnLabel):
+        secrets = (work.secrets_in.resolved(secrets[0], moments.hidden[:, 0]),)
     found = []
     units = actor_units(work.insight.blocks)
     for column, secret in enumerate(secrets):
