@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
@@ -244,6 +244,9 @@ class GridVector(RowsVector):
         width, height = self._envs[0].width, self._envs[0].height
         self.worlds = Worlds(self._envs, width, height)
         self._eyes = Eyes(self.sight, self.worlds)
+        self.observation_meaning = self.sight.meaning()
+        names = (action.name for action in self._envs[0].actions)
+        self.action_names = tuple(names)[: self.sight.actions]
         super().__init__(
             num_envs=num_envs,
             observation_space=self.sight.space(width, height),
@@ -251,16 +254,6 @@ class GridVector(RowsVector):
             render_mode=render_mode,
             autoreset=autoreset,
         )
-
-    @property
-    def observation_meaning(self) -> Mapping[str, Any]:
-        """See `RowsVector`."""
-        return self.sight.meaning()
-
-    @property
-    def action_names(self) -> tuple[str, ...]:
-        """See `RowsVector`."""
-        return tuple(action.name for action in self._envs[0].actions)[: self.sight.actions]
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close the rows."""

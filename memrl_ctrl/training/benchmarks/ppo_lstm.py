@@ -241,11 +241,13 @@ def _minigrid(found: _Found, repeats: int, budget: Budget, folder: Path) -> None
 def _bare_rate(config: TrainingConfig, steps: int) -> float:
     """Steps a second of MiniGrid's own environment with its own one-hot view."""
     import gymnasium
-    from minigrid.wrappers import ImgObsWrapper, OneHotPartialObsWrapper
+    from minigrid import wrappers
 
+    image: Callable[..., Any] = wrappers.ImgObsWrapper
+    one_hot: Callable[..., Any] = wrappers.OneHotPartialObsWrapper
     view = config.environment.options["view_size"]
     env = gymnasium.make(config.environment.id, agent_view_size=view)
-    seen = ImgObsWrapper(OneHotPartialObsWrapper(env))
+    seen = image(one_hot(env))
     seen.reset(seed=config.seed)
     actions = np.random.default_rng(config.seed).integers(0, 3, steps).tolist()
     begin = time.perf_counter()

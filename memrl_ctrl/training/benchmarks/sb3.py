@@ -61,7 +61,9 @@ class Rival:
 
     def close(self) -> None:
         """Close the environments."""
-        self._model.get_env().close()
+        env = self._model.get_env()
+        if env is not None:
+            env.close()
 
 
 def settings_of(config: TrainingConfig) -> dict[str, Any]:
