@@ -264,9 +264,10 @@ def _changed(base: TrainingConfig, keys: Mapping[str, Any]) -> TrainingConfig:
 
 
 def _get(values: Mapping[str, Any], key: str) -> Any:
+    found: Any = values
     for part in key.split("."):
-        values = values[part]
-    return list(values) if isinstance(values, tuple) else values
+        found = found[part]
+    return found
 
 
 def _check_parameters(sweep: Sweep) -> None:
