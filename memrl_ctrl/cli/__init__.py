@@ -41,6 +41,8 @@ GROUPS = {
         "train",
         "sweep",
         "evaluate",
+        "memory",
+        "video",
         "play",
         "export",
         "check-agent",
