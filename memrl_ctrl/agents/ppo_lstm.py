@@ -82,6 +82,8 @@ class PpoLstm:
         )
         self.rng = np.random.default_rng(np.random.SeedSequence([seed, 1]))
         self.exploration = torch.Generator(device=self.device).manual_seed(seed + 2)
+        self.reward_statistics = np.zeros(3)
+        """Of the returns that rewards are scaled by (`RewardScale`)."""
         self.updates = 0
 
     # --- acting -------------------------------------------------------------------------------------
@@ -262,6 +264,7 @@ class PpoLstm:
             **{name: getattr(self, name).state_dict() for name in self._parts()},
             "exploration": self.exploration.get_state(),
             "rng": repr(self.rng.bit_generator.state),
+            "rewards": torch.from_numpy(self.reward_statistics.copy()),
             "updates": self.updates,
         }
 
@@ -276,6 +279,8 @@ class PpoLstm:
         self.exploration.set_state(state["exploration"])
         self.refresh_behaviour()
         self.rng.bit_generator.state = ast.literal_eval(state["rng"])
+        if "rewards" in state:
+            self.reward_statistics[:] = state["rewards"].numpy()
         self.updates = int(state["updates"])
 
     def _parts(self) -> tuple[str, ...]:

@@ -159,12 +159,16 @@ class RewardScale:
     Args:
         rows: environments.
         gamma: discount a step.
+        statistics: count, mean and squared deviations of the returns so far [3]; written here, so that
+            whoever holds them can keep them.
     """
 
-    def __init__(self, rows: int, gamma: float) -> None:
+    def __init__(
+        self, rows: int, gamma: float, statistics: NDArray[np.float64] | None = None
+    ) -> None:
         self._gamma = gamma
         self._return = np.zeros(rows)
-        self._count, self._mean, self._squares = 0.0, 0.0, 0.0
+        self._statistics = np.zeros(3) if statistics is None else statistics
 
     def scale(self, reward: Floats, ended: Mask, valid: Mask) -> Floats:
         """Take rewards [time, rows] into the statistics, and return them scaled."""
@@ -174,22 +178,21 @@ class RewardScale:
             returns[t] = self._return
             self._return = np.where(ended[t], 0.0, self._return)
         new = returns[valid]
+        count, mean, squares = (float(value) for value in self._statistics)
         if new.size:
-            total = self._count + new.size
-            difference = new.mean() - self._mean
-            self._squares += new.var() * new.size
-            self._squares += difference**2 * self._count * new.size / total
-            self._mean += difference * new.size / total
-            self._count = total
-        variance = self._squares / self._count if self._count else 1.0
+            total = count + new.size
+            difference = new.mean() - mean
+            squares += new.var() * new.size + difference**2 * count * new.size / total
+            mean, count = mean + difference * new.size / total, total
+            self._statistics[:] = count, mean, squares
+        variance = squares / count if count else 1.0
         return np.asarray(reward / np.sqrt(variance + 1e-8), dtype=np.float32)
 
     def state(self) -> dict[str, Any]:
         """Return everything, for a checkpoint."""
-        statistics = np.array([self._count, self._mean, self._squares])
-        return {"return": self._return.copy(), "statistics": statistics}
+        return {"return": self._return.copy(), "statistics": self._statistics.copy()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take back what `state` returned."""
         self._return[:] = state["return"]
-        self._count, self._mean, self._squares = (float(v) for v in state["statistics"])
+        self._statistics[:] = state["statistics"]

@@ -131,7 +131,9 @@ class OnPolicy:
         self.agent = agent or PpoLstm(task, config.ppo_lstm, seed=config.seed, device=device)
         self.calls = config.ppo_lstm.rollout_steps
         """Steps of all environments in a round."""
-        self._rewards = RewardScale(config.environment.num_envs, config.ppo_lstm.gamma)
+        self._rewards = RewardScale(
+            config.environment.num_envs, config.ppo_lstm.gamma, self.agent.reward_statistics
+        )
         self._pending: Rollout | None = None
 
     def collector(self, stepper: Stepper, start: Start) -> RolloutCollector:

@@ -504,3 +504,87 @@ def test_the_learning_rate_is_scheduled(schedule: str) -> None:
         rates.append(agent.optimiser.param_groups[0]["lr"])
     middle, last = (0.1, 0.1) if schedule == "constant" else (0.06, 0.02)
     np.testing.assert_allclose(rates, [0.1, middle, last])
+
+
+def test_statistics_of_rewards_and_observations_go_on(tmp_path: Path) -> None:
+    """A run that ended and is given more steps goes on with the scales of its rewards and observations."""
+    from memrl_ctrl.training import checkpoint
+
+    def counts(path: Path) -> tuple[float, float]:
+        agent = checkpoint.load(path)["agent"]
+        return float(agent["rewards"][0]), float(agent["normaliser"]["count"])
+
+    base = [*SHORT, "logging.tensorboard=false", "evaluation.every_steps=0", "overlap=false",
+            "evaluation.stop_at_return=null"]  # fmt: skip
+    name = "ppo-lstm-cartpole-no-vel"
+    first = train(resolve(name, [*base, "steps=256"]), out=tmp_path / "first")
+    assert counts(first.checkpoint) == (256.0, 256.0)
+    more = resolve(name, [*base, "steps=512"])
+    second = train(more, out=tmp_path / "second", resume=tmp_path / "first")
+    assert counts(second.checkpoint) == (512.0, 512.0)
+
+
+def test_a_time_limit_is_bootstrapped_with_the_value_of_what_followed() -> None:
+    """Where an episode is cut off the value of its last observation is kept, seen with the memory and the
+    action that led there; where the task ends, and elsewhere, 0."""
+    learner, round_ = collected([], calls=60)
+    cut = round_.ended & ~round_.terminated
+    assert cut.any()
+    assert (round_.ended & round_.terminated).any()
+    np.testing.assert_array_equal(round_.bootstrap != 0.0, cut)
+    time, row = (int(place[0]) for place in np.nonzero(cut))
+    env = make_environment("memrl/CartPoleNoVel-v0", 4, {"episode_length": 11})
+    stepper = Stepper(env, learner.agent.task)
+    stepper.reset(3)
+    step = None
+    for t in range(time + 1):
+        step = stepper.step(round_.action[t])
+    env.close()
+    assert step is not None
+    agent = learner.agent
+    seen, before = round_.observation[time, row], round_.memory[time, row]
+    # The collector's normaliser had no statistics yet.
+    _, _, after = agent.behaviour.step(
+        torch.from_numpy(seen[None]),
+        torch.zeros(1, 2),
+        torch.from_numpy(before[None]),
+        torch.zeros(1, 0),
+    )
+    expected = agent.value(
+        step.followed[row : row + 1], round_.action[time, row][None], (after.detach(),), None
+    )
+    np.testing.assert_allclose(round_.bootstrap[time, row], expected[0], atol=1e-6)
+
+
+def test_a_round_ends_where_the_policy_has_moved_too_far() -> None:
+    """With a target-KL that any update exceeds there is one update in a round, without one all."""
+    for target, updates in ((1e-12, 1), (0.0, 12)):
+        learner, round_ = collected([f"agent.target_kl={target}"])
+        agent = learner.agent
+        agent.learn(round_)
+        before = agent.updates
+        agent.learn(round_)
+        assert agent.updates - before == updates
+    # Nothing has moved in the very first update: the second is the first to see that.
+
+
+def test_the_value_loss_by_hand() -> None:
+    """V was 0, is 1 now and should be 0.5: without a limit 0.5 (1 - 0.5)^2 = 0.125; where it counts 0.2 from
+    where it was, max((1 - 0.5)^2, (0.2 - 0.5)^2) / 2 = 0.125 too, and for a target of 2
+    max(1, (0.2 - 2)^2) / 2 = 1.62."""
+    for clip, target, expected in ((0.0, 0.5, 0.125), (0.2, 0.5, 0.125), (0.2, 2.0, 1.62)):
+        task = TaskSpec(environment="x", kind="task", n_observation=2, choices=(2,))
+        agent = PpoLstm(task, PpoLstmConfig(lstm=(), pre_lstm=(), clip_value=clip))
+        with torch.no_grad():
+            agent.network.critic[-1].weight.zero_()
+            agent.network.critic[-1].bias.fill_(1.0)
+        batch = {
+            "observation": torch.zeros(3, 1, 2), "previous": torch.zeros(3, 1, 2),
+            "memory": torch.zeros(1, 0), "truth": torch.zeros(3, 1, 0),
+            "action": torch.eye(2)[[0, 1, 0]][:, None], "log_prob": torch.full((3, 1), -0.6931472),
+            "value": torch.zeros(3, 1), "advantage": torch.tensor([[1.0], [-1.0], [0.0]]),
+            "target": torch.full((3, 1), target), "valid": torch.tensor([[1.0], [1.0], [0.0]]),
+        }  # fmt: skip
+        np.testing.assert_allclose(
+            float(agent._update(batch, 0.0)["value_loss"]), expected, rtol=1e-6
+        )
