@@ -44,7 +44,7 @@ class Budget:
     ours: int = 131_072
     rival: int = 16_384
     trial: int = 4_096
-    grid: int = 49_152
+    grid: int = 32_768
     bare: int = 16_384
     overrides: tuple[str, ...] = ()
     """Changes to every configuration."""
