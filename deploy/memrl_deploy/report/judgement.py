@@ -1,0 +1,217 @@
+"""PROMOTE, HOLD or REJECT: the thresholds held against the figures, each with its reason.
+
+A limit is met where the figure's interval lies within it, broken where the interval lies beyond it, and
+open in between or where nothing was measured. One broken limit rejects; one open limit holds.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from memrl_deploy.counterfactual import Counterfactual
+from memrl_deploy.report.figures import ShadowFigures
+from memrl_deploy.report.statistics import Figure, Rate
+from memrl_deploy.report.thresholds import Declared, Thresholds
+
+
+class State(StrEnum):
+    """What a figure says of its limit."""
+
+    MET = "met"
+    OPEN = "open"
+    BROKEN = "broken"
+
+
+class Verdict(StrEnum):
+    """What the thresholds say of the policy."""
+
+    PROMOTE = "PROMOTE"
+    HOLD = "HOLD"
+    REJECT = "REJECT"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One limit and what was measured."""
+
+    name: str
+    """As in the thresholds' file."""
+    words: str
+    measured: str
+    limit: str
+    state: State
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """The verdict and its reasons."""
+
+    verdict: Verdict
+    findings: tuple[Finding, ...]
+    reasons: tuple[str, ...]
+    """Sentences, the decisive ones first."""
+
+
+def judge(
+    figures: ShadowFigures,
+    declared: Declared,
+    *,
+    started_utc: str,
+    problems: tuple[str, ...] = (),
+    twin: Counterfactual | None = None,
+) -> Judgement:
+    """Hold the thresholds against the figures.
+
+    Args:
+        figures: of the run.
+        declared: the thresholds, and where they come from.
+        started_utc: start of the run: thresholds that are younger were not declared beforehand.
+        problems: what is wrong with the trace itself.
+        twin: what the fitted simulation says, if it was asked.
+    """
+    limits = declared.thresholds
+    everything, lead = figures.all_points, figures.lead
+    names = _Limits(limits)
+    findings = (
+        _count(figures.asked, limits.min_cycles),
+        names.interval("min_agreement", "points within the tolerance", everything.within, "%"),
+        names.interval(
+            "max_p95_difference_deg", "95th percentile of the difference", everything.p95, "°"
+        ),
+        names.rate(
+            "min_sign_agreement", "operators' moves in the recommended direction", lead.same_sign
+        ),
+        names.interval(
+            "max_asymmetry_excess",
+            "|asymmetry| near the recommendation less that elsewhere",
+            figures.excess,
+        ),
+        names.rate("max_refused_rate", "cycles that the guard would have refused", figures.refused),
+        names.rate("max_altered_rate", "points brought within a limit", figures.altered),
+        names.rate("max_unanswered_rate", "readings without a finite answer", figures.unanswered),
+        names.rate("max_out_of_distribution_rate", "readings unlike the training", figures.outside),
+        names.rate("max_late_rate", "decisions after the deadline", figures.late),
+        _latency(figures, limits.max_decision_p99_ms),
+        _gain(twin, limits.min_gain),
+    )
+    broken = [one for one in findings if one.state is State.BROKEN]
+    open_ = [one for one in findings if one.state is State.OPEN]
+    doubts = [*problems]
+    if not declared.path:
+        doubts.append("no thresholds were declared: --thresholds FILE")
+    elif not declared.before(started_utc):
+        doubts.append(
+            f"the thresholds were written ({declared.written_utc}) after the run began ({started_utc}): "
+            "they were not declared beforehand"
+        )
+    reasons = [
+        f"{one.words}: {one.measured}, {one.limit} was declared" for one in (*broken, *open_)
+    ]
+    verdict = Verdict.PROMOTE
+    if broken:
+        verdict = Verdict.REJECT
+    elif open_ or doubts:
+        verdict = Verdict.HOLD
+    if verdict is Verdict.PROMOTE:
+        reasons = [f"all {len(findings)} limits are met"]
+    return Judgement(verdict=verdict, findings=findings, reasons=(*reasons, *doubts))
+
+
+def _state(figure_low: float, figure_high: float, limit: float, *, most: bool) -> State:
+    """Compare an interval with a limit."""
+    if not (math.isfinite(figure_low) and math.isfinite(figure_high)):
+        return State.OPEN
+    if most:
+        met, broken = figure_high <= limit, figure_low > limit
+    else:
+        met, broken = figure_low >= limit, figure_high < limit
+    return State.MET if met else State.BROKEN if broken else State.OPEN
+
+
+def rate_words(rate: Rate) -> str:
+    """Return a rate in words, with what it bounds."""
+    if not rate.of:
+        return "no case"
+    return f"{rate.events} of {rate.of} ({100 * rate.value:.3g} %; below {100 * rate.high:.3g} % at 95 %)"
+
+
+class _Limits:
+    """Makes findings of figures, by the name of the limit: `max_` is an upper one, `min_` a lower one."""
+
+    def __init__(self, limits: Thresholds) -> None:
+        self._limits = limits
+
+    def interval(self, name: str, words: str, figure: Figure, unit: str = "") -> Finding:
+        """Hold a figure with an interval against its limit."""
+        scale = 100.0 if unit == "%" else 1.0
+        measured = "not measured"
+        if math.isfinite(figure.value):
+            value, low, high = (scale * one for one in (figure.value, figure.low, figure.high))
+            measured = f"{value:.3g}{unit} ({low:.3g} to {high:.3g}{unit})"
+        return self._finding(name, words, measured, (figure.low, figure.high), (scale, unit))
+
+    def rate(self, name: str, words: str, rate: Rate | None) -> Finding:
+        """Hold a rate against its limit; None was not recorded."""
+        if rate is None or not rate.of:
+            measured = "not recorded by this run" if rate is None else "no case"
+            return self._finding(name, words, measured, (math.nan, math.nan), (100.0, " %"))
+        return self._finding(name, words, rate_words(rate), (rate.low, rate.high), (100.0, " %"))
+
+    def _finding(
+        self,
+        name: str,
+        words: str,
+        measured: str,
+        interval: tuple[float, float],
+        unit: tuple[float, str],
+    ) -> Finding:
+        most, limit = name.startswith("max_"), float(getattr(self._limits, name))
+        return Finding(
+            name=name,
+            words=words,
+            measured=measured,
+            limit=f"{'at most' if most else 'at least'} {unit[0] * limit:.3g}{unit[1]}",
+            state=_state(*interval, limit, most=most),
+        )
+
+
+def _count(cycles: int, limit: int) -> Finding:
+    return Finding(
+        name="min_cycles",
+        words="cycles in which the policy was asked",
+        measured=str(cycles),
+        limit=f"at least {limit}",
+        state=State.MET if cycles >= limit else State.OPEN,
+    )
+
+
+def _latency(figures: ShadowFigures, limit_ms: float) -> Finding:
+    p99 = float(np.percentile(figures.decision_ms, 99.0))
+    return Finding(
+        name="max_decision_p99_ms",
+        words="99th percentile of the time to a decision",
+        measured=f"{p99:.3g} ms",
+        limit=f"at most {limit_ms:.3g} ms",
+        state=State.MET if p99 <= limit_ms else State.BROKEN,
+    )
+
+
+def _gain(twin: Counterfactual | None, limit: float) -> Finding:
+    measured, state = "not computed", State.MET if limit <= -1.0 else State.OPEN
+    if twin is not None and twin.credible:
+        measured = f"{twin.gain.value:.4f} ({twin.gain.low:.4f} to {twin.gain.high:.4f})"
+        state = _state(twin.gain.low, twin.gain.high, limit, most=False)
+    elif twin is not None:
+        measured = "the fitted model does not give the recorded cycles back"
+    asked = "not asked for" if limit <= -1.0 else f"at least {limit:.3g}"
+    return Finding(
+        name="min_gain",
+        words="counterfactual gain in mean |asymmetry|",
+        measured=measured,
+        limit=asked,
+        state=state,
+    )

@@ -1,0 +1,353 @@
+"""The report as one HTML page that needs nothing else, and as JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from memrl_ctrl import __version__
+from memrl_ctrl.trace import TraceHeader
+from memrl_ctrl.trace.report import TraceReport
+from memrl_deploy.counterfactual import Counterfactual
+from memrl_deploy.report.figures import Differences, ShadowFigures
+from memrl_deploy.report.judgement import Judgement, rate_words
+from memrl_deploy.report.pictures import pictures
+from memrl_deploy.report.statistics import Figure, Rate
+from memrl_deploy.report.thresholds import Declared
+
+BLIND_SPOT = (
+    "In shadow the policy never meets the consequences of its own functions. Its memory follows the "
+    "trajectory that the operators chose: the changes it is told were applied are theirs, and the readings "
+    "are those of their settings. Agreement here is therefore no proof that the closed loop is stable, and "
+    "a difference is no proof that the policy is wrong: it may be right where the operators were not. What "
+    "the loop would do is known only from the counterfactual simulation, as far as its model holds, and from "
+    "the first cycles after engaging, which the guard watches."
+)
+STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;margin:0 auto;max-width:1020px;padding:24px;
+color:#1c1c1c;background:#fff}
+h1{font-size:25px;margin:0 0 4px}h2{font-size:18px;margin:30px 0 8px;border-bottom:1px solid #ddd}
+table{border-collapse:collapse;margin:8px 0}td,th{padding:3px 14px 3px 0;text-align:left;vertical-align:top}
+th{font-weight:600;border-bottom:1px solid #bbb}td.n,th.n{text-align:right}
+.verdict{display:inline-block;color:#fff;font-size:25px;font-weight:700;padding:6px 20px;border-radius:5px}
+.PROMOTE{background:#2d7d46}.HOLD{background:#a86d00}.REJECT{background:#b3382c}
+.met{color:#2d7d46}.open{color:#a86d00}.broken{color:#b3382c;font-weight:600}
+.note{background:#fff7e3;border-left:4px solid #d9a300;padding:9px 14px;margin:10px 0}
+.pictures{display:grid;grid-template-columns:1fr 1fr;gap:14px}svg{width:100%;height:auto}
+.dim{color:#666}@media(max-width:760px){.pictures{grid-template-columns:1fr}}
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What the report is about."""
+
+    header: TraceHeader
+    state: TraceReport
+    figures: ShadowFigures
+    judgement: Judgement
+    declared: Declared
+    twin: Counterfactual | None = None
+    twin_problem: str = ""
+    """Why there is no counterfactual."""
+
+
+def page(subject: Subject) -> str:
+    """Return the whole page."""
+    header, judgement = subject.header, subject.judgement
+    title = f"Shadow report: {header.policy_name or 'unnamed policy'} on {header.machine.name}"
+    reasons = "".join(f"<li>{escape(reason)}</li>" for reason in judgement.reasons)
+    parts = [
+        f"<h1>{escape(title)}</h1>",
+        f'<p class="dim">program {escape(header.program)}, run {escape(header.run_id)}, started '
+        f"{escape(header.started_utc)}; policy SHA-256 {escape(header.policy_sha256[:16])}…</p>",
+        f'<p><span class="verdict {judgement.verdict}">{judgement.verdict}</span></p>',
+        f"<ul>{reasons}</ul>",
+        f'<p class="note"><b>What shadow cannot show.</b> {escape(BLIND_SPOT)}</p>',
+        "<h2>Limits declared, and what was measured</h2>",
+        _thresholds(subject),
+        "<h2>What was covered</h2>",
+        _table(("", ""), _covered(subject)),
+        "<h2>Pictures</h2>",
+        f'<div class="pictures">{"".join(pictures(subject.figures, subject.twin))}</div>',
+        *_comparison(subject),
+        *_safety(subject),
+        *_counterfactual(subject),
+        f'<p class="dim">memrl-ctrl {escape(__version__)}; recorded with '
+        f"{escape(', '.join(f'{n} {v}' for n, v in header.versions.items()))}</p>",
+    ]
+    body = "\n".join(parts)
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
+        "style-src 'unsafe-inline'\">"
+        f"<style>{STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
+    )
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 99) -> str:
+    """Return a table; columns from `numbers` on are set flush right."""
+
+    def cells(row: Sequence[str], tag: str) -> str:
+        classes = ['class="n"' if index >= numbers else "" for index in range(len(row))]
+        joined = zip(row, classes, strict=True)
+        return "".join(f"<{tag} {kind}>{escape(cell)}</{tag}>" for cell, kind in joined)
+
+    heading = [f"<tr>{cells(head, 'th')}</tr>"] if any(head) else []
+    lines = [f"<tr>{cells(row, 'td')}</tr>" for row in rows]
+    return f"<table>{''.join([*heading, *lines])}</table>"
+
+
+def _thresholds(subject: Subject) -> str:
+    rows = "".join(
+        f"<tr><td>{escape(one.words)}</td><td>{escape(one.measured)}</td><td>{escape(one.limit)}</td>"
+        f'<td class="{one.state}">{one.state}</td><td class="dim">{escape(one.name)}</td></tr>'
+        for one in subject.judgement.findings
+    )
+    declared = subject.declared
+    source = "the defaults of this release, declared by nobody"
+    if declared.path:
+        source = f"{declared.path}, written {declared.written_utc}, SHA-256 {declared.sha256[:16]}…"
+    return (
+        "<table><tr><th>figure</th><th>measured (95 % interval)</th><th>declared</th><th></th>"
+        f'<th></th></tr>{rows}</table><p class="dim">Thresholds: {escape(source)}. A limit is met where '
+        "the whole interval keeps it, broken where the whole interval does not, and open in between. One "
+        "broken limit rejects, one open limit holds.</p>"
+    )
+
+
+def _covered(subject: Subject) -> list[tuple[str, str]]:
+    figures, header = subject.figures, subject.header
+    hours = (figures.stamp_ns[-1] - figures.stamp_ns[0]) / 3.6e12
+    area = figures.intensity[np.isfinite(figures.intensity)]
+    spread = (
+        f"{area.min():.2f} to {area.max():.2f} of its median" if area.size else "could not be read"
+    )
+    quality = ", ".join(f"{name}: {count}" for name, count in figures.quality.items())
+    events = ", ".join(f"{name}: {count}" for name, count in figures.events.items())
+    low, high = figures.applied_deg.min(), figures.applied_deg.max()
+    limits, ctime = header.limits, figures.ctime_ms
+    step, least, most = (math.degrees(v) for v in (limits.step_rad, limits.min_rad, limits.max_rad))
+    first, last = figures.cycle[0], figures.cycle[-1]
+    return [
+        ("cycles", f"{figures.asked}, {first} to {last}, over {hours:.2f} h"),
+        ("control points", f"{ctime.size}, ctime {ctime[0]:g} to {ctime[-1]:g} ms"),
+        ("intensity (area of the profiles)", spread),
+        ("phi_hw that the operators played", f"{low:.1f} to {high:.1f} degrees"),
+        ("limits of the run", f"step {step:.1f}, values {least:.0f} to {most:.0f} degrees"),
+        ("usable readings", rate_words(figures.usable)),
+        ("flags on readings", quality or "none"),
+        ("out of the ordinary", events or "nothing"),
+        ("trace", "; ".join(subject.state.sentences())),
+    ]
+
+
+def _number(value: float, digits: int = 2) -> str:
+    return f"{value:.{digits}f}" if math.isfinite(value) else "–"
+
+
+def _between(figure: Figure, digits: int = 4) -> str:
+    if not math.isfinite(figure.value):
+        return "not measured"
+    return f"{figure.value:.{digits}f} ({figure.low:.{digits}f} to {figure.high:.{digits}f})"
+
+
+def _difference_row(name: str, one: Differences) -> tuple[str, ...]:
+    return (
+        name,
+        str(one.count),
+        _number(one.median.value),
+        _number(one.p95.value),
+        _number(one.p99),
+        _number(one.bias),
+        _number(100.0 * one.within.value, 1),
+    )
+
+
+def _comparison(subject: Subject) -> list[str]:
+    figures = subject.figures
+    tolerance = subject.declared.thresholds.tolerance_deg
+    head = ("", "values", "median", "p95", "p99", "bias", f"within {tolerance:g}° [%]")
+    rows = [_difference_row("all points", figures.all_points)]
+    rows += [_difference_row(f"intensity {n}", one) for n, one in figures.by_intensity.items()]
+    rows += [
+        _difference_row(f"ctime {ctime:.1f} ms", one)
+        for ctime, one in zip(figures.ctime_ms, figures.by_ctime, strict=True)
+    ]
+    lead = figures.lead
+    median = f"{np.median(lead.cycles):.0f}" if lead.cycles.size else "–"
+    moves = f"The operators moved a point {lead.moves} times by more than half a degree" + (
+        f"; {rate_words(lead.same_sign)} of them in the direction that the policy had recommended "
+        f"the cycle before, for {median} cycles in the median."
+        if lead.moves
+        else ": whether it would have moved before them cannot be said."
+    )
+    return [
+        "<h2>Difference to the operators' settings</h2>",
+        '<p class="dim">Recommended less applied phi_hw, round the circle, degrees. What is recommended is '
+        "one step, as the guard would let it through. Bias is the circular mean, with its sign.</p>",
+        _table(head, rows, numbers=1),
+        f"<p>{escape(moves)}</p>",
+        "<h2>The beam near the recommendation, and elsewhere</h2>",
+        _table(
+            ("mean |asymmetry|", "value (95 % interval)"),
+            [
+                (f"operators within {tolerance:g}° of it", _between(figures.near)),
+                ("farther away", _between(figures.far)),
+                ("near less far, at the same control points", _between(figures.excess)),
+            ],
+        ),
+    ]
+
+
+def _safety(subject: Subject) -> list[str]:
+    figures = subject.figures
+
+    def row(name: str, rate: Rate) -> tuple[str, ...]:
+        return (
+            name,
+            str(rate.events),
+            str(rate.of),
+            f"{100 * rate.value:.3g}",
+            f"{100 * rate.high:.3g}",
+        )
+
+    rates = {
+        "cycles that the guard would have refused": figures.refused,
+        "points brought within a limit": figures.altered,
+        "usable readings without a finite answer": figures.unanswered,
+        "decisions after the deadline": figures.late,
+    }
+    if figures.outside is not None:
+        rates["readings unlike those of the training"] = figures.outside
+    rows = [row(name, rate) for name, rate in rates.items()]
+    rows += [row(f"guard stage {name}", rate) for name, rate in figures.stages.items()]
+    p50, p99, p999, largest = np.percentile(figures.decision_ms, [50.0, 99.0, 99.9, 100.0])
+    none = (
+        ""
+        if figures.outside is not None
+        else (" How unlike the training a reading was, this run did not record.")
+    )
+    zero = Rate(events=0, of=figures.asked)
+    period_s = subject.header.machine.period_s
+    period = f"{period_s:g} s" if period_s else "as short as it is asked for"
+    return [
+        "<h2>Would-be limit hits, answers, deadlines</h2>",
+        _table(("", "events", "cases", "share [%]", "below, at 95 % [%]"), rows, numbers=1),
+        f"<p>Nothing seen in {figures.asked} cycles means, at 95 %: less often than once in "
+        f"{1.0 / zero.high:,.0f} cycles (rule of three), if cycles were independent; they are alike for as "
+        f"long as the machine is, so that the true bound is weaker.{none}</p>",
+        f"<p>Time from reading to decision, recorded: median {p50:.2f}, p99 {p99:.2f}, p99.9 {p999:.2f}, "
+        f"longest {largest:.2f} ms; the machine's period is {period}.</p>",
+    ]
+
+
+def _counterfactual(subject: Subject) -> list[str]:
+    twin = subject.twin
+    head = "<h2>Counterfactual: the policy in closed loop on a fitted simulation</h2>"
+    if twin is None:
+        return [head, f"<p>{escape(subject.twin_problem or 'Not asked for.')}</p>"]
+
+    def row(name: str, figure: Any) -> tuple[str, str]:
+        return name, f"{figure.value:.4f} ({figure.low:.4f} to {figure.high:.4f})"
+
+    doubt = (
+        ""
+        if twin.credible
+        else (
+            '<p class="note">The model does not give the recorded cycles back well enough: do not decide on '
+            "the gain.</p>"
+        )
+    )
+    fit = twin.fitted[0]
+    return [
+        head,
+        _table(
+            ("mean |asymmetry|", "value (95 % interval)"),
+            [
+                ("measured", f"{twin.recorded:.4f}"),
+                row("model, functions as recorded", twin.model_recorded),
+                row("model, policy in closed loop", twin.model_policy),
+                row("gain of the policy", twin.gain),
+            ],
+        ),
+        f"<p>{twin.cycles} cycles from {twin.first_cycle}; fitted emittance {fit.emittance_evs:.3f} eV s, "
+        f"intensity {fit.intensity:.3g}, reduced chi2 {fit.chi2_reduced:.2f}.</p>",
+        doubt,
+    ]
+
+
+def as_json(subject: Subject) -> dict[str, Any]:
+    """Return the report's numbers; what is not a number is null."""
+    figures, twin = subject.figures, subject.twin
+
+    def rate(one: Rate | None) -> dict[str, Any] | None:
+        if one is None:
+            return None
+        return {"events": one.events, "of": one.of, "value": one.value, "high": one.high}
+
+    result = {
+        "verdict": str(subject.judgement.verdict),
+        "reasons": list(subject.judgement.reasons),
+        "findings": [asdict(one) for one in subject.judgement.findings],
+        "blind_spot": BLIND_SPOT,
+        "thresholds": asdict(subject.declared),
+        "run_id": subject.header.run_id,
+        "machine": subject.header.machine.name,
+        "program": subject.header.program,
+        "policy": subject.header.policy_name,
+        "policy_sha256": subject.header.policy_sha256,
+        "trace": subject.state.sentences(),
+        "cycles": figures.asked,
+        "usable": rate(figures.usable),
+        "difference_deg": asdict(figures.all_points),
+        "by_ctime": [
+            {"ctime_ms": float(ctime), **asdict(one)}
+            for ctime, one in zip(figures.ctime_ms, figures.by_ctime, strict=True)
+        ],
+        "by_intensity": {name: asdict(one) for name, one in figures.by_intensity.items()},
+        "asymmetry": {n: asdict(getattr(figures, n)) for n in ("near", "far", "excess")},
+        "operators_moves": {
+            "moves": figures.lead.moves,
+            "same_sign": rate(figures.lead.same_sign),
+            "lead_cycles_median": float(np.median(figures.lead.cycles))
+            if figures.lead.cycles.size
+            else None,
+        },
+        "refused": rate(figures.refused),
+        "altered": rate(figures.altered),
+        "unanswered": rate(figures.unanswered),
+        "out_of_distribution": rate(figures.outside),
+        "late": rate(figures.late),
+        "stages": {name: rate(one) for name, one in figures.stages.items()},
+        "decision_ms": {
+            f"p{p:g}": float(np.percentile(figures.decision_ms, p)) for p in (50, 99, 99.9, 100)
+        },
+        "zero_events_bound": Rate(events=0, of=figures.asked).high,
+        "counterfactual": None
+        if twin is None
+        else {
+            "recorded": twin.recorded,
+            **{n: asdict(getattr(twin, n)) for n in ("model_recorded", "model_policy", "gain")},
+            "credible": twin.credible,
+        },
+    }
+    numbers: dict[str, Any] = _finite(result)
+    return numbers
+
+
+def _finite(value: Any) -> Any:
+    """Return the same with NaN and infinity as None."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,91 @@
+"""Bounds and intervals of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import beta
+
+LEVEL = 0.95
+RESAMPLES = 400
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A number with its interval of 95 %; NaN where there is none."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rate:
+    """How often something happened, and what that bounds."""
+
+    events: int
+    of: int
+    """In so many cases."""
+
+    @property
+    def value(self) -> float:
+        """Share; NaN of no cases."""
+        return self.events / self.of if self.of else float("nan")
+
+    @property
+    def high(self) -> float:
+        """Upper limit of the rate, one-sided at 95 %.
+
+        Clopper and Pearson, Biometrika 26 (1934) 404. Of zero events in n cases it is
+        1 - 0.05^(1/n), nearly 3/n: the rule of three (Hanley and Lippman-Hand, JAMA 249 (1983) 1743).
+        """
+        if self.events >= self.of:
+            return 1.0
+        return float(beta.ppf(LEVEL, self.events + 1, self.of - self.events))
+
+    @property
+    def low(self) -> float:
+        """Lower limit of the rate, one-sided at 95 %."""
+        if not self.events:
+            return 0.0
+        return float(beta.ppf(1.0 - LEVEL, self.events, self.of - self.events + 1))
+
+
+def bootstrapped(
+    values: FloatArray,
+    statistic: Callable[[FloatArray], float],
+    *,
+    rng: np.random.Generator,
+    resamples: int = RESAMPLES,
+) -> Figure:
+    """Return a statistic with its interval; cycles are drawn anew in blocks.
+
+    Neighbouring cycles are alike: a block is the cube root of the number of cycles long, as for a
+    moving-blocks bootstrap (Kuensch, Ann. Statist. 17 (1989) 1217), and at least 10.
+
+    Args:
+        values: [cycles, ...]; NaN where there is none.
+        statistic: of such an array; must take NaN.
+        rng: draws the blocks.
+        resamples: how many.
+    """
+    nothing = Figure(value=float("nan"), low=float("nan"), high=float("nan"))
+    count = values.shape[0]
+    if not count or not np.isfinite(values).any():
+        return nothing
+    block = min(count, max(10, round(count ** (1 / 3))))
+    blocks = -(-count // block)
+    found = np.empty(resamples)
+    for index in range(resamples):
+        starts = rng.integers(0, count - block + 1, blocks)
+        rows = (starts[:, None] + np.arange(block)).ravel()[:count]
+        found[index] = statistic(values[rows])
+    found = found[np.isfinite(found)]
+    if not found.size:
+        return nothing
+    low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Figure(value=statistic(values), low=float(low), high=float(high))
