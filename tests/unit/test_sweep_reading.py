@@ -224,11 +224,11 @@ def test_an_environment_that_cannot_be_made_is_found_before_any_trial(tmp_path: 
 def test_a_file_of_weights_and_biases_is_read(tmp_path: Path) -> None:
     """Names of parameters and figures become ours, what starts a program is left out with a note."""
     sweep = read_sweep(wandb(tmp_path), base=BASE, steps=1000)
-    assert sweep.config.goal.metric == "return"
+    assert sweep.config.goal.metric == "return_ema"
     assert sweep.config.sampler.name == "tpe"
     assert sweep.config.pruner.name == "none"
     assert any(note.startswith("program is left out") for note in sweep.notes)
-    assert any(note.startswith("wandb_group is left out") for note in sweep.notes)
+    assert sweep.base.logging.wandb_group == "a group"
     config = sweep.configuration(
         {"learning_rate": 1e-3, "num_steps": 64, "hidden_size": 16, "hidden_layer_size": 32}
     )
@@ -310,7 +310,10 @@ def test_figures_as_they_are_logged_are_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({}, "names no configuration to begin with; give --base NAME"),
+        (
+            {"parameters": {"agent.epochs": {"values": [1, 2]}}},
+            "names no configuration to begin with; give --base NAME",
+        ),
         ({"method": "bays"}, "no method 'bays'; there is: bayes, grid, random"),
         ({"metod": "bayes"}, "no key 'metod'"),
         ({"metric": None}, "it has no metric"),
@@ -363,6 +366,24 @@ def test_minibatches_of_the_seed_work_are_counted_in_sequences() -> None:
     assert translated({"eval_freq": 3, **values}, base)["evaluation.every_steps"] == 3 * 128 * 2048
 
 
+def test_what_the_seed_work_learns_from_is_what_its_buffer_holds() -> None:
+    """Where a buffer is given, the smaller of it and the rollout; else the rollout."""
+    base = resolve(BASE)
+    rollout = "agent.rollout_steps"
+    assert translated({"num_steps": 1024, "buffer_size": 512}, base)[rollout] == 512
+    assert translated({"num_steps": 256, "buffer_size": 512}, base)[rollout] == 256
+    assert translated({"num_steps": 1024}, base)[rollout] == 1024
+    assert translated({"env_id": "CartPoleNoVel-v0"}, base)["environment.id"].startswith("memrl/")
+
+
+def test_a_file_with_the_seed_works_names_begins_with_its_defaults(tmp_path: Path) -> None:
+    """Without a base, trials begin with the configuration that has them, and a note says so."""
+    sweep = read_sweep(wandb(tmp_path))
+    assert sweep.base.name == resolve("ppo-lstm-seed").name
+    assert "trials begin with ppo-lstm-seed; --base names another configuration" in sweep.notes
+    assert read_sweep(wandb(tmp_path), base=BASE).base.name == BASE
+
+
 def test_every_key_that_names_become_exists() -> None:
     """Each of our keys in the table is one of the configuration, and no name stands in two tables."""
     from memrl_ctrl.training.sweep.reading import _changed
@@ -370,12 +391,14 @@ def test_every_key_that_names_become_exists() -> None:
     base = resolve("ppo-lstm-minigrid-memory-s7")
     values: dict[str, Any] = {
         "env_id": "MiniGrid-MemoryS7-v0", "view_size": 3, "one_hot": True, "use_pixels": False,
-        "betas": [0.9, 0.99], "use_wandb": False, "wandb_project": "x", "project_name": "x",
+        "betas": [0.9, 0.99], "use_wandb": False, "wandb_project": "x", "wandb_group": "x",
+        "eval_env_id": "CartPole-v1", "watch_model": True, "torch_deterministic": True,
     }  # fmt: skip
     for name in RENAMED:
         _changed(base, translated({name: values.get(name, 1)}, base))
     for name in COMPUTED:
-        _changed(base, translated({name: 1}, base))
+        changed = _changed(base, translated({name: values.get(name, 1)}, base))
+        assert changed != base or name in {"minibatch_size", "env_id"}, name
     tables = (*RENAMED, *COMPUTED, *WITHOUT_COUNTERPART)
     assert len(tables) == len(set(tables))
 
@@ -393,7 +416,7 @@ def test_the_seed_works_parameters_are_all_known() -> None:
     """
     theirs = text.split()
     assert set(theirs) <= known
-    assert METRICS["episode/return_ema"] == "return"
+    assert METRICS["episode/return_ema"] == "return_ema"
 
 
 def test_a_sweep_knows_what_must_not_change(tmp_path: Path) -> None:

@@ -181,6 +181,8 @@ def _values_of(path: Path, base: str | None) -> tuple[dict[str, Any], list[str]]
     """Return a file as values of `SweepConfig`, and what of it was left out."""
     values = read_yaml(path, "a sweep")
     notes: list[str] = []
+    if base is not None:
+        values["base"] = base
     if wandb_file.is_one(values):
         try:
             values, notes = wandb_file.translated(values)
@@ -190,9 +192,7 @@ def _values_of(path: Path, base: str | None) -> tuple[dict[str, Any], list[str]]
         if isinstance(values.get(group), str):
             values[group] = {"name": values[group]}
     values.setdefault("name", path.stem if path.name != FILE else path.parent.name)
-    if base is not None:
-        values["base"] = base
-    elif (path.parent / str(values.get("base", ""))).is_file():
+    if base is None and (path.parent / str(values.get("base", ""))).is_file():
         values["base"] = str(path.parent / str(values["base"]))
     return values, notes
 

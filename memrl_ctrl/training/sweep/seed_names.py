@@ -4,6 +4,8 @@ The table behind it, with all defaults, stands in `docs/ppo-lstm.md`. Most are a
 one of theirs is several of ours, or depends on others:
 
 - `hidden_size` is the LSTM's, `hidden_layer_size` that of the two layers of each head;
+- `env_id` knows CartPole without velocity by a name of its own;
+- of `num_steps` only the last `buffer_size` are learnt from there, where that is given;
 - `minibatch_size` counts sequences of `seq_len` steps, `agent.minibatches` the parts of a round:
   num_envs * num_steps / (seq_len * minibatch_size); with `auto_mini_batch` it is one part;
 - `eval_freq` counts rounds of num_envs * num_steps environment steps.
@@ -17,15 +19,17 @@ from typing import Any
 from memrl_ctrl.config import ConfigError, TrainingConfig
 from memrl_ctrl.errors import UnknownNameError
 
+BASE = "ppo-lstm-seed"
+"""The configuration that has their defaults."""
+CARTPOLE = {"CartPoleNoVel-v0": "memrl/CartPoleNoVel-v0"}
+"""Names of tasks that are others here."""
 RENAMED = {
-    "env_id": "environment.id",
     "num_envs": "environment.num_envs",
     "view_size": "environment.options.view_size",
     "one_hot": "environment.options.one_hot",
     "use_pixels": "environment.options.pixels",
     "total_steps": "steps",
     "seed": "seed",
-    "num_steps": "agent.rollout_steps",
     "seq_len": "agent.sequence_length",
     "update_epochs": "agent.epochs",
     "learning_rate": "agent.learning_rate",
@@ -41,26 +45,34 @@ RENAMED = {
     "save_freq": "logging.checkpoint_every_steps",
     "use_wandb": "logging.wandb",
     "wandb_project": "logging.wandb_project",
-    "project_name": "logging.wandb_project",
+    "wandb_group": "logging.wandb_group",
+    "watch_model": "logging.watch_model",
+    "ema_decay": "logging.return_decay",
+    "eval_env_id": "evaluation.environment",
+    "torch_deterministic": "torch_deterministic",
 }
 """Parameters that only have another name."""
-COMPUTED = ("hidden_size", "hidden_layer_size", "minibatch_size", "auto_mini_batch", "eval_freq")
+COMPUTED = (
+    "env_id",
+    "num_steps",
+    "buffer_size",
+    "hidden_size",
+    "hidden_layer_size",
+    "minibatch_size",
+    "auto_mini_batch",
+    "eval_freq",
+)
 """Parameters that are several of ours, or depend on others."""
 WITHOUT_COUNTERPART = {
-    "wandb_group": "every sweep has a folder of its own",
-    "ema_decay": "it smooths a figure that is shown; `return` is the mean of the last episodes",
-    "torch_deterministic": "a seed reproduces a run on the CPU anyway",
     "gpu_id": "give --devices",
-    "watch_model": "gradient norms are logged, see logging.histograms_every_s",
     "debug_probes": "memrl-ctrl check-agent runs the probes",
     "record_video": "memrl-ctrl evaluate RUN --render FILE.mp4",
     "deployment": "memrl-ctrl export, deploy and play",
     "save_dir": "checkpoints are in the run folder",
-    "buffer_size": "what is learnt from is what a round collects",
     "num_eval_envs": "give evaluation.episodes",
     "eval_steps": "whole episodes are played: evaluation.episodes",
-    "eval_env_id": "memrl-ctrl evaluate RUN --env ID",
     "run_name": "trials are numbered",
+    "project_name": "give the sweep a name",
     "n_epochs": "it is computed from others",
     "batch_size": "it is computed from others",
     "num_iterations": "it is computed from others",
@@ -69,7 +81,7 @@ WITHOUT_COUNTERPART = {
 """Parameters that nothing here depends on, and why or what to do instead."""
 METRICS = {
     "episode/return": "return",
-    "episode/return_ema": "return",
+    "episode/return_ema": "return_ema",
     "episode/length": "episode_length",
     "eval/mean_reward": "evaluation_return",
     "eval/mean_episode_length": "evaluation_length",
@@ -77,6 +89,7 @@ METRICS = {
     "training/critic_loss": "value_loss",
     "training/entropy": "entropy",
     "training/approx_kl": "kl",
+    "training/clip_fraction": "clipped",
 }
 """Names of logged figures."""
 
@@ -125,11 +138,16 @@ def translated(values: Mapping[str, Any], base: TrainingConfig) -> dict[str, Any
         keys["agent.lstm"] = [values["hidden_size"]]
     if "hidden_layer_size" in values:
         keys["agent.actor"] = keys["agent.critic"] = [values["hidden_layer_size"]] * 2
+    if "env_id" in values:
+        keys["environment.id"] = CARTPOLE.get(str(values["env_id"]), values["env_id"])
     if base.algorithm != "ppo-lstm":
         return keys
     agent = base.ppo_lstm
-    environments = _count(values, "num_envs", base.environment.num_envs)
-    round_steps = environments * _count(values, "num_steps", agent.rollout_steps)
+    rollout = _count(values, "num_steps", agent.rollout_steps)
+    rollout = min(rollout, _count(values, "buffer_size", rollout))
+    if "num_steps" in values or "buffer_size" in values:
+        keys["agent.rollout_steps"] = rollout
+    round_steps = rollout * _count(values, "num_envs", base.environment.num_envs)
     if values.get("auto_mini_batch"):
         keys["agent.minibatches"] = 1
     elif "minibatch_size" in values:

@@ -80,6 +80,9 @@ def translated(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         notes.append(
             "seed is no parameter: each trial trains with each of them, and the mean counts"
         )
+    if "base" not in ours and any("." not in name for name in (*fixed, *varied)):
+        ours["base"] = seed_names.BASE
+        notes.append(f"trials begin with {seed_names.BASE}; --base names another configuration")
     ours["set"] = {**fixed, **ours.get("set", {})}
     ours["parameters"] = varied
     return ours, notes
