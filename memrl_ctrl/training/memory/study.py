@@ -131,33 +131,19 @@ def study(
         options=dict(options or {}),
         seed=seed,
     )
-    played = compared = moments = None
-    found: list[Probe] = []
+    many = _Many()
     if wanted.probe or wanted.ablation:
-        occasion = Occasion(
-            environment=work.environment,
-            options=work.options,
-            episodes=wanted.episodes,
-            seed=work.seed,
-        )
-        stage(f"{wanted.episodes} episodes with memory")
-        played, moments, secrets = gather(work.insight, occasion, work.secrets_in)
-        if wanted.ablation:
-            stage("the same episodes without memory")
-            compared = cut(work.insight, occasion, played)
-        if wanted.probe:
-            stage("reading the memory")
-            found = _probed(work, secrets, moments)
+        many = _gathered(work, wanted, stage)
     stage("drawing")
-    space = _drawn_episodes(work, out, wanted, found, moments)
-    if moments is not None and found:
-        _write_probes(work, out, found, moments, space)
+    space = _drawn_episodes(work, out, wanted, many.probes, many.moments)
+    if many.moments is not None and many.probes:
+        _write_probes(work, out, many.probes, many.moments, space)
     result = Study(
         folder=out,
         environment=work.environment,
-        played=played,
-        compared=compared,
-        probes=tuple(found),
+        played=many.played,
+        compared=many.compared,
+        probes=tuple(many.probes),
         notes=tuple(work.notes),
         files=tuple(work.files),
     )
@@ -215,6 +201,37 @@ def _prepared(
             "info of the environment with --label"
         )
     return work
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Many:
+    """What many episodes brought; nothing where none were played."""
+
+    played: Played | None = None
+    compared: Compared | None = None
+    moments: Moments | None = None
+    probes: Sequence[Probe] = ()
+
+
+def _gathered(work: _Work, wanted: Wanted, stage: Callable[[str], None]) -> _Many:
+    """Play many episodes, with memory and without, and read the memory."""
+    occasion = Occasion(
+        environment=work.environment,
+        options=work.options,
+        episodes=wanted.episodes,
+        seed=work.seed,
+    )
+    stage(f"{wanted.episodes} episodes with memory")
+    played, moments, secrets = gather(work.insight, occasion, work.secrets_in)
+    compared = None
+    if wanted.ablation:
+        stage("the same episodes without memory")
+        compared = cut(work.insight, occasion, played)
+    found: list[Probe] = []
+    if wanted.probe:
+        stage("reading the memory")
+        found = _probed(work, secrets, moments)
+    return _Many(played=played, compared=compared, moments=moments, probes=found)
 
 
 def _probed(work: _Work, secrets: Sequence[Secret], moments: Moments) -> list[Probe]:
