@@ -32,8 +32,16 @@ CLIENTS = {
     "rec": Role.RECOMMENDER,
     "ops": Role.OPERATOR,
 }
-NAMES = st.sampled_from(sorted(CLIENTS))
-VALUES = st.sampled_from([-1.0, 0.0, 0.5, 1.0, 100.0, float("nan")])
+NAMES = st.sampled_from(["ann", "ann", "bob", "bob", "ops", "eve", "rec"])
+FUNCTIONS = st.sampled_from(
+    [
+        *([value] * POINTS for value in (0.0, 0.25, 0.5, -0.5, 1.0)),
+        [0.1, 0.2, 0.3],
+        [0.0, 0.5, 0.0],
+        [100.0, 0.0, 0.0],
+        [0.0, float("nan"), 0.0],
+    ]
+)
 
 
 class Client:
@@ -58,6 +66,8 @@ class Authorities(RuleBasedStateMachine):
         self.state: State | None = None
         self.last_acknowledged: list[float] | None = None
         self._start()
+        for name in CLIENTS:
+            self.hello(name=name)
 
     def _start(self) -> None:
         self.read, self.write = os.pipe()
@@ -139,10 +149,10 @@ class Authorities(RuleBasedStateMachine):
 
     @rule(
         name=NAMES,
-        values=st.lists(VALUES, min_size=POINTS, max_size=POINTS),
-        guess=st.sampled_from([0, 0, 0, 1, -1]),
+        values=FUNCTIONS,
+        guess=st.sampled_from([0, 0, 0, 0, 1, -1]),
         cycle=st.sampled_from([1, 1, 1, 0, 2]),
-        late=st.sampled_from([False, False, True]),
+        late=st.sampled_from([False, False, False, True]),
         key=st.sampled_from(["", "a", "b"]),
         staged=st.booleans(),
     )
@@ -184,6 +194,17 @@ class Authorities(RuleBasedStateMachine):
         self.plays = self.last_acknowledged = values
         if key:
             self.acknowledged[name, key] = (reply.cycle, values)
+
+    @rule(
+        name=st.sampled_from(["ann", "bob"]),
+        values=FUNCTIONS,
+        guess=st.sampled_from([0, 0, 0, 1, -1]),
+    )
+    def take_control_and_write(self, name: str, values: list[float], guess: int) -> None:
+        self.lease(name=name, after=False)
+        self.write_function(
+            name=name, values=values, guess=guess, cycle=1, late=False, key="", staged=False
+        )
 
     @rule(name=NAMES)
     def release(self, name: str) -> None:
@@ -244,6 +265,8 @@ class Authorities(RuleBasedStateMachine):
         self.player.go_to(last[1])
         self.plays = self.player.last.applied_rad.tolist()
         np.testing.assert_allclose(self.plays, self.last_acknowledged, atol=1e-9)
+        for name in CLIENTS:
+            self.hello(name=name)
 
     @invariant()
     def at_most_one_holds(self) -> None:
