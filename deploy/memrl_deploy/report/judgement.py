@@ -112,9 +112,9 @@ def judge(
         f"{one.words}: {one.measured}, {one.limit} was declared" for one in (*broken, *open_)
     ]
     verdict = Verdict.PROMOTE
-    if broken:
+    if broken and declared.path:  # limits that nobody declared reject nobody
         verdict = Verdict.REJECT
-    elif open_ or doubts:
+    elif broken or open_ or doubts:
         verdict = Verdict.HOLD
     if verdict is Verdict.PROMOTE:
         reasons = [f"all {len(findings)} limits are met"]
