@@ -232,6 +232,8 @@ def open_for(
         env.close()
         choices = f" of {spec.choices} choices" if spec.choices else ""
         hint = f"; give --set n_slices={seen[0] - 1}" if task.kind == "beam-phase" else ""
+        if len(task.shape) == 3:
+            hint = "; give the options that it was trained with, for example --set view_size=3"
         raise MismatchError(
             f"the policy sees {seen} and acts {acts.shape}, environment {environment!r} shows "
             f"{task.shape} and takes {spec.shape}{choices}{hint}"
