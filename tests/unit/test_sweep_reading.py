@@ -267,6 +267,13 @@ def test_distributions_of_weights_and_biases(tmp_path: Path) -> None:
     assert read_sweep(integers, base=BASE, steps=100).parameters[0].whole
 
 
+def test_a_sweep_is_named_after_its_file(tmp_path: Path) -> None:
+    """Also where the file's name is no name of a folder."""
+    path = wandb(tmp_path).rename(tmp_path / "sweep_config cartpole (2).yaml")
+    assert read_sweep(path).config.name == "sweep_config-cartpole-2"
+    assert read_sweep(wandb(tmp_path, name="my  sweep")).config.name == "my-sweep"
+
+
 def test_keys_of_weights_and_biases(tmp_path: Path) -> None:
     """Grids, hyperband, caps, nested parameters, seeds, constants."""
     path = wandb(

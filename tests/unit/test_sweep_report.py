@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,11 +17,14 @@ from optuna.trial import TrialState
 
 from memrl_ctrl.cli import main
 from memrl_ctrl.cli.sweep import cuda_devices
+from memrl_ctrl.cli.sweep_view import standing_shown
 from memrl_ctrl.config import dump, resolve
 from memrl_ctrl.errors import UsageError
+from memrl_ctrl.terminal import Terminal
 from memrl_ctrl.training.sweep import make_report, read_sweep, write_report
 from memrl_ctrl.training.sweep.reading import Sweep, as_file
 from memrl_ctrl.training.sweep.report import Report
+from memrl_ctrl.training.sweep.running import Standing
 from memrl_ctrl.training.sweep.study import FIGURES, REASON, open_study, quiet, sqlite_url
 
 SPACE = {
@@ -205,6 +210,31 @@ def test_mistakes_on_the_command_line(
     ):
         assert main(["sweep", *arguments]) == code, arguments
         assert sentence in capsys.readouterr().err
+
+
+def test_progress_says_how_it_stands() -> None:
+    """In a terminal a bar for the sweep and one for each trial, elsewhere a line: counts, best, time."""
+    sweep = read_sweep("ppo-lstm-cartpole-no-vel")
+    settings = {one.name: one.extremes()[0] for one in sweep.parameters}
+    run: Any = SimpleNamespace(
+        trial=SimpleNamespace(number=7), fraction=0.3, settings=settings, value=21.4, sweep=sweep
+    )
+    now = Standing(
+        folder=Path("x"), budget=24, complete=5, pruned=2, failed=1, best=369.93, best_trial=1,
+        seconds=3700.0, remaining_s=555.0, running=[run],
+    )  # fmt: skip
+    for terminal in (True, False):
+        file = io.StringIO()
+        with standing_shown(Terminal(force_terminal=terminal, width=150, file=file)) as show:
+            show(now)
+        said = file.getvalue()
+        for part in (
+            "best 369.9 (trial 1), 2 ended early, 1 failed, 1:01:40, about 9:15 left",
+            "trial 7",
+        ):
+            assert part in said
+        assert ("8/24 trials" if terminal else "8 of 24 trials") in said
+        assert ("21.4  learning_rate 0.0002" in said) is terminal
 
 
 def test_devices_are_those_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -191,7 +192,9 @@ def _values_of(path: Path, base: str | None) -> tuple[dict[str, Any], list[str]]
     for group in SHORT:
         if isinstance(values.get(group), str):
             values[group] = {"name": values[group]}
-    values.setdefault("name", path.stem if path.name != FILE else path.parent.name)
+    if "name" not in values:
+        stem = path.stem if path.name != FILE else path.resolve().parent.name
+        values["name"] = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._") or "sweep"
     if base is None and (path.parent / str(values.get("base", ""))).is_file():
         values["base"] = str(path.parent / str(values["base"]))
     return values, notes

@@ -65,7 +65,7 @@ def translated(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         raise ConfigError(str(UnknownNameError("method", str(method), METHODS)))
     ours: dict[str, Any] = {key: values[key] for key in OURS if key in values}
     if "name" in values:
-        ours["name"] = str(values["name"]).replace(" ", "-")
+        ours["name"] = "-".join(str(values["name"]).split())
     if "run_cap" in values:
         ours.setdefault("trials", values["run_cap"])
     ours |= {"names": "ppo_lstm", "sampler": {"name": METHODS[method]}}
