@@ -36,6 +36,7 @@ table{border-collapse:collapse;margin:8px 0}td,th{padding:3px 14px 3px 0;text-al
 th{font-weight:600;border-bottom:1px solid #bbb}td.n,th.n{text-align:right}
 .verdict{display:inline-block;color:#fff;font-size:25px;font-weight:700;padding:6px 20px;border-radius:5px}
 .PROMOTE{background:#2d7d46}.HOLD{background:#a86d00}.REJECT{background:#b3382c}
+.covered td:first-child{white-space:nowrap}
 .met{color:#2d7d46}.open{color:#a86d00}.broken{color:#b3382c;font-weight:600}
 .note{background:#fff7e3;border-left:4px solid #d9a300;padding:9px 14px;margin:10px 0}
 .pictures{display:grid;grid-template-columns:1fr 1fr;gap:14px}svg{width:100%;height:auto}
@@ -72,7 +73,7 @@ def page(subject: Subject) -> str:
         "<h2>Limits declared, and what was measured</h2>",
         _thresholds(subject),
         "<h2>What was covered</h2>",
-        _table(("", ""), _covered(subject)),
+        f'<div class="covered">{_table(("", ""), _covered(subject))}</div>',
         "<h2>Pictures</h2>",
         f'<div class="pictures">{"".join(pictures(subject.figures, subject.twin))}</div>',
         *_comparison(subject),
@@ -141,7 +142,7 @@ def _covered(subject: Subject) -> list[tuple[str, str]]:
         ("intensity (area of the profiles)", spread),
         ("phi_hw that the operators played", f"{low:.1f} to {high:.1f} degrees"),
         ("limits of the run", f"step {step:.1f}, values {least:.0f} to {most:.0f} degrees"),
-        ("usable readings", rate_words(figures.usable)),
+        ("usable readings", f"{figures.usable.events} of {figures.usable.of}"),
         ("flags on readings", quality or "none"),
         ("out of the ordinary", events or "nothing"),
         ("trace", "; ".join(subject.state.sentences())),

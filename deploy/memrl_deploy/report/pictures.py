@@ -144,7 +144,7 @@ def _lead(figures: ShadowFigures) -> str:
     counts = np.bincount(figures.lead.cycles)[1:]
     edges: FloatArray = np.arange(counts.size + 1, dtype=np.float64) + 0.5
     return bars(
-        "How long the policy had recommended the operators' moves",
+        "How long moves had been recommended before",
         "cycles before the move",
         "moves",
         edges,
