@@ -89,7 +89,10 @@ class Shots:
         )
 
     def _moved_at_nodes(self, drawn: Drawn, rows: NDArray[np.int64]) -> FloatArray:
-        """Return how far the reference of `rows` moves at the nodes; NaN where it is not smooth."""
+        """Return how far the reference of `rows` moves at the nodes, or where there is none the goal.
+
+        NaN where it is not smooth, or where a reference comes or goes within the scatter.
+        """
         moves = np.zeros((self._nodes[0].size, self._nodes[1].size, rows.size))
         if self._draw.reference is not None and self._ctime_ms is not None:
             return moves  # the user's own reference, whatever the bunch
@@ -102,9 +105,11 @@ class Shots:
                     intensity=part.conditions.intensity * (1.0 + more),
                     emittance_evs=part.conditions.emittance_evs * (1.0 + wider),
                 )
-                there = self._draw.with_reference(conditions, None).reference_rad
-                moves[a, b] = wrap(there - part.reference_rad)
-        smooth = np.isfinite(part.reference_rad) & (np.abs(moves).max(axis=(0, 1)) <= SMOOTH_RAD)
+                there = self._draw.with_reference(conditions, None)
+                moves[a, b] = wrap(there.goal_rad - part.goal_rad)
+                appears = np.isnan(there.reference_rad) != np.isnan(part.reference_rad)
+                moves[a, b, appears] = np.nan
+        smooth = np.abs(moves).max(axis=(0, 1)) <= SMOOTH_RAD
         return np.where(smooth, moves, np.nan)
 
 
