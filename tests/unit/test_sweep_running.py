@@ -349,6 +349,24 @@ def test_its_time_is_a_limit(tmp_path: Path, trainer: dict[str, Any]) -> None:
     assert end == "done"
 
 
+def test_a_second_process_never_trains_in_one_folder(tmp_path: Path) -> None:
+    """A run whose process still lives is not started again; where nothing says which one it is, nothing is
+    ended."""
+    job = several.Job(config=sweep_of(tmp_path).base, folder=tmp_path / "run")
+    assert not several.end_orphan(job)
+    with job.lock.open("w") as lock:
+        lock.write("4711\n")
+        lock.flush()
+        assert several._locked(lock)
+        with pytest.raises(UsageError, match="is still going on, in process 4711; wait for it"):
+            several.start(job)
+        lock.seek(0)
+        lock.truncate()
+        with pytest.raises(UsageError, match=r"run\.lock does not say in which process; end it"):
+            several.end_orphan(job)
+    assert not several.end_orphan(job)
+
+
 # --- refusals ----------------------------------------------------------------------------------------
 
 
