@@ -54,8 +54,9 @@ TICK_S = 0.1
 """Longest sleep of the loop: how soon it notices a signal."""
 MAX_WAITING = 64
 """Requests that may wait for the end of a cycle, and that are answered in one go."""
-AHEAD = 16
-"""Messages that may wait for the server, or for a client that does not read, on one connection."""
+BEHIND, AHEAD = 4, 16
+"""Messages that may wait for the server, and for a client that does not read, on one connection; libzmq
+counts in halves, so that it may keep half as many."""
 THREADS = 2
 """Of libzmq: one for commands, one for readings, so that many subscribers delay no controller."""
 
@@ -153,7 +154,7 @@ class MachineServer:
         try:
             self._publisher = Publisher(self._socket, self.readings)
             self._router = self._socket(zmq.ROUTER)
-            self._router.set_hwm(AHEAD)
+            self._router.rcvhwm, self._router.sndhwm = BEHIND, AHEAD
             self._router.bind(str(self.endpoint))
         except zmq.ZMQError as error:
             raise not_bound(self.endpoint, error) from error
