@@ -6,6 +6,7 @@ it. It holds everything that the journal's whole records hold: from it the same 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import zlib
 from pathlib import Path
@@ -32,6 +33,7 @@ from memrl_ctrl.trace.records import (
 )
 from memrl_ctrl.trace.report import TraceReport
 from memrl_ctrl.trace.scan import JournalReader, Progress, Summary
+from memrl_ctrl.trace.sink import PatientFile
 
 FORMAT = "memrl-ctrl trace"
 BLOCK_CYCLES = 64
@@ -71,16 +73,38 @@ def build_hdf5(
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
     with JournalReader(journal) as reader:
         try:
-            with h5py.File(part, "w", libver=("earliest", "v110")) as file:
-                report = fill(file, reader, progress)
+            report = _written(part, reader, progress)
             with part.open("rb") as whole:
                 os.fsync(whole.fileno())
             part.replace(out)
             sync_folder(out.parent)
         except (OSError, RuntimeError) as error:  # h5py reports a full disk as either
-            raise TraceError(out, f"cannot be written: {error}") from error
+            why = getattr(error, "strerror", None) or str(error)
+            raise TraceError(out, f"cannot be written: {why}") from error
         finally:
             part.unlink(missing_ok=True)
+    return report
+
+
+def _written(part: Path, reader: JournalReader, progress: Progress | None) -> TraceReport:
+    """Write the HDF5 file of a journal under another name.
+
+    Raises:
+        OSError: the disk is full, or fails.
+    """
+    with contextlib.closing(PatientFile(part)) as sink:
+
+        def watch(done: int, total: int) -> None:
+            if sink.error is not None:
+                raise sink.error
+            if progress is not None:
+                progress(done, total)
+
+        options = {"driver": "fileobj", "fileobj": sink, "libver": ("earliest", "v110")}
+        with h5py.File(part.name, "w", **options) as file:
+            report = fill(file, reader, watch)
+        if sink.error is not None:
+            raise sink.error
     return report
 
 
