@@ -386,3 +386,25 @@ def test_what_cannot_happen_to_a_backend_is_refused(fault, said):
     """A point that is not there, or a run without a beginning, is one sentence."""
     with pytest.raises(UsageError, match=said):
         with_faults(fake(), [fault])
+
+
+def test_looking_at_a_machine_takes_no_control():
+    """Around a machine `observe` only looks; `start`, which takes control, is left to who asks for it."""
+
+    class Machine:
+        def __init__(self) -> None:
+            self.inside, self.started = fake(), 0
+            self.description = self.inside.description
+
+        def start(self, seed=None, mask=None, options=None) -> Reading:
+            self.started += 1
+            return replace(self.inside.start(), truth=None)
+
+        def observe(self, timeout_s: float | None = None) -> Reading:
+            return replace(self.inside.observe(timeout_s), truth=None)
+
+    machine = Machine()
+    backend = with_faults(machine, [FlippedPolarity(at_cycle=(2,))])
+    flipped = [bool(backend.observe().profile.sum() < 0) for _ in range(3)]
+    assert flipped == [False, True, False]
+    assert machine.started == 0

@@ -165,8 +165,8 @@ class FaultyBackend:
 
     def observe(self, timeout_s: float | None = None) -> Reading:
         """Return the next cycle's reading; a cycle whose reading is missing leaves a hole."""
-        if self._last is None:
-            return self.start()
+        if self._last is None and isinstance(self._backend, Disturbable):
+            return self.start()  # only of a simulation: to start on a machine is to take control
         while True:
             began_s = 0.0 if self._timing is None else self._timing.now_s()
             rows = np.arange(self.description.points)
