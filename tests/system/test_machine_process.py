@@ -388,6 +388,8 @@ def test_a_slow_observer_gets_the_newest(keys: Path) -> None:
         second = source.observe()
         assert second.cycle > first.cycle + 20
         assert source.missed >= second.cycle - first.cycle - 1
+        assert sum(hole.readings for hole in source.holes) == source.missed
+        assert source.holes[-1].before_cycle == second.cycle
         source.close()
 
 

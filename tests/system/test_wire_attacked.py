@@ -240,6 +240,19 @@ def test_subscriptions_without_end_are_cut_off(attacked: Attacked) -> None:
     assert owner.observe(20.0).cycle > 0
 
 
+def test_subscribers_that_do_not_read_slow_nobody(attacked: Attacked) -> None:
+    """Cycles go on at their pace beside subscribers that take nothing off, and nothing piles up for them."""
+    with contextlib.ExitStack() as stalled:
+        for _ in range(10):
+            lazy = stalled.enter_context(bare(attacked, zmq.SUB, rcvhwm=1))
+            lazy.subscribe(b"")
+        first = attacked.owner.observe(20.0).cycle
+        time.sleep(4.0)
+        played = attacked.owner.snapshot().cycle - first
+        assert played >= 10  # of twenty, on a busy computer
+        attacked.unharmed()
+
+
 def test_a_flood_of_wrong_keys_keeps_nobody_out(attacked: Attacked, tmp_path: Path) -> None:
     """Hundreds of connections with keys that nobody authorized; the rightful ones work meanwhile."""
     make_folder(tmp_path / "wrong")
