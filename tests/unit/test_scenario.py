@@ -210,7 +210,9 @@ def test_other_backends_take_faults_but_no_physics(tmp_path):
         open_backend(scenario=path, backend="replay", trace="nowhere")
     with pytest.raises(FileError, match="along_cycle does not simulate the low-level RF"):
         open_backend(scenario="two-hands", rows=2, along_cycle=True)
-    with pytest.raises(UnknownNameError, match=r"no scenario 'rough-dax'.*did you mean 'rough-day'"):
+    with pytest.raises(
+        UnknownNameError, match=r"no scenario 'rough-dax'.*did you mean 'rough-day'"
+    ):
         open_registered("twin", scenario="rough-dax")
 
 
