@@ -299,7 +299,7 @@ def prune(
         freed += run.freed_bytes
         if run.kept:
             console.print(f"kept {run.folder.name}: {run.kept}")
-            code = WITH_LOSS if "not" in run.kept.split(":")[0] else code
+            code = WITH_LOSS if run.doubtful else code
         else:
             what = "would free" if dry_run else "freed"
             console.print(f"{what} {run.freed_bytes / 1e6:.1f} MB of {run.folder.name}")

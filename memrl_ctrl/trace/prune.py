@@ -15,6 +15,9 @@ from memrl_ctrl.trace.report import TraceReport
 from memrl_ctrl.trace.untrusted import verify_untrusted
 
 DAY_S = 86_400.0
+NEWER, RECORDED, ONLY = "is newer", "is being recorded", " only"
+HARMLESS = (NEWER, RECORDED, ONLY)
+"""Ends of the reasons to keep a run that has nothing wrong."""
 
 
 class Drop(StrEnum):
@@ -37,6 +40,11 @@ class Pruned:
     """Room of what is deleted; 0 where the run is kept."""
     kept: str = ""
     """Why nothing is deleted; empty where something is."""
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether it is kept because something is wrong with it."""
+        return bool(self.kept) and not self.kept.endswith(HARMLESS)
 
 
 def prune(
@@ -87,9 +95,9 @@ def _objection(folder: Path, drop: Drop, newest_s: float, *, unverified: bool) -
     """Return why a run has to be kept; empty if nothing is against it."""
     there = [path for path in (folder / JOURNAL_NAME, folder / HDF5_NAME) if path.is_file()]
     if max(path.stat().st_mtime for path in there) > newest_s:
-        return "is newer"
+        return NEWER
     if drop is not Drop.RUN and len(there) < 2:
-        return f"has its {there[0].name} only"
+        return f"has its {there[0].name}{ONLY}"
     reports: dict[str, TraceReport] = {}
     for path in there:
         try:
@@ -98,7 +106,7 @@ def _objection(folder: Path, drop: Drop, newest_s: float, *, unverified: bool) -
             if not (unverified and drop is Drop.RUN):
                 return f"is not verified: {error}"
     if any(report.live for report in reports.values()):
-        return "is being recorded"
+        return RECORDED
     return "" if unverified else _doubt(drop, reports)
 
 

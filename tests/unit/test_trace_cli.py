@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from memrl_ctrl.cli.trace import app
-from memrl_ctrl.errors import FileError, TraceError
+from memrl_ctrl.errors import FileError, TraceError, UsageError
 from memrl_ctrl.testing.traces import sample_header, write_sample_journal
-from memrl_ctrl.trace import JournalWriter, recover
+from memrl_ctrl.trace import JournalWriter, installed_signer, recover
 
 
 def call(*tokens: str | Path) -> object:
@@ -154,3 +154,53 @@ def test_plot_into_a_place_that_is_none_is_a_sentence(records: Path) -> None:
     (records / "file").touch()
     with pytest.raises(FileError, match="file is a file, not a folder"):
         call("plot", records / "a-closed-loop", "--out", records / "file")
+
+
+def test_verify_can_demand_a_key(
+    records: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """An unsigned trace ends with 3 where a key is demanded, a signed one with 0."""
+    monkeypatch.setenv("MEMRL_CTRL_STATE", str(tmp_path / "state"))
+    with pytest.raises(FileError, match="no signing key; `memrl-ctrl trace key --make` makes one"):
+        call("key")
+    call("key", "--make")
+    key = capsys.readouterr().out.split()[0]
+    call("key")
+    assert capsys.readouterr().out.split()[0] == key
+    assert call("verify", records / "a-closed-loop", "--key", key) == 3
+    assert f"6 cycles are not signed by {key}" in capsys.readouterr().out
+    (records / "signed").mkdir()
+    write_sample_journal(records / "signed" / "trace.journal", signer=installed_signer())
+    assert call("verify", records / "signed", "--key", key) == 0
+    with pytest.raises(UsageError, match="is no public key"):
+        call("verify", records / "signed", "--key", "none")
+
+
+def test_export_writes_beside_the_trace(records: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """CSV by default, under the trace's name; the number of rows is told."""
+    call("export", records / "a-closed-loop")
+    assert "trace.csv (18 rows)" in capsys.readouterr().out
+    lines = (records / "a-closed-loop" / "trace.csv").read_text().splitlines()
+    assert len(lines) == 19
+    assert lines[0].startswith("cycle,stamp_ns,mode,point,ctime_ms,setpoint_rad")
+
+
+def test_prune_says_what_it_frees_and_what_it_keeps(
+    records: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What can be made again goes; a run that is not whole stays, and that is exit code 3."""
+    assert call("prune", records, "--dry-run") == 0
+    assert (records / "a-closed-loop" / "trace.h5").is_file()
+    assert call("prune", records) == 0
+    text = capsys.readouterr().out
+    assert "of a-closed-loop" in text
+    assert "kept c-junk" in text
+    assert not (records / "a-closed-loop" / "trace.h5").exists()
+    assert (records / "a-closed-loop" / "trace.journal").is_file()
+    assert (records / "b-shadow" / "trace.journal").is_file()
+    assert call("prune", records, "--drop", "run") == 3
+    assert "kept b-shadow: is not whole: torn" in capsys.readouterr().out
+    assert [folder.name for folder in sorted(records.iterdir())] == ["b-shadow", "c-junk"]
