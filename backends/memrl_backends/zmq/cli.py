@@ -135,7 +135,7 @@ def machine(
     quiet
         Say only when it is ready, and at the end what was played.
     """
-    options = {
+    options: dict[str, Any] = {
         "program": program,
         "fidelity": fidelity,
         "macroparticles": macroparticles,

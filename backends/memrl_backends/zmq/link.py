@@ -332,7 +332,7 @@ class Link:
 
     def check_alive(self) -> None:
         """Raise `ConnectionFailed` once the connection has broken or the machine has ended."""
-        while not self._lost and self._monitor.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+        while not self._lost and int(self._monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             if self._event() == zmq.Event.DISCONNECTED:
                 self._lost = self._last_words()
         if self._lost:

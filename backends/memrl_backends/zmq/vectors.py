@@ -23,8 +23,8 @@ from memrl_ctrl.errors import RefusalReason
 from memrl_ctrl.frames import MAGIC, MAJOR, PREFIX, pack
 
 Arrays = dict[str, NDArray[Any]]
-SESSION = {"session": 5, "sequence": 2}
-FENCED = {**SESSION, "fence": 9}
+SESSION: dict[str, Any] = {"session": 5, "sequence": 2}
+FENCED: dict[str, Any] = {**SESSION, "fence": 9}
 FUNCTION = {"phi_hw_rad": np.array([0.5, -0.25])}
 LIMITS = wire.Limits(min_rad=-4.0, max_rad=4.0, step_rad=1.5, slope_rad_per_ms=0.125)
 RATE = wire.Rate(travel_rad=3.0, cycles=20)
