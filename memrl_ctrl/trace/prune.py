@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Iterator
@@ -70,7 +71,7 @@ def prune(
     Raises:
         TraceError: `root` is no folder, or something cannot be deleted.
     """
-    newest_s = time.time() - older_than_days * DAY_S
+    newest_s = time.time() - older_than_days * DAY_S if older_than_days else math.inf
     for folder in list(run_folders(root)):
         files = _files(folder, drop)
         size = sum(path.stat().st_size for path in files)
