@@ -14,7 +14,8 @@ from memrl_ctrl.config import resolve, shipped, to_dict
 DOCUMENT = Path(__file__).parents[2] / "docs" / "ppo-lstm.md"
 SEED = """
 env_id view_size one_hot use_pixels hidden_size hidden_layer_size seq_len total_steps num_envs
-num_steps update_epochs minibatch_size learning_rate betas max_grad_norm clip_range max_kl gamma gae_lambda vf_coef
+num_steps update_epochs minibatch_size learning_rate betas max_grad_norm clip_range max_kl gamma gae_lambda
+vf_coef
 entropy_coef rand_move_eps save_freq save_dir eval_freq num_eval_envs eval_steps ema_decay project_name
 wandb_project wandb_group seed torch_deterministic gpu_id watch_model debug_probes auto_mini_batch
 buffer_size eval_env_id use_wandb record_video deployment
