@@ -7,6 +7,8 @@ and in `memrl-ctrl doctor`.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -55,6 +57,22 @@ def missing_extra(what: str, error: ModuleNotFoundError) -> MemrlError:
         words, extra = EXTRA_OF_LIBRARY[library]
         return MissingExtraError(what, words, extra)
     return MemrlError(f"{what} cannot be loaded: {error}")
+
+
+@contextmanager
+def extra_for(what: str) -> Iterator[None]:
+    """Turn a library that is missed inside into the sentence that says what to install.
+
+    Args:
+        what: what the user asked for, for example "training".
+
+    Raises:
+        MissingExtraError: an optional library is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise missing_extra(what, error) from error
 
 
 def load(group: str, kind: str, name: str) -> Any:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,10 +11,9 @@ from cyclopts import Parameter
 from rich.markup import escape
 from rich.table import Table
 
-from memrl_ctrl import registry
 from memrl_ctrl.cli.bars import work_bar
-from memrl_ctrl.cli.values import Count, OutputFolder, Seed, Steps, real
-from memrl_ctrl.errors import UsageError
+from memrl_ctrl.cli.values import Count, OutputFolder, Seed, Steps, options_of, real
+from memrl_ctrl.registry import extra_for
 from memrl_ctrl.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from memrl_ctrl.training.memory.study import Study
 
 FASTEST_FPS = 1000.0
-PREFIX = "environment.options."
-"""What `train --set` has before an option of the environment; it is taken here too."""
 Options = Annotated[
     list[str] | None,
     Parameter(name="--set", negative="", help="`option=value` of the environment."),
@@ -90,8 +87,8 @@ def memory(
         Folder for what is written, new or empty; default `memory` in the run folder, or
         `NAME-memory` for NAME.onnx.
     """
-    options = options_of(set_ or ())
-    with torch_for("memory"):
+    options = options_of(set_)
+    with extra_for("memory"):
         from memrl_ctrl.training.memory.study import Wanted, study
 
         needs("memory", "matplotlib")
@@ -132,35 +129,6 @@ def folder_for(policy: Path) -> Path:
     while folder.exists():
         folder, number = first.with_name(f"{first.name}-{number}"), number + 1
     return folder
-
-
-def options_of(texts: Sequence[str]) -> dict[str, Any]:
-    """Read `option=value`, with or without `environment.options.` before it.
-
-    Raises:
-        UsageError: it is not of that form.
-    """
-    import yaml
-
-    options: dict[str, Any] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not (name and equals):
-            raise UsageError(f"--set {text!r} is not of the form option=value")
-        try:
-            options[name.removeprefix(PREFIX)] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise UsageError(f"--set {text!r} has no value that can be read") from error
-    return options
-
-
-@contextmanager
-def torch_for(what: str) -> Iterator[None]:
-    """Turn a missing optional library into the sentence that says how to get it."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise registry.missing_extra(what, error) from error
 
 
 def needs(what: str, *libraries: str) -> None:

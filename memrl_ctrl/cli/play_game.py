@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
+from memrl_ctrl.cli.values import options_of
 from memrl_ctrl.config import resolve
 from memrl_ctrl.config.reading import shipped
 from memrl_ctrl.errors import MismatchError, UsageError
@@ -117,7 +117,7 @@ def open_game(
         UnknownNameError: there is no such task.
         UsageError: nothing says which task it is; there is no policy to watch.
     """
-    wanted = _options(options)
+    wanted = options_of(options)
     is_policy = Path(task).is_dir() or Path(task).suffix == ".onnx"
     source = policy or (Path(task) if is_policy else None)
     if watch and source is None:
@@ -154,21 +154,3 @@ def _check(player: Policy, game: Game) -> None:
             f"{game.name!r} shows {game.task.shape} and takes {spec.shape} {spec.choices or ''}: give "
             "the options that it was trained with, for example --set view_size=3"
         )
-
-
-def _options(texts: Sequence[str]) -> dict[str, Any]:
-    """Read `option=value`.
-
-    Raises:
-        UsageError: it is not of that form.
-    """
-    options = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not (name and equals):
-            raise UsageError(f"--set {text!r} is not of the form option=value")
-        try:
-            options[name] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise UsageError(f"--set {text!r} has no value that can be read") from error
-    return options

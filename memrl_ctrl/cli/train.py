@@ -13,14 +13,23 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
-from memrl_ctrl import registry
 from memrl_ctrl.cli.bars import work_bar
 from memrl_ctrl.cli.several import INTERRUPTED, train_several
-from memrl_ctrl.cli.values import Count, ExistingPath, JsonFile, OutputFolder, Seed, Steps, real
+from memrl_ctrl.cli.values import (
+    Count,
+    ExistingPath,
+    JsonFile,
+    OutputFolder,
+    Seed,
+    Steps,
+    options_of,
+    real,
+)
 from memrl_ctrl.config import TrainingConfig, resolve
 from memrl_ctrl.errors import MemrlError, UsageError
 from memrl_ctrl.outputs import STDOUT, write_json
 from memrl_ctrl.progress import report
+from memrl_ctrl.registry import extra_for
 from memrl_ctrl.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -36,8 +45,6 @@ MOST_MINUTES = 60.0 * 24.0 * 365.0
 
 NAMED = ("program", "machine", "fidelity")
 """Options of the beam that the title of an evaluation names."""
-PREFIX = "environment.options."
-"""What `train --set` has before an option of the environment; `evaluate --set` takes it too."""
 
 Overrides = Annotated[
     list[str] | None,
@@ -107,12 +114,12 @@ def train(
                 "of several runs give --seeds instead of --seed, and their --out again instead of "
                 "--resume"
             )
-        with _torch("training"):
+        with extra_for("training"):
             # What is missing is said here, instead of in each run's log.
             from memrl_ctrl.training import process  # noqa: F401
         return train_several(console, wanted, seeds, jobs=jobs, out=out, json_path=json_)
     resolved = wanted[0]
-    with _torch("training"):
+    with extra_for("training"):
         from memrl_ctrl.training import train as run
 
         if resume is not None:
@@ -174,17 +181,8 @@ def evaluate(
     json_
         File for the figures; `-` is standard output, the table then goes to standard error.
     """
-    import yaml
-
-    options: dict[str, Any] = {}
-    for text in set_ or ():
-        name, equals, value = text.partition("=")
-        if not (name and equals):
-            raise UsageError(f"--set {text!r} is not of the form option=value")
-        name = name.removeprefix(PREFIX)
-        options[name] = yaml.safe_load(value)
-    options |= _beam_options(program, fidelity)
-    with _torch("evaluation"):
+    options = options_of(set_) | _beam_options(program, fidelity)
+    with extra_for("evaluation"):
         from memrl_ctrl.training import evaluate as run
 
         video = None
@@ -297,15 +295,6 @@ def _with_beam_options(
         config.environment, options={**config.environment.options, **options}
     )
     return dataclasses.replace(config, environment=environment)
-
-
-@contextmanager
-def _torch(what: str) -> Iterator[None]:
-    """Turn a missing optional library into the sentence that says how to get it."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise registry.missing_extra(what, error) from error
 
 
 @contextmanager

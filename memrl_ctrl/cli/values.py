@@ -17,13 +17,16 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter, Token
 
-from memrl_ctrl.errors import FileError
+from memrl_ctrl.errors import FileError, UsageError
 from memrl_ctrl.outputs import STDOUT, check_output_file, check_output_folder
 
 DAY_S = 86_400.0
 """Longest time that is taken for meant, s."""
 SEEDS = 2**32
 """Seeds are below this."""
+
+PREFIX = "environment.options."
+"""What `train --set` has before an option of the environment; others may have it too."""
 
 Validator = Callable[[Any, Any], None]
 
@@ -134,3 +137,23 @@ OutputFolder = Annotated[Path, Parameter(validator=_folder)]
 """A folder in which files are made."""
 ExistingPath = Annotated[Path, Parameter(validator=_existing)]
 """A file or folder that must be there."""
+
+
+def options_of(texts: Sequence[str] | None) -> dict[str, Any]:
+    """Read `option=value` of an environment, with or without `environment.options.` before it.
+
+    Raises:
+        UsageError: it is not of that form.
+    """
+    import yaml
+
+    options: dict[str, Any] = {}
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise UsageError(f"--set {text!r} is not of the form option=value")
+        try:
+            options[name.removeprefix(PREFIX)] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UsageError(f"--set {text!r} has no value that can be read") from error
+    return options

@@ -9,10 +9,11 @@ from cyclopts import Parameter
 from rich.markup import escape
 
 from memrl_ctrl.cli.bars import work_bar
-from memrl_ctrl.cli.memory import Fps, Options, needs, options_of, torch_for
-from memrl_ctrl.cli.values import Count, OutputFile, Seed, Steps
+from memrl_ctrl.cli.memory import Fps, Options, needs
+from memrl_ctrl.cli.values import Count, OutputFile, Seed, Steps, options_of
 from memrl_ctrl.errors import UsageError
 from memrl_ctrl.progress import report
+from memrl_ctrl.registry import extra_for
 from memrl_ctrl.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -56,9 +57,9 @@ def video(
         Replace the film, where it exists.
     """
     console = Terminal(highlight=False)
-    options = options_of(set_ or ())
+    options = options_of(set_)
     path = run / "stages.mp4" if out is None else out
-    with torch_for("video"):
+    with extra_for("video"):
         from memrl_ctrl.training import checkpoint as files
         from memrl_ctrl.training.evaluation import load_any, occasion_of
         from memrl_ctrl.training.video import check_drawn, check_video, film_stages
