@@ -153,10 +153,8 @@ def checked(values: Mapping[str, Any], kind: type, what: str) -> Any:
 
 def _override(values: dict[str, Any], text: str) -> None:
     """Set one `key.sub=value` in nested plain values."""
-    key, equals, value = text.partition("=")
-    parts = key.strip().split(".")
-    if not equals or not all(parts):
-        raise ConfigError(f"--set {text!r} is not of the form key.sub=value")
+    key, value = read_override(text)
+    parts = key.split(".")
     target = values
     for depth, part in enumerate(parts[:-1]):
         target = target.setdefault(part, {})
@@ -164,8 +162,20 @@ def _override(values: dict[str, Any], text: str) -> None:
             raise ConfigError(
                 f"--set {text!r}: {'.'.join(parts[: depth + 1])} is a value, not a group of keys"
             )
+    target[parts[-1]] = value
+
+
+def read_override(text: str) -> tuple[str, Any]:
+    """Return key and value of one `key.sub=value`, the value as in YAML.
+
+    Raises:
+        ConfigError: it is not of that form.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not all(key.strip().split(".")):
+        raise ConfigError(f"--set {text!r} is not of the form key.sub=value")
     try:
-        target[parts[-1]] = _parse(value)
+        return key.strip(), _parse(value)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {text!r}: the value is no YAML") from error
 

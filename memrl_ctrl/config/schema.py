@@ -91,7 +91,8 @@ class EvaluationConfig:
         """Refuse an evaluation without episodes."""
         require(
             self.stop_at_return is None or self.every_steps > 0,
-            "evaluation.stop_at_return needs evaluations on the way: give evaluation.every_steps",
+            "evaluation.stop_at_return needs evaluations on the way: give evaluation.every_steps, or "
+            "stop_at_return null",
         )
         require_between(self, 1, 10**7, "episodes")
         require_between(self, 0, 10**12, "every_steps")

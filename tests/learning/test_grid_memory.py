@@ -14,6 +14,8 @@ pytest.importorskip("minigrid")
 EPISODES = 1_000
 CHANCE = 0.5
 """Going to either end of the hallway without having looked."""
+SOLVED = 0.95
+"""Return of who is right nearly always; each of about ten steps of 245 costs 0.9 / 245."""
 
 
 def mean_return(folder: Path, *overrides: str) -> float:
@@ -21,6 +23,7 @@ def mean_return(folder: Path, *overrides: str) -> float:
         "logging.tensorboard=false",
         "evaluation.every_steps=0",
         f"evaluation.episodes={EPISODES}",
+        "evaluation.stop_at_return=null",
     ]
     config = resolve("ppo-lstm-minigrid-memory-s7", [*settings, *overrides])
     result = train(config, out=folder)
@@ -31,9 +34,9 @@ def mean_return(folder: Path, *overrides: str) -> float:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_object_is_remembered(tmp_path: Path) -> None:
-    """With its shipped settings it goes to the right object wherever it began beside the first one, a
-    quarter of the episodes; a guess in the others makes five eighths together."""
-    assert mean_return(tmp_path / "run") > CHANCE + 4 * 0.5 / EPISODES**0.5
+    """With its shipped settings it looks at the first object, behind itself where it must, and goes to the
+    same one."""
+    assert mean_return(tmp_path / "run") > SOLVED
 
 
 @pytest.mark.slow

@@ -253,7 +253,8 @@ def test_training_is_resumed_exactly(tmp_path: Path) -> None:
         "environment.num_envs=4", "agent.rollout_steps=16", "agent.pre_lstm=[8]", "agent.lstm=[8]",
         "agent.lr_schedule=constant", "agent.entropy_final=1.0", "agent.actor=[]", "agent.critic=[]",
         "environment.options.max_steps=20",
-        "evaluation.episodes=2", "evaluation.every_steps=0", "logging.tensorboard=false",
+        "evaluation.episodes=2", "evaluation.every_steps=0", "evaluation.stop_at_return=null",
+        "logging.tensorboard=false",
         "logging.checkpoint_replay=always",
     ]  # fmt: skip
 

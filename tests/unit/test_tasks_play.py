@@ -109,7 +109,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "agent.rollout_steps=16",
         "logging.tensorboard=false",
     ]
-    quick = ["evaluation.episodes=2", "evaluation.every_steps=0"]
+    quick = ["evaluation.episodes=2", "evaluation.every_steps=0", "evaluation.stop_at_return=null"]
     train(resolve("ppo-lstm-cartpole-no-vel", [*settings, *quick]), out=folder)
     return folder
 
