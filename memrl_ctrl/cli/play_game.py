@@ -13,6 +13,7 @@ from memrl_ctrl.cli.values import options_of
 from memrl_ctrl.config import resolve
 from memrl_ctrl.config.reading import shipped
 from memrl_ctrl.errors import MismatchError, UsageError
+from memrl_ctrl.policy.library import locate
 from memrl_ctrl.tasks.minigrid import GridVector
 from memrl_ctrl.training.environments import make_environment, task_of
 
@@ -102,8 +103,8 @@ def open_game(
     """Open what is to be played.
 
     Args:
-        task: name of an environment or configuration, a YAML file, or a run folder or policy file.
-        policy: run folder or policy file that plays.
+        task: name of an environment or configuration, a YAML file, or a run folder or policy.
+        policy: run folder or policy that plays.
         watch: whether a policy is to play.
         options: `option=value` of the environment.
         seed: of the first episode.
@@ -118,8 +119,9 @@ def open_game(
         UsageError: nothing says which task it is; there is no policy to watch.
     """
     wanted = options_of(options)
-    is_policy = Path(task).is_dir() or Path(task).suffix == ".onnx"
-    source = policy or (Path(task) if is_policy else None)
+    place = locate(Path(task))
+    is_policy = place.is_dir() or place.suffix == ".onnx"
+    source = policy or (place if is_policy else None)
     if watch and source is None:
         raise UsageError(
             f"there is no policy to watch: give one with --policy, or a run folder instead of {task!r}"

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from memrl_ctrl.agents.exportable import ExportablePolicy
 from memrl_ctrl.errors import MismatchError, UsageError
+from memrl_ctrl.policy.library import locate
 from memrl_ctrl.policy.manifest import PolicyManifest
 from memrl_ctrl.training.environments import make_environment, task_of
 from memrl_ctrl.training.stepper import Stepper
@@ -297,11 +298,12 @@ def _joined(parts: list[NDArray[np.float64] | None], episodes: int) -> NDArray[n
 
 
 def load_any(path: Path, checkpoint: int | None = None) -> Policy:
-    """Open a run folder or an ONNX file as a policy.
+    """Open a run folder, an ONNX file or a shipped policy.
 
     Raises:
-        FileError: it is neither, or damaged.
+        FileError: it is none of them, or damaged.
     """
+    path = locate(path)
     if path.is_dir():
         from memrl_ctrl.training.runs import load_policy
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from memrl_ctrl.agents.lstm_td3 import LstmTd3
 from memrl_ctrl.agents.ppo_lstm import PpoLstm
 from memrl_ctrl.errors import UsageError
+from memrl_ctrl.policy.library import locate
 from memrl_ctrl.policy.manifest import PolicyManifest
 from memrl_ctrl.training import checkpoint as checkpoints
 from memrl_ctrl.training.evaluation import TorchPolicy
@@ -86,10 +87,10 @@ class Insight(Protocol):
 
 
 def open_insight(path: Path, checkpoint: int | None = None) -> Insight:
-    """Open a run folder or an ONNX file.
+    """Open a run folder, an ONNX file or a shipped policy.
 
     Args:
-        path: of it.
+        path: of it, or its name.
         checkpoint: environment steps of a run's checkpoint; without it the last.
 
     Raises:
@@ -97,6 +98,7 @@ def open_insight(path: Path, checkpoint: int | None = None) -> Insight:
         UsageError: the policy has no memory; there is no such checkpoint.
     """
     found: Insight
+    path = locate(path)
     if path.is_dir():
         file = checkpoints.find(path, checkpoint)
         content = checkpoints.load(file)
