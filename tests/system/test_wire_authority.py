@@ -1,34 +1,26 @@
-"""Who may write, with real processes: frozen clients, operators, keys taken away, servers killed."""
+"""Who may write, with real processes: frozen clients, operators who take over, recommenders."""
 
 from __future__ import annotations
 
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from memrl_backends.zmq import MachineServer, ZmqBackend, ZmqSource, keyring, open_backend, wire
-from memrl_backends.zmq.client import connector
+from memrl_backends.zmq import wire
 from memrl_backends.zmq.keys import make_folder
-from memrl_backends.zmq.link import Link
-from memrl_ctrl.backend import FloatArray, Reading, Receipt
 from memrl_ctrl.cli import main
-from memrl_ctrl.errors import ConnectionFailed, RefusalReason, Refused
-from memrl_ctrl.testing import FakeBackend
+from memrl_ctrl.errors import RefusalReason, Refused
 
-LOOPBACK = "tcp://127.0.0.1:0"
-WAIT_S = 30.0
+from .authority import WAIT_S, Machine, ask, controller, linked, reason_of, served, until
 
 FROZEN = """
 import sys
@@ -51,91 +43,10 @@ else:
 """
 
 
-class Machine(FakeBackend):
-    """Remembers what it took; plays a cycle only when it is let, if it is gated."""
-
-    def __init__(self, *, gated: bool = False) -> None:
-        super().__init__(points=30, n_slices=32)
-        self.taken: list[float] = []
-        self.inside, self.go_on = threading.Event(), threading.Event()
-        if not gated:
-            self.go_on.set()
-
-    def observe(self, timeout_s: float | None = None) -> Reading:
-        self.inside.set()
-        self.go_on.wait(WAIT_S)
-        self.inside.clear()
-        return super().observe(timeout_s)
-
-    def submit(self, phi_hw_rad: FloatArray, cycle: int, deadline_s: float) -> Receipt:
-        receipt = super().submit(phi_hw_rad, cycle, deadline_s)
-        self.taken.append(float(phi_hw_rad[0]))
-        return receipt
-
-
-@contextmanager
-def served(keys: Path, machine: Machine | None = None, **options: Any) -> Iterator[MachineServer]:
-    server = MachineServer(
-        machine or Machine(), **{"endpoint": LOOPBACK, "period_s": 0.0, "keys": keys, **options}
-    )
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        yield server
-    finally:
-        if machine is not None:
-            machine.go_on.set()
-        server.stop()
-        thread.join()
-
-
 @pytest.fixture
 def keys(tmp_path: Path) -> Path:
     make_folder(tmp_path / "keys")
     return tmp_path / "keys"
-
-
-def controller(server: MachineServer | str, keys: Path, **options: Any) -> ZmqBackend:
-    endpoint = server if isinstance(server, str) else str(server.endpoint)
-    opened = open_backend(endpoint=endpoint, keys=keys, timeout_s=10.0, **options)
-    assert isinstance(opened, ZmqBackend)
-    return opened
-
-
-@contextmanager
-def linked(server: MachineServer, keys: Path, role: wire.Role) -> Iterator[Link]:
-    connect = connector(
-        str(server.endpoint),
-        role,
-        keys=keys,
-        timeout_s=10.0,
-        insecure_loopback=False,
-        name="by hand",
-    )
-    link = connect(None)
-    try:
-        yield link
-    finally:
-        link.close()
-
-
-def ask(link: Link, kind: type[Any], function: FloatArray | None = None, **more: Any) -> Any:
-    arrays = None if function is None else {"phi_hw_rad": function}
-    message = kind(session=link.session, sequence=link.next_sequence(), **more)
-    return link.request(message, arrays)[0]
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    ends_s = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < ends_s, what
-        time.sleep(0.01)
-
-
-def reason_of(call: Callable[[], Any]) -> str:
-    with pytest.raises(Refused) as refused:
-        call()
-    return refused.value.reason.value
 
 
 # Frozen clients
@@ -358,154 +269,3 @@ def test_a_recommendation_is_seen_and_never_plays(keys: Path) -> None:
         again = lambda: ask(link, wire.Recommend, np.full(30, 0.7), cycle=cycle)  # noqa: E731
         assert reason_of(again) in {RefusalReason.INVALID, RefusalReason.LATE}
         assert reason_of(lambda: ask(link, wire.LeaseRequest)) == RefusalReason.READ_ONLY
-
-
-# Keys
-
-
-def test_a_key_that_is_revoked_loses_everything(keys: Path, tmp_path: Path) -> None:
-    """On a running machine its lease, its session and its readings end; others hardly notice."""
-    keyring.new_key(tmp_path / "alice", "alice", wire.Role.CONTROLLER)
-    (tmp_path / "alice" / "server.pub").write_bytes((keys / "server.pub").read_bytes())
-    machine = Machine()
-    with served(keys, machine, patience_s=60.0) as server:
-        public = tmp_path / "alice" / "alice.pub"
-        with pytest.raises(ConnectionFailed, match="does not accept this client's key"):
-            controller(server, tmp_path / "alice")
-        keyring.authorize(keys, public, wire.Role.CONTROLLER, None)
-        time.sleep(1.2)
-        alice = controller(server, tmp_path / "alice", name="alice")
-        watcher = open_backend(endpoint=str(server.endpoint), keys=keys, read_only=True)
-        alice.play(alice.start().applied_rad + 0.1)
-        keyring.revoke(keys, "alice")
-        time.sleep(1.2)
-        taken = len(machine.taken)
-        newest = alice._cycle
-        assert reason_of(lambda: alice.submit(np.zeros(30), newest + 1, 5.0)) == "read-only"
-        assert len(machine.taken) == taken
-        first, second = watcher.observe(), watcher.observe()  # nobody holds the lease any more
-        assert second.cycle > first.cycle
-        assert not _published_to(alice)
-        with pytest.raises(ConnectionFailed, match="does not accept this client's key"):
-            controller(server, tmp_path / "alice")
-        bob = controller(server, keys, name="bob")
-        bob.start()
-        for one in (alice, bob, watcher):
-            one.close()
-
-
-def _published_to(source: ZmqSource) -> bool:
-    """Whether anything still comes on its subscription."""
-    while source.link._subscriber.poll(0):  # what had come before
-        source.link._subscriber.recv_multipart()
-    return bool(source.link._subscriber.poll(1500))
-
-
-def test_a_key_may_do_what_the_server_says(keys: Path, tmp_path: Path) -> None:
-    """The role in a client's own file means nothing: the server's file decides."""
-    keyring.new_key(tmp_path / "eve", "eve", wire.Role.OPERATOR)
-    (tmp_path / "eve" / "server.pub").write_bytes((keys / "server.pub").read_bytes())
-    keyring.authorize(keys, tmp_path / "eve" / "eve.pub", wire.Role.OBSERVER, None)
-    with served(keys) as server, linked(server, tmp_path / "eve", wire.Role.OPERATOR) as link:
-        assert link.welcome.role is wire.Role.OBSERVER
-        for kind in (wire.LeaseRequest, wire.TakeOver, wire.Arm):
-            assert reason_of(lambda kind=kind: ask(link, kind)) == RefusalReason.READ_ONLY
-
-
-# Servers that are killed
-
-
-class Process:
-    """`memrl-ctrl machine` at a port that stays the same."""
-
-    def __init__(self, folder: Path, port: int, *options: str) -> None:
-        self.keys = folder / "keys"
-        self.popen = subprocess.Popen(
-            [sys.executable, "-m", "memrl_ctrl", "machine", "--slices", "64", "--seed", "5",
-             "--offset-deg", "10", "--endpoint", f"tcp://127.0.0.1:{port}", "--period", "0",
-             "--quiet", *options],
-            env={**os.environ, "MEMRL_CTRL_STATE": str(folder), "PYTHONUNBUFFERED": "1"},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
-        assert self.popen.stdout is not None
-        line = self.popen.stdout.readline()
-        found = re.search(r"ready at (tcp://\S+):", line)
-        assert found, line
-        self.endpoint = found[1]
-
-    def kill(self) -> None:
-        self.popen.kill()
-        self.popen.communicate()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def test_a_machine_that_is_killed_keeps_what_it_acknowledged(tmp_path: Path) -> None:
-    """After SIGKILL in a transaction and a restart: the last acknowledged function plays, a repeat of its
-    commit gets the same receipt, what was only staged is gone, and fencing numbers have grown."""
-    port = free_port()
-    machine = Process(tmp_path, port)
-    try:
-        backend = controller(machine.endpoint, machine.keys)
-        reading = backend.start()
-        link = backend.link
-        wanted = reading.applied_rad + 0.3
-        asked = {
-            "fence": backend._fence,
-            "cycle": reading.cycle + 1,
-            "deadline_ns": 2**62,
-            "key": "k",
-        }
-        receipt = ask(link, wire.Submit, wanted, **asked)
-        acknowledged = backend.observe()
-        np.testing.assert_array_equal(acknowledged.applied_rad, wanted)
-        ask(link, wire.Stage, wanted + 0.2, fence=backend._fence, cycle=acknowledged.cycle + 1)
-        machine.kill()
-        with pytest.raises(ConnectionFailed, match="has gone: the connection broke"):
-            backend.observe()
-        with pytest.raises(ConnectionFailed, match=r"has gone.*; now nobody answers"):
-            backend.start()
-        machine = Process(tmp_path, port, "--resume")
-        again = backend.start()
-        np.testing.assert_allclose(again.applied_rad, wanted, atol=1e-12)
-        assert backend._fence > receipt.fence
-        repeated = ask(backend.link, wire.Submit, wanted, **asked)
-        assert (repeated.cycle, repeated.fence) == (receipt.cycle, receipt.fence)
-        assert (
-            reason_of(lambda: ask(backend.link, wire.Submit, wanted + 0.1, **asked))
-            == RefusalReason.INVALID
-        )
-        assert (
-            reason_of(
-                lambda: ask(backend.link, wire.Commit, fence=backend._fence, deadline_ns=2**62)
-            )
-            == RefusalReason.INVALID
-        )
-        after = backend.observe()
-        np.testing.assert_allclose(after.applied_rad, wanted, atol=1e-12)
-        backend.close()
-    finally:
-        machine.kill()
-
-
-def test_without_resume_a_machine_begins_anew(tmp_path: Path) -> None:
-    """A machine that is started again without `--resume` plays its own function, not an old one."""
-    port = free_port()
-    machine = Process(tmp_path, port)
-    try:
-        backend = controller(machine.endpoint, machine.keys)
-        own = backend.start().applied_rad
-        backend.play(own + 0.3)
-        machine.kill()
-        machine = Process(tmp_path, port)
-        with pytest.raises(ConnectionFailed, match="has gone"):
-            backend.observe()
-        np.testing.assert_array_equal(backend.start().applied_rad, own)
-        assert backend._cycle < 100  # its cycles count from the beginning
-        backend.close()
-    finally:
-        machine.kill()
