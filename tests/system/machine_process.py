@@ -1,0 +1,111 @@
+"""What the tests of a machine and its clients share: a process, a server in a thread, a client."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import zmq
+
+from memrl_backends.zmq import MachineServer, ZmqBackend, open_backend, wire
+from memrl_backends.zmq.keys import load_client
+from memrl_ctrl.backend import BeamBackend
+from memrl_ctrl.testing import FakeBackend
+
+LOOPBACK = "tcp://127.0.0.1:0"
+
+
+class Process:
+    """`memrl-ctrl machine` with its keys in a folder of the test's."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.folder, self.keys = folder, folder / "keys"
+        environment = {**os.environ, "MEMRL_CTRL_STATE": str(folder), "PYTHONUNBUFFERED": "1"}
+        self._popen = subprocess.Popen(
+            [sys.executable, "-m", "memrl_ctrl", "machine", "--slices", "64", "--seed", "5",
+             *options],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self.pid = self._popen.pid
+
+    def ready(self) -> str:
+        """Wait for the ready line and return the endpoint in it."""
+        assert self._popen.stdout is not None
+        line = self._popen.stdout.readline()
+        found = re.search(r"ready at (tcp://\S+):", line)
+        assert found, line + "".join(self.end(signal.SIGKILL)[1:])
+        return found[1]
+
+    def end(self, number: signal.Signals | None) -> tuple[int, str, str]:
+        """Send a signal, if any; return exit code, output and errors."""
+        if number is not None and self._popen.poll() is None:
+            self._popen.send_signal(number)
+        out, err = self._popen.communicate(timeout=60)
+        return self._popen.returncode, out, err
+
+    def leave(self) -> str:
+        """Close our end of its output; return exit code and errors once it has ended."""
+        assert self._popen.stdout is not None
+        assert self._popen.stderr is not None
+        self._popen.stdout.close()
+        errors = self._popen.stderr.read()
+        return f"{self._popen.wait(timeout=60)}: {errors}"
+
+
+@contextmanager
+def process(folder: Path, *options: str) -> Iterator[Process]:
+    started = Process(folder, "--endpoint", LOOPBACK, *options)
+    try:
+        yield started
+    finally:
+        started.end(signal.SIGKILL)
+
+
+@contextmanager
+def served(
+    keys: Path, *, backend: BeamBackend | None = None, period_s: float = 0.0, **options: object
+) -> Iterator[MachineServer]:
+    """Serve a fake machine in a thread."""
+    server = MachineServer(
+        FakeBackend(points=30, n_slices=32) if backend is None else backend,
+        endpoint=LOOPBACK,
+        period_s=period_s,
+        keys=keys,
+        **options,  # type: ignore[arg-type]
+    )
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+        thread.join()
+
+
+def controller(server: MachineServer, keys: Path, name: str = "test") -> ZmqBackend:
+    opened = open_backend(endpoint=str(server.endpoint), keys=keys, name=name)
+    assert isinstance(opened, ZmqBackend)
+    return opened
+
+
+@contextmanager
+def bare(kind: int, endpoint: object, keys: Path) -> Iterator[zmq.Socket[bytes]]:
+    """A socket of somebody who holds an observer's key and sends what they like."""
+    own = load_client(keys, wire.Role.OBSERVER)
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    made = context.socket(kind)
+    made.curve_serverkey, made.curve_publickey = own.server, own.public
+    made.curve_secretkey = own.secret
+    made.rcvtimeo = 20_000
+    made.connect(str(endpoint))
+    try:
+        yield made
+    finally:
+        context.destroy(linger=0)

@@ -1,0 +1,224 @@
+"""The online loop when something is refused, late, silent, gone or full: it holds, counts, or ends."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from memrl_ctrl.backend import Receipt
+from memrl_ctrl.errors import (
+    ConnectionFailed,
+    RefusalReason,
+    Refused,
+)
+from memrl_ctrl.testing import FakeBackend
+from memrl_ctrl.trace import TraceReader, verify
+from memrl_deploy.modes import Shadow
+from memrl_deploy.replaying import replay_trace
+from memrl_deploy.runtime import Disengaged, Runtime
+from memrl_deploy.summary import CycleView
+
+from .online_loop import Collect, Looker, N, Spy, closed_loop, policy
+
+
+def test_a_refusal_holds_and_is_counted(tmp_path: Path) -> None:
+    """A refused function changes nothing; the loop goes on, and tells the policy so."""
+    refused = Refused(RefusalReason.NOT_ARMED, "not armed")
+    backend = Spy(fail=lambda count: refused if count in (1, 2, 3, 4) else None)
+    view = Collect()
+    summary = closed_loop(backend, tmp_path, cycles=8, view=view).run()
+    assert summary.error is None
+    assert summary.missed == {"not-armed": 4}
+    assert summary.written == 4
+    assert [v.outcome for v in view.cycles][:3] == [
+        "written",
+        "refused (not-armed), held",
+        "refused (not-armed), held",
+    ]
+    assert summary.trace is not None
+    with TraceReader(summary.trace) as trace:
+        outcome, step = trace.outcome(1), trace.record(2).policy
+        assert outcome is not None
+        assert step is not None
+        assert (outcome.accepted, outcome.reason) == (False, "not-armed")
+        assert not step.previous_applied.any()
+
+
+def test_who_takes_over_by_hand_keeps_control(tmp_path: Path) -> None:
+    """One refusal because another client is in control ends the run; nothing is tried again."""
+    fenced = Refused(RefusalReason.FENCED, "'shift' is in control")
+    backend = Spy(fail=lambda count: fenced if count == 2 else None)
+    summary = closed_loop(backend, tmp_path, cycles=8).run()
+    assert isinstance(summary.error, Disengaged)
+    assert "control was taken over ('shift' is in control)" in str(summary.error)
+    assert "until someone starts the agent again" in str(summary.error)
+    assert (summary.written, len(backend.submitted)) == (2, 3)
+    assert summary.trace is not None
+    with TraceReader(summary.trace) as trace:
+        outcome = trace.outcome(2)
+    assert outcome is not None
+    assert outcome.reason == "fenced"
+
+
+@pytest.mark.parametrize(
+    ("fences", "refused", "ends"),
+    [
+        ([4, 4, 5, 5, 5], (), False),  # slept through its own lease
+        ([4, 4, 6, 6, 6], (), True),  # another client was in between
+        ([4, 4, 0, 6, 6], (2,), False),  # a lease of its own for the one that came late
+    ],
+)
+def test_a_lease_in_between_ends_the_run(
+    fences: list[int], refused: tuple[int, ...], ends: bool, tmp_path: Path
+) -> None:
+    """Who took over and gave back is noticed by the fencing number; an own new lease is no reason."""
+
+    class Leased(Spy):
+        def submit(self, phi_hw_rad: np.ndarray, cycle: int, deadline_s: float) -> Receipt:
+            fence = fences[len(self.submitted)]
+            return replace(super().submit(phi_hw_rad, cycle, deadline_s), fence=fence)
+
+    late = Refused(RefusalReason.LATE, "too late")
+    backend = Leased(fail=lambda count: late if count in refused else None)
+    summary = closed_loop(backend, tmp_path, cycles=5).run()
+    assert isinstance(summary.error, Disengaged) == ends
+    assert len(backend.submitted) == (3 if ends else 5)
+
+
+@pytest.mark.parametrize(("late", "ends"), [((1, 2), False), ((1, 2, 3), True)])
+def test_three_missed_deadlines_in_a_row_end_the_run(
+    late: tuple[int, ...], ends: bool, tmp_path: Path
+) -> None:
+    """Two are survived, three disengage with an exit code that is not 0."""
+    error = Refused(RefusalReason.LATE, "too late")
+    backend = Spy(fail=lambda count: error if count in late else None)
+    summary = closed_loop(backend, tmp_path, cycles=8).run()
+    assert isinstance(summary.error, Disengaged) == ends
+    if ends:
+        assert "3 times 'late' in a row" in str(summary.error)
+        assert "last applied function" in str(summary.error)
+        assert summary.error.exit_code == 5
+    assert summary.trace is not None
+    assert verify(summary.trace).whole
+
+
+def test_a_decision_after_its_deadline_is_not_sent(tmp_path: Path) -> None:
+    """With a period that is over before the decision, nothing is submitted at all."""
+    backend = Spy(period_s=1e-9)
+    summary = closed_loop(backend, tmp_path, cycles=8).run()
+    assert backend.submitted == []
+    assert summary.missed == {"late": 3}
+    assert isinstance(summary.error, Disengaged)
+
+
+def test_three_silent_waits_end_the_run(tmp_path: Path) -> None:
+    """Readings that do not come are waited for three times."""
+    machine = FakeBackend(points=8, n_slices=N)
+    summary = Runtime(Shadow(Looker([machine.start()], machine)), policy(), records=tmp_path).run()
+    assert summary.missed == {"timeout": 3}
+    assert isinstance(summary.error, Disengaged)
+    assert summary.cycles == 1
+
+
+def test_the_same_reading_is_not_decided_twice(tmp_path: Path) -> None:
+    """A reading that comes again is skipped and counted."""
+    machine = FakeBackend(points=8, n_slices=N)
+    first = machine.start()
+    source = Looker([first, first, machine.observe()], machine)
+    summary = Runtime(Shadow(source), policy(), records=tmp_path, cycles=2).run()
+    assert summary.error is None
+    assert (summary.cycles, summary.missed["stale"]) == (2, 1)
+
+
+def test_a_machine_that_vanishes_ends_the_run(tmp_path: Path) -> None:
+    """A lost connection ends the run at once; what was decided is recorded with its outcome."""
+    gone = ConnectionFailed("nobody answers")
+    backend = Spy(fail=lambda count: gone if count == 2 else None)
+    summary = closed_loop(backend, tmp_path, cycles=8).run()
+    assert summary.error is gone
+    assert summary.trace is not None
+    with TraceReader(summary.trace) as trace:
+        outcome = trace.outcome(2)
+        assert len(trace) == 3
+        assert outcome is not None
+        assert outcome.reason == "ConnectionFailed"
+
+
+def test_a_cycle_that_cannot_be_recorded_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the disk full the machine is left alone; with room again the run goes on, and replays."""
+    backend = Spy()
+    runtime = closed_loop(backend, tmp_path, cycles=6, view=(view := Collect()))
+    real = os.writev
+
+    def full(file: int, parts: Any) -> int:
+        if len(view.cycles) in (2, 3):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(file, parts)
+
+    monkeypatch.setattr(os, "writev", full)
+    summary = runtime.run()
+    assert summary.error is None
+    assert len(backend.submitted) == 4
+    assert summary.missed == {"unrecorded": 2}
+    assert [v.outcome for v in view.cycles][2:4] == ["not recorded, held"] * 2
+    assert summary.trace is not None
+    with TraceReader(summary.trace) as trace:
+        assert [event["kind"] for event in trace.record(2).events] == ["unrecorded", "unrecorded"]
+        before, after = trace.record(1).policy, trace.record(2).policy
+        assert before is not None
+        assert after is not None
+        np.testing.assert_array_equal(after.memory_in["calls_in"], before.memory_out["calls_out"])
+        moved = trace.record(2).reading.applied_rad - trace.record(1).reading.applied_rad
+        assert np.abs(moved).max() > 0.01
+        np.testing.assert_array_equal(after.previous_applied[:, 0], moved.astype(np.float32))
+        result = replay_trace(trace)
+        assert result.identical
+        assert result.resumed == 0
+
+
+def test_stopping_between_cycles_is_clean(tmp_path: Path) -> None:
+    """A stop that comes during a decision lets the cycle end first."""
+
+    class Stops(Collect):
+        def cycle(self, view: CycleView) -> None:
+            super().cycle(view)
+            if len(self.cycles) == 3:
+                runtime.stop("stopped by SIGINT")
+
+    runtime = closed_loop(Spy(), tmp_path, view=Stops())
+    summary = runtime.run()
+    assert summary.error is None
+    assert (summary.cycles, summary.written, summary.reason) == (3, 3, "stopped by SIGINT")
+
+
+def test_a_stop_just_before_the_wait_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever the signal falls on the way into a wait, the run does not wait once more."""
+    backend = Spy()
+    runtime = closed_loop(backend, tmp_path, cycles=5)
+    looks = 0
+
+    def stop_cause(self: Runtime) -> str:
+        nonlocal looks
+        looks += 1
+        now = str(self.__dict__.get("cause", ""))
+        if looks == 1:  # the signal comes right after the first look, in the same thread
+            self.stop("stopped by SIGTERM")
+        return now
+
+    def keep(self: Runtime, cause: str) -> None:
+        self.__dict__["cause"] = cause
+
+    monkeypatch.setattr(Runtime, "_stop_cause", property(stop_cause, keep), raising=False)
+    summary = runtime.run()
+    assert summary.error is None
+    assert (summary.cycles, summary.reason) == (0, "stopped by SIGTERM")
