@@ -25,6 +25,8 @@ from memrl_ctrl.trace import HDF5_NAME, TraceReader, recover, verify
 
 N = 64
 WAIT_S = 60.0
+PERIOD_S = 0.5
+"""Of a machine with cycles of its own: long enough that no decision is late on a busy computer."""
 KILLS = 20
 
 
@@ -145,7 +147,7 @@ def test_a_signal_ends_the_run_cleanly(
     tmp_path: Path,
 ) -> None:
     """Ctrl-C and SIGTERM: exit code 0, the last function stays, the HDF5 file is there."""
-    served = serve(period_s=0.1)
+    served = serve(period_s=PERIOD_S)
     child = start(
         "deploy", "--policy", policy, "--endpoint", served.endpoint, "--keys", keys,
         "--record", tmp_path, "--quiet",
@@ -192,7 +194,7 @@ def test_a_machine_that_goes_away_is_said(
     serve: Callable[..., Served], policy: Path, keys: Path, tmp_path: Path
 ) -> None:
     """The server ends in the middle: one sentence, exit code 5, and a readable trace."""
-    served = serve(period_s=0.1)
+    served = serve(period_s=PERIOD_S)
     child = start(
         "deploy", "--policy", policy, "--endpoint", served.endpoint, "--keys", keys,
         "--record", tmp_path, "--quiet",
@@ -240,14 +242,14 @@ def test_a_run_ends_cleanly_when_its_reader_has_gone(
     serve: Callable[..., Served], policy: Path, keys: Path, tmp_path: Path
 ) -> None:
     """`deploy … | head -1`: no message, exit code 0, the trace whole, the lease given back."""
-    served = serve(period_s=0.1)
+    served = serve(period_s=PERIOD_S)
     child = start(
         "deploy", "--policy", policy, "--endpoint", served.endpoint, "--keys", keys,
         "--record", tmp_path,
     )  # fmt: skip
     assert child.stdout is not None
     assert child.stderr is not None
-    assert "written" in child.stdout.readline()
+    assert any("written" in line for line in child.stdout)  # the first decisions may come late
     child.stdout.close()
     assert (child.wait(WAIT_S), child.stderr.read()) == (0, "")
     child.stderr.close()
