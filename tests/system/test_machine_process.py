@@ -105,6 +105,17 @@ def test_a_count_of_cycles_ends_the_machine(tmp_path: Path) -> None:
     assert "played 3 cycles" in out
 
 
+def test_a_client_hears_that_all_cycles_are_played(tmp_path: Path) -> None:
+    """A machine that ends after its count of cycles says so; it was not stopped."""
+    with process(tmp_path, "--cycles", "10", "--period", "0.3") as machine:
+        source = open_source("zmq", endpoint=machine.ready(), keys=machine.keys)
+        try:
+            with pytest.raises(MachineError, match="ended: it has played its 10 cycles"):
+                _observe(source, 20)
+        finally:
+            source.close()
+
+
 def _observe(source: BeamSource, count: int) -> None:
     for _ in range(count):
         source.observe(20.0)

@@ -207,6 +207,8 @@ class MachineServer:
             try:
                 self._publish(desk, player.last, truth)
                 self._loop(player, desk, truth)
+                if self._all_played(player):
+                    why = f"it has played its {player.played} cycles"
             except BaseException as error:
                 why = f"it failed: {error}"
                 raise
