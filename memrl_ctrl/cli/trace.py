@@ -200,7 +200,8 @@ def verify(trace: Path, *, key: str | None = None) -> int:
     if wanted is not None:
         covered = 0 if report.signed is None else report.signed.cycles.get(wanted, 0)
         if covered < report.cycles:
-            console.print(f"{report.cycles - covered} cycles are not signed by {wanted}")
+            uncovered = report.cycles - covered
+            console.print(f"{uncovered} cycles are not signed by {wanted}", soft_wrap=True)
             return WITH_LOSS
     return WHOLE if report.whole else WITH_LOSS
 

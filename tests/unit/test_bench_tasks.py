@@ -109,7 +109,7 @@ def test_what_is_finished_is_kept_and_the_rest_is_run(
         job.state = "running"
         return job
 
-    monkeypatch.setattr(several, "_start", start)
+    monkeypatch.setattr(several, "start", start)
     monkeypatch.setattr(several, "POLL_S", 0.0)
     words = ["--tasks", "InvertedPendulum", "--versions", "full,remove_velocity"]
     words += ["--algorithms", "td3", "--seeds", "0:2", "--steps", "6000", "--out", str(tmp_path)]

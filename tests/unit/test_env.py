@@ -157,7 +157,7 @@ def test_filling_preset_of_the_seed_is_a_set_of_five():
     ("options", "error", "words"),
     [
         ({"reward": "mesured"}, UnknownNameError, "did you mean 'measured'"),
-        ({"backend": "blnd"}, UnknownNameError, "no backend 'blnd'; there is: blond, replay, zmq"),
+        ({"backend": "blnd"}, UnknownNameError, "did you mean 'blond'"),
         ({"fidelity": "exact"}, UnknownNameError, "no fidelity 'exact'"),
         ({"nois": 0.1}, UnknownNameError, "did you mean 'noise'"),
         ({"n_slices": 3}, UsageError, "n_slices must be 16 to 4096, not 3"),

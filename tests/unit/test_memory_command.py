@@ -62,9 +62,13 @@ def table(path: Path) -> dict[str, list[float]]:
 
 
 def test_everything_is_written_and_agrees(
-    grid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    grid: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Film, pictures, arrays and tables of an episode; the table says what the arrays say."""
+    monkeypatch.setenv("COLUMNS", "160")
     out = tmp_path / "new" / "out"
     words = ["--runs", "2", "--episodes", "20", "--gif", "--frames", "--out", str(out)]
     assert main(["memory", str(grid), *words]) == 0
