@@ -12,6 +12,7 @@ Beside its own options every environment takes those of what is seen of it:
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import math
 import re
@@ -27,6 +28,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from memrl_ctrl.agents.task import TaskSpec, beam_task
 from memrl_ctrl.errors import MemrlError, UnknownNameError, UsageError
 from memrl_ctrl.tasks import bullet, cartpole, minigrid, probes, recall
+from memrl_ctrl.tasks.plain import made_plain
 from memrl_ctrl.tasks.pomdp import Degradation
 from memrl_ctrl.tasks.wrappers import PomdpVectorWrapper, PomdpWrapper, WindowObservation
 
@@ -43,7 +45,8 @@ def make_environment(
     """Make a vector environment: the task's own vector version where it has one.
 
     Args:
-        name: Gymnasium's name, or that of a PyBullet or MiniGrid task.
+        name: Gymnasium's name, with `MODULE:` before it where a module is to be imported that registers
+            it, or the name of a PyBullet or MiniGrid task.
         num_envs: environments that step together.
         options: the environment's keyword arguments, and those of what is seen of it.
         pictures: whether `render` is to return a picture of each (mode `rgb_array`); they then begin
@@ -63,8 +66,8 @@ def make_environment(
     kwargs, registered = dict(options), name
     if minigrid.is_grid(name):
         registered, kwargs["task"] = minigrid.ID, name
-    if registered not in gymnasium.registry:
-        raise UnknownNameError("environment", name, {*gymnasium.registry, *bullet.NAMES})
+    else:
+        registered = _registered(name)
     sight = {
         key: kwargs.pop(key)
         for key in (*PARAMETERS, "pomdp", "window_observation")
@@ -112,6 +115,27 @@ def make_environment(
         raise UsageError(f"environment {name!r} cannot be made so: {said}") from error
 
 
+def _registered(name: str) -> str:
+    """Return the name that Gymnasium has an environment by; `MODULE:NAME` imports the module first.
+
+    Raises:
+        UnknownNameError: no environment of that name.
+        UsageError: the module cannot be found.
+    """
+    module, colon, bare = name.rpartition(":")
+    if colon:
+        try:
+            importlib.import_module(module)
+        except (ModuleNotFoundError, TypeError, ValueError) as error:
+            raise UsageError(
+                f"environment {name!r} cannot be made: module {module!r} is not found ({error}); "
+                "it must be installed, or its folder be in PYTHONPATH"
+            ) from error
+    if bare not in gymnasium.registry:
+        raise UnknownNameError("environment", bare, {*gymnasium.registry, *bullet.NAMES})
+    return bare
+
+
 def _picture_mode(name: str) -> str:
     """Return the render mode that draws pictures.
 
@@ -133,7 +157,7 @@ def _picture_mode(name: str) -> str:
 
 def _wrappers(name: str, sight: Mapping[str, Any]) -> list[Wrapper]:
     """Return what is put around each environment, the innermost first."""
-    found: list[Wrapper] = [bullet.BulletCover] if bullet.is_bullet(name) else []
+    found: list[Any] = [bullet.BulletCover] if bullet.is_bullet(name) else [made_plain]
     kind, parameters = _pomdp(sight)
     if kind is not None:
         found.append(partial(PomdpWrapper, kind=kind, **parameters))
@@ -183,8 +207,8 @@ def task_of(name: str, env: VectorEnv[Any, Any, Any]) -> TaskSpec:
     seen, acts = env.single_observation_space, env.single_action_space
     if not isinstance(seen, Box) or len(seen.shape) not in {1, 3}:
         raise UsageError(
-            f"environment {name!r} has observation space {seen}; needed is a Box with one dimension "
-            "(gymnasium.wrappers.FlattenObservation makes one), or with three for a picture"
+            f"environment {name!r} has observation space {seen}; needed are choices or numbers "
+            "(gymnasium.wrappers.FlattenObservation makes them of most), or three dimensions for a picture"
         )
     plain = env.unwrapped
     shape: dict[str, Any] = {
