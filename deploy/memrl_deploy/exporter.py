@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from memrl_ctrl.agents.exportable import ExportablePolicy
 
 PARITY_LIMIT = 1e-5
-"""Largest difference between torch and onnxruntime with which a file is written, in units of the
-action and of the memory; of a memory beyond 1 (an LSTM's c has no bound) as a share of its size, which is
-what float32 can hold."""
+"""Largest difference between torch and onnxruntime with which a file is written: of actions over whole
+episodes, in their units; and of the memory behind each call from the same memory, beyond 1 (an LSTM's c
+has no bound) as a share of its size, which is what float32 can hold."""
 PLAN: tuple[tuple[int, int], ...] = ((1, 600), (30, 180), (257, 30))
 """Rows and calls of the parity runs; 13,710 steps in all."""
 RESET_PROBABILITY = 1.0 / 30.0
@@ -65,8 +65,9 @@ def export_policy(
 ) -> ExportReport:
     """Write a policy as one ONNX file, after proving that it computes what torch computes.
 
-    Whole episodes with resets run through both, each side with its own memory and for several batch
-    sizes; what was applied differs from what was asked for, as behind a guard.
+    Whole episodes with resets run through both, for several batch sizes; what was applied differs from
+    what was asked for, as behind a guard. Actions are compared with each side going on from its own
+    memory; memories from call to call, because rounding adds up in one that lasts.
 
     Args:
         policy: module and manifest; the module is copied, not changed.
@@ -180,7 +181,11 @@ def _parity(
     calls: int,
     generator: np.random.Generator,
 ) -> float:
-    """Return the largest difference over `calls` calls of `rows` rows; infinity if not finite."""
+    """Return the largest difference over `calls` calls of `rows` rows; infinity if not finite.
+
+    A call is compared with torch's from the same memory; the action also with that of torch going on
+    from its own memory, where the rounding of a whole episode adds up.
+    """
     manifest = runner.manifest
     memory = _initial_memory(manifest, rows)
     runner.reset(rows)
@@ -196,28 +201,23 @@ def _parity(
         observation = _observations(manifest, rows, generator)
         allowed = _some_choices(manifest, rows, generator)
         runner.allow(allowed)
+        same = [torch.from_numpy(array) for array in runner.memory.values()]
         action = runner.act(observation, applied)
+        seen = (
+            torch.from_numpy(observation),
+            torch.from_numpy(applied),
+            *_allowed(manifest, allowed),
+        )
         with torch.no_grad():
-            expected, *memory = module(
-                torch.from_numpy(observation),
-                torch.from_numpy(applied),
-                *_allowed(manifest, allowed),
-                *memory,
-            )
+            expected, *memory = module(*seen, *memory)
+            once, *after = module(*seen, *same)
         memory = [array.clone() for array in memory]
-        pairs: list[tuple[NDArray[Any], torch.Tensor]] = [(action, expected)]
-        if manifest.action.choices:
-            # A choice may turn on the last digit where two are equally good; it must be rare.
-            other = float(np.mean(action != expected.numpy()))
-            worst = np.inf if other > MOST_OTHER_CHOICES else worst
-            pairs = []
-        pairs += list(zip(runner.memory.values(), memory, strict=True))
-        for ours, theirs in pairs:
-            if ours.size:
-                known = theirs.numpy()
-                size = np.maximum(1.0, np.abs(known)) if ours is not action else 1.0
-                difference = float(np.max(np.abs(ours - known) / size))
-                worst = max(worst, difference) if np.isfinite(difference) else np.inf
+        worst = max(
+            worst,
+            _action_difference(manifest, action, expected),
+            _action_difference(manifest, action, once),
+            *map(_share, runner.memory.values(), after),
+        )
         if manifest.action.choices:
             applied = (1 + action).astype(np.float32)
             continue
@@ -225,6 +225,29 @@ def _parity(
         share = np.clip(generator.normal(1.0, 0.3, (rows, 1)), 0.0, 1.0).astype(np.float32)
         applied = np.clip(action * share, manifest.action.low, manifest.action.high)
     return worst
+
+
+def _action_difference(
+    manifest: PolicyManifest, action: NDArray[Any], expected: torch.Tensor
+) -> float:
+    """Return the largest difference of actions; of choices 0, or infinity where many differ."""
+    if manifest.action.choices:
+        # A choice may turn on the last digit where two are equally good; it must be rare.
+        other = float(np.mean(action != expected.numpy()))
+        return np.inf if other > MOST_OTHER_CHOICES else 0.0
+    return _finite(float(np.max(np.abs(action - expected.numpy()), initial=0.0)))
+
+
+def _share(ours: NDArray[Any], theirs: torch.Tensor) -> float:
+    """Return the largest difference, of what is beyond 1 as a share of its size."""
+    known = theirs.numpy()
+    return _finite(
+        float(np.max(np.abs(ours - known) / np.maximum(1.0, np.abs(known)), initial=0.0))
+    )
+
+
+def _finite(difference: float) -> float:
+    return difference if np.isfinite(difference) else np.inf
 
 
 def _some_choices(
