@@ -13,7 +13,7 @@ from memrl_ctrl.cli.values import options_of
 from memrl_ctrl.config import resolve
 from memrl_ctrl.config.reading import shipped
 from memrl_ctrl.errors import MismatchError, UsageError
-from memrl_ctrl.policy.library import locate
+from memrl_ctrl.policy.catalogue import locate
 from memrl_ctrl.tasks.minigrid import GridVector
 from memrl_ctrl.training.environments import make_environment, task_of
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from memrl_ctrl.agents.exportable import ExportablePolicy
 from memrl_ctrl.errors import MismatchError, UsageError
-from memrl_ctrl.policy.library import locate
+from memrl_ctrl.policy.catalogue import locate
 from memrl_ctrl.policy.manifest import PolicyManifest
 from memrl_ctrl.training.environments import make_environment, task_of
 from memrl_ctrl.training.stepper import Stepper

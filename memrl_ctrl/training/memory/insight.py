@@ -17,7 +17,7 @@ from torch import Tensor
 from memrl_ctrl.agents.lstm_td3 import LstmTd3
 from memrl_ctrl.agents.ppo_lstm import PpoLstm
 from memrl_ctrl.errors import UsageError
-from memrl_ctrl.policy.library import locate
+from memrl_ctrl.policy.catalogue import locate
 from memrl_ctrl.policy.manifest import PolicyManifest
 from memrl_ctrl.training import checkpoint as checkpoints
 from memrl_ctrl.training.evaluation import TorchPolicy

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from memrl_ctrl.policy.library import locate, shipped
+from memrl_ctrl.policy.catalogue import locate, shipped
 
 RETURN = {"minigrid-memory-s13": 0.95, "maze-random": 0.8}
 """Mean return that a policy must reach over `EPISODES` held-out episodes."""
