@@ -15,8 +15,9 @@ from memrl_ctrl.outputs import write_json
 from memrl_ctrl.policy import OnnxPolicy
 from memrl_ctrl.terminal import Terminal
 from memrl_ctrl.trace import TraceReader
-from memrl_deploy.counterfactual import MOST_CYCLES, Counterfactual, Interval, counterfactual
+from memrl_deploy.counterfactual import MOST_CYCLES, Counterfactual, counterfactual
 from memrl_deploy.replaying import ReplayResult, replay_trace
+from memrl_deploy.statistics import Figure
 
 
 def replay(
@@ -130,7 +131,7 @@ def _show_differences(result: ReplayResult, console: Terminal) -> None:
 def as_json(found: Counterfactual) -> dict[str, object]:
     """Return a counterfactual as figures."""
 
-    def figures(interval: Interval) -> dict[str, float]:
+    def figures(interval: Figure) -> dict[str, float]:
         return {"value": interval.value, "low": interval.low, "high": interval.high}
 
     return {
@@ -158,7 +159,7 @@ def as_json(found: Counterfactual) -> dict[str, object]:
 
 
 def _show_counterfactual(found: Counterfactual, console: Terminal) -> None:
-    def words(interval: Interval) -> str:
+    def words(interval: Figure) -> str:
         return f"{interval.value:.4f}  ({interval.low:.4f} to {interval.high:.4f})"
 
     last = found.first_cycle + found.cycles - 1

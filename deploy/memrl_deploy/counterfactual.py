@@ -30,27 +30,18 @@ from memrl_ctrl.trace import TraceReader
 from memrl_deploy.guard import usable_points
 from memrl_deploy.inference import Inference
 from memrl_deploy.replaying import cycle_index, recorded_guard, recorded_policy
+from memrl_deploy.statistics import LEVEL, Figure
 
 DRAWS = 20
 """Repetitions of the closed loop."""
 RESAMPLES = 1000
 """Blocks of cycles drawn anew, for the interval."""
-LEVEL = 0.95
 MOST_CYCLES = 50
 """Cycles that are simulated unless told otherwise."""
 FITS = 3
 """Cycles that are fitted, spread over those that are simulated; between them the offset goes straight."""
 
 FloatArray = NDArray[np.float64]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Interval:
-    """A figure with its interval of 95 %."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,12 +54,12 @@ class Counterfactual:
     fitted: tuple[CycleFit, ...]
     recorded: float
     """Measured in the recorded profiles."""
-    model_recorded: Interval
+    model_recorded: Figure
     """Of the model under the functions that were really played: its distance to `recorded` is what the model
     gets wrong."""
-    model_policy: Interval
+    model_policy: Figure
     """Of the model in closed loop with the policy."""
-    gain: Interval
+    gain: Figure
     """The difference of the two: positive where the policy would have been better."""
     by_cycle: FloatArray
     """Mean |asymmetry| [3, cycles]: recorded, model under the recorded functions, model with the policy."""
@@ -139,7 +130,7 @@ def counterfactual(
     )
 
 
-def interval(values: FloatArray, rng: np.random.Generator) -> Interval:
+def interval(values: FloatArray, rng: np.random.Generator) -> Figure:
     """Return the mean of [draws, cycles] and its interval: draws anew, and blocks of cycles."""
     draws, count = values.shape
     block = max(1, round(count ** (1 / 3)))
@@ -149,7 +140,7 @@ def interval(values: FloatArray, rng: np.random.Generator) -> Interval:
     rows = rng.integers(0, draws, RESAMPLES)
     means = np.nanmean(values[rows[:, None], chosen], axis=1)
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(value=float(np.nanmean(values)), low=float(low), high=float(high))
+    return Figure(value=float(np.nanmean(values)), low=float(low), high=float(high))
 
 
 def _mean(values: NDArray[Any]) -> Any:

@@ -18,8 +18,8 @@ from memrl_ctrl.testing.traces import sample_cycle, sample_header
 from memrl_ctrl.trace import CycleRecord, JournalWriter, TraceReader, Verdict
 from memrl_deploy.cli_report import report
 from memrl_deploy.report import judge, load_thresholds, shadow_figures
-from memrl_deploy.report.statistics import Figure, Rate, bootstrapped
 from memrl_deploy.report.thresholds import Declared, Thresholds
+from memrl_deploy.statistics import Figure, Rate, bootstrapped
 
 POINTS, CYCLES = 3, 400
 STEP_DEG = 2.0

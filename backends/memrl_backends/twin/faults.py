@@ -104,27 +104,28 @@ class Fault:
         return mask
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Affected:
+    """A reading that a fault changes in place."""
+
+    profile: ProfileArray
+    """[points, n_slices]."""
+    quality: NDArray[np.uint16]
+    """`Quality` flags [points]."""
+    rows: NDArray[np.int64]
+    """Which points, not empty."""
+    rng: np.random.Generator
+    """Of this fault in this cycle."""
+    before: ProfileArray
+    """The profiles [points, n_slices] of the cycle before it began."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReadingFault(Fault):
     """Changes what is seen, not what is."""
 
-    def alter(
-        self,
-        profile: ProfileArray,
-        quality: NDArray[np.uint16],
-        rows: NDArray[np.int64],
-        rng: np.random.Generator,
-        before: ProfileArray,
-    ) -> None:
-        """Change some rows of a reading in place.
-
-        Args:
-            profile: [points, n_slices].
-            quality: `Quality` flags [points].
-            rows: which rows, not empty.
-            rng: of this fault in this cycle.
-            before: the profiles [points, n_slices] of the cycle before it began.
-        """
+    def alter(self, seen: Affected) -> None:
+        """Change the rows of a reading in place."""
         raise NotImplementedError
 
 
@@ -134,16 +135,9 @@ class MissingReading(ReadingFault):
 
     kind: ClassVar[str] = "missing_reading"
 
-    def alter(  # noqa: D102 - see the base class
-        self,
-        profile: ProfileArray,
-        quality: NDArray[np.uint16],
-        rows: NDArray[np.int64],
-        rng: np.random.Generator,
-        before: ProfileArray,
-    ) -> None:
-        profile[rows] = np.nan
-        quality[rows] |= np.uint16(Quality.MISSING | Quality.NOT_FINITE)
+    def alter(self, seen: Affected) -> None:  # noqa: D102 - see the base class
+        seen.profile[seen.rows] = np.nan
+        seen.quality[seen.rows] |= np.uint16(Quality.MISSING | Quality.NOT_FINITE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,15 +156,8 @@ class LateReading(ReadingFault):
             good, f"delay_s must be above 0, to {LONGEST_DELAY_S:g} s, not {self.delay_s:g}"
         )
 
-    def alter(  # noqa: D102 - see the base class
-        self,
-        profile: ProfileArray,
-        quality: NDArray[np.uint16],
-        rows: NDArray[np.int64],
-        rng: np.random.Generator,
-        before: ProfileArray,
-    ) -> None:
-        quality[rows] |= np.uint16(Quality.LATE)
+    def alter(self, seen: Affected) -> None:  # noqa: D102 - see the base class
+        seen.quality[seen.rows] |= np.uint16(Quality.LATE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,17 +168,10 @@ class FrozenProfile(ReadingFault):
     flagged: bool = False
     """Whether the machine notices and flags them as stale."""
 
-    def alter(  # noqa: D102 - see the base class
-        self,
-        profile: ProfileArray,
-        quality: NDArray[np.uint16],
-        rows: NDArray[np.int64],
-        rng: np.random.Generator,
-        before: ProfileArray,
-    ) -> None:
-        profile[rows] = before[rows]
+    def alter(self, seen: Affected) -> None:  # noqa: D102 - see the base class
+        seen.profile[seen.rows] = seen.before[seen.rows]
         if self.flagged:
-            quality[rows] |= np.uint16(Quality.STALE)
+            seen.quality[seen.rows] |= np.uint16(Quality.STALE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,19 +187,14 @@ class NanProfile(ReadingFault):
         super().__post_init__()
         self.require(0.0 < self.share <= 1.0, f"share must be above 0, to 1, not {self.share:g}")
 
-    def alter(  # noqa: D102 - see the base class
-        self,
-        profile: ProfileArray,
-        quality: NDArray[np.uint16],
-        rows: NDArray[np.int64],
-        rng: np.random.Generator,
-        before: ProfileArray,
-    ) -> None:
-        n_slices = profile.shape[1]
+    def alter(self, seen: Affected) -> None:  # noqa: D102 - see the base class
+        n_slices = seen.profile.shape[1]
         lost = max(1, round(self.share * n_slices))
-        order = rng.permuted(np.tile(np.arange(n_slices), (rows.size, 1)), axis=1)[:, :lost]
-        profile[rows[:, None], order] = np.nan
-        quality[rows] |= np.uint16(Quality.NOT_FINITE)
+        order = seen.rng.permuted(np.tile(np.arange(n_slices), (seen.rows.size, 1)), axis=1)[
+            :, :lost
+        ]
+        seen.profile[seen.rows[:, None], order] = np.nan
+        seen.quality[seen.rows] |= np.uint16(Quality.NOT_FINITE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,15 +212,8 @@ class NoiseBurst(ReadingFault):
             0.0 < self.noise <= 1e3, f"noise must be above 0, to 1000 peaks, not {self.noise:g}"
         )
 
-    def alter(  # noqa: D102 - see the base class
-        self,
-        profile: ProfileArray,
-        quality: NDArray[np.uint16],
-        rows: NDArray[np.int64],
-        rng: np.random.Generator,
-        before: ProfileArray,
-    ) -> None:
-        profile[rows] += noise_like(profile[rows], self.noise, rng)
+    def alter(self, seen: Affected) -> None:  # noqa: D102 - see the base class
+        seen.profile[seen.rows] += noise_like(seen.profile[seen.rows], self.noise, seen.rng)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,17 +231,10 @@ class DeadPickup(ReadingFault):
         super().__post_init__()
         self.require(0.0 <= self.noise <= 1e3, f"noise must be 0 to 1000 peaks, not {self.noise:g}")
 
-    def alter(  # noqa: D102 - see the base class
-        self,
-        profile: ProfileArray,
-        quality: NDArray[np.uint16],
-        rows: NDArray[np.int64],
-        rng: np.random.Generator,
-        before: ProfileArray,
-    ) -> None:
-        profile[rows] = noise_like(profile[rows], self.noise, rng)
+    def alter(self, seen: Affected) -> None:  # noqa: D102 - see the base class
+        seen.profile[seen.rows] = noise_like(seen.profile[seen.rows], self.noise, seen.rng)
         if self.flagged:
-            quality[rows] |= np.uint16(Quality.DEAD)
+            seen.quality[seen.rows] |= np.uint16(Quality.DEAD)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,15 +243,8 @@ class FlippedPolarity(ReadingFault):
 
     kind: ClassVar[str] = "flipped_polarity"
 
-    def alter(  # noqa: D102 - see the base class
-        self,
-        profile: ProfileArray,
-        quality: NDArray[np.uint16],
-        rows: NDArray[np.int64],
-        rng: np.random.Generator,
-        before: ProfileArray,
-    ) -> None:
-        profile[rows] = -profile[rows]
+    def alter(self, seen: Affected) -> None:  # noqa: D102 - see the base class
+        seen.profile[seen.rows] = -seen.profile[seen.rows]
 
 
 @dataclass(frozen=True, kw_only=True)

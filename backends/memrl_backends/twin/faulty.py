@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memrl_backends.twin.faults import (
+    Affected,
     CavityTrip,
     Fault,
     KnobFault,
@@ -276,8 +277,15 @@ class FaultyBackend:
                 self._before[index] = reading.profile.copy()
             if before is not None and begins.any():
                 self._before[index][begins] = before[begins]
-            rng = self._schedule.generator(index)
-            fault.alter(profile, quality, chosen, rng, self._before[index])
+            fault.alter(
+                Affected(
+                    profile=profile,
+                    quality=quality,
+                    rows=chosen,
+                    rng=self._schedule.generator(index),
+                    before=self._before[index],
+                )
+            )
         self._last = replace(reading, profile=profile, quality=quality)
         return self._last
 

@@ -16,8 +16,8 @@ from memrl_ctrl.errors import TraceError
 from memrl_ctrl.trace import TraceReader, Verdict
 from memrl_ctrl.trace.scan import Progress
 from memrl_deploy.modes import Shadow
-from memrl_deploy.report.statistics import Figure, Rate, bootstrapped
 from memrl_deploy.report.thresholds import Thresholds
+from memrl_deploy.statistics import Figure, Rate, bootstrapped
 
 MOST_PROFILES = 4000
 """Cycles whose profiles are read for the intensity; of more, every so manieth."""

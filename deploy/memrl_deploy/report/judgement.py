@@ -14,8 +14,8 @@ import numpy as np
 
 from memrl_deploy.counterfactual import Counterfactual
 from memrl_deploy.report.figures import ShadowFigures
-from memrl_deploy.report.statistics import Figure, Rate
 from memrl_deploy.report.thresholds import Declared, Thresholds
+from memrl_deploy.statistics import Figure, Rate
 
 
 class State(StrEnum):

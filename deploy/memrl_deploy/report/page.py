@@ -17,8 +17,8 @@ from memrl_deploy.counterfactual import Counterfactual
 from memrl_deploy.report.figures import Differences, ShadowFigures
 from memrl_deploy.report.judgement import Judgement, rate_words
 from memrl_deploy.report.pictures import pictures
-from memrl_deploy.report.statistics import Figure, Rate
 from memrl_deploy.report.thresholds import Declared
+from memrl_deploy.statistics import Figure, Rate
 
 BLIND_SPOT = (
     "In shadow the policy never meets the consequences of its own functions. Its memory follows the "

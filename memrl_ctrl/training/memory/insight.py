@@ -124,6 +124,9 @@ def open_insight(path: Path, checkpoint: int | None = None) -> Insight:
 class _FromTorch:
     """What insights of torch's policies share."""
 
+    _blocks: tuple[Block, ...]
+    _glimpse: Glimpse
+
     def __init__(self, policy: TorchPolicy) -> None:
         self._policy = policy
         self.module: Any = policy.module
@@ -135,6 +138,16 @@ class _FromTorch:
     def manifest(self) -> PolicyManifest:
         """See `Insight`."""
         return self._policy.manifest
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """See `Insight`."""
+        return self._blocks
+
+    @property
+    def glimpse(self) -> Glimpse:
+        """See `Insight`."""
+        return self._glimpse
 
     def reset(self, rows: int, mask: Mask | None = None) -> None:
         """See `Insight`."""
@@ -176,16 +189,6 @@ class PpoInsight(_FromTorch):
             deviation = agent.averaged.log_std.detach().exp().numpy()
             self.spread = (deviation * agent.task.half_range).astype(np.float32)
         self._state = torch.zeros(0, agent.network.n_state)
-
-    @property
-    def blocks(self) -> tuple[Block, ...]:
-        """See `Insight`."""
-        return self._blocks
-
-    @property
-    def glimpse(self) -> Glimpse:
-        """See `Insight`."""
-        return self._glimpse
 
     def _begin(self, rows: int, mask: Mask | None) -> None:
         fresh = torch.zeros(rows, self._network.n_state)
@@ -239,16 +242,6 @@ class Td3Insight(_FromTorch):
             block for name, reader in self._readers.items() for block in _blocks(name, reader.sizes)
         )
         self.value_words = "Q of the action"
-
-    @property
-    def blocks(self) -> tuple[Block, ...]:
-        """See `Insight`."""
-        return self._blocks
-
-    @property
-    def glimpse(self) -> Glimpse:
-        """See `Insight`."""
-        return self._glimpse
 
     def _begin(self, rows: int, mask: Mask | None) -> None:
         for reader in self._readers.values():
