@@ -12,6 +12,7 @@ from typing import Any, Literal
 from memrl_ctrl.config.checks import require, require_between
 from memrl_ctrl.config.lstm_td3 import LstmTd3Config
 from memrl_ctrl.config.ppo_lstm import PpoLstmConfig
+from memrl_ctrl.env.task import EPISODE_SHOTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,7 +221,8 @@ class TrainingConfig:
             f"agent.sequence_length and burn_in are {part} steps together; they do not fit the "
             f"{self.replay.capacity // count} steps that replay.capacity leaves an environment",
         )
-        longest = self.environment.options.get("episode_length")
+        given = EPISODE_SHOTS if self.environment.id == "memrl/BeamPhase-v0" else None
+        longest = self.environment.options.get("episode_length", given)
         require(
             not isinstance(longest, int) or agent.sequence_length <= longest,
             f"agent.sequence_length {agent.sequence_length} is longer than an episode of {longest} "

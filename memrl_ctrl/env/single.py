@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from memrl_ctrl.env.task import BeamCycle, BeamPhase, BeamTask, Observation
+from memrl_ctrl.env.task import EPISODE_SHOTS, BeamCycle, BeamPhase, BeamTask, Observation
 from memrl_ctrl.errors import UsageError
 from memrl_ctrl.registry import missing_extra
 
@@ -109,7 +109,7 @@ class BeamPhaseEnv(BeamEnv):
         self,
         *,
         point: int = 0,
-        episode_length: int = 30,
+        episode_length: int = EPISODE_SHOTS,
         terminate_on_convergence: bool = False,
         render_mode: str | None = None,
         **options: Any,

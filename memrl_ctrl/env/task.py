@@ -26,6 +26,8 @@ from memrl_ctrl.reward import CONVERGED_RAD, Reward, Shot
 
 Observation = NDArray[np.float32]
 
+EPISODE_SHOTS = 30
+"""Shots of an episode at one control point, if nothing else is said."""
 LATE_CYCLES = 3
 """So many cycles may begin before a function reaches the machine, until that is an error."""
 
@@ -277,7 +279,7 @@ class BeamPhase(BeamTask):
         count: int,
         /,
         *,
-        episode_length: int = 30,
+        episode_length: int = EPISODE_SHOTS,
         terminate_on_convergence: bool = False,
         **options: Any,
     ) -> None:

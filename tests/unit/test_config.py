@@ -148,6 +148,7 @@ def test_a_missing_file_says_so(tmp_path: Path) -> None:
             ["agent.sequence_length=31", "environment.options.episode_length=30"],
             "sequence_length 31 is longer than an episode of 30 steps",
         ),
+        (["agent.sequence_length=31"], "sequence_length 31 is longer than an episode of 30 steps"),
         (
             ["replay.prioritised=true", "replay.layout=separate"],
             "separate is for windows and parts of episodes",
