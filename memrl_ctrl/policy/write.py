@@ -79,6 +79,7 @@ def proportional_policy(
     n_slices: int = 128,
     gain_rad: float = 1.0,
     max_step_rad: float = np.pi / 2.0,
+    lstm_units: int = 0,
     name: str = "proportional",
 ) -> bytes:
     """Return a proportional controller on the profile's skewness, as the bytes of a policy file.
@@ -92,6 +93,8 @@ def proportional_policy(
         n_slices: bins that the policy sees.
         gain_rad: radians asked for at a skewness of 1.
         max_step_rad: largest change in one call, rad.
+        lstm_units: units of an LSTM that sees the observation and takes no part in the action: the cost
+            of a recurrent policy, for benchmarks. 0: none.
         name: name for people.
     """
     onnx = _onnx()
@@ -139,14 +142,25 @@ def proportional_policy(
         node("Add", ["calls_in", "one"], ["calls_out"]),
     ]
 
+    memory = [MemorySpec(name_in="calls_in", name_out="calls_out", shape=(1,))]
+    if lstm_units:
+        more, weights, memories = _lstm_beside(helper, n_slices + 1, lstm_units)
+        nodes += more
+        constants |= weights
+        memory += memories
+
     def value(label: str, size: int) -> Any:
         return helper.make_tensor_value_info(label, proto.FLOAT, ["batch", size])
 
     graph = helper.make_graph(
         nodes,
         name,
-        [value("observation", n_slices + 1), value("previous_applied", 1), value("calls_in", 1)],
-        [value("action", 1), value("calls_out", 1)],
+        [
+            value("observation", n_slices + 1),
+            value("previous_applied", 1),
+            *(value(spec.name_in, spec.shape[0]) for spec in memory),
+        ],
+        [value("action", 1), *(value(spec.name_out, spec.shape[0]) for spec in memory)],
         [onnx.numpy_helper.from_array(array, label) for label, array in constants.items()],
     )
     model = helper.make_model(
@@ -157,8 +171,41 @@ def proportional_policy(
         name=name,
         observation=ObservationSpec(kind="beam-phase", shape=(n_slices + 1,), n_slices=n_slices),
         action=ActionSpec(kind="delta-phi-rad", shape=(1,), low=-max_step_rad, high=max_step_rad),
-        memory=(MemorySpec(name_in="calls_in", name_out="calls_out", shape=(1,)),),
+        memory=tuple(memory),
         max_step_rad=max_step_rad,
         training=Training(algorithm="none"),
     )
     return finish(model, manifest)[0]
+
+
+def _lstm_beside(
+    helper: Any, inputs: int, units: int
+) -> tuple[list[Any], dict[str, Any], list[MemorySpec]]:
+    """Return nodes, weights and memories of an LSTM (ONNX operator LSTM) that sees the observation."""
+    generator = np.random.default_rng(0)
+    scale = 1.0 / np.sqrt(units)
+    shapes = {"lstm_w": (1, 4 * units, inputs), "lstm_r": (1, 4 * units, units)}
+    weights: dict[str, Any] = {
+        label: generator.uniform(-scale, scale, shape).astype(np.float32)
+        for label, shape in shapes.items()
+    }
+    weights["lstm_axis"] = np.array([0], dtype=np.int64)
+    node = helper.make_node
+    nodes = [
+        node("Unsqueeze", [label, "lstm_axis"], [f"{label}_one"])
+        for label in ("observation", "h_in", "c_in")
+    ]
+    nodes += [
+        node(
+            "LSTM",
+            ["observation_one", "lstm_w", "lstm_r", "", "", "h_in_one", "c_in_one"],
+            ["", "h_out_one", "c_out_one"],
+            hidden_size=units,
+        ),
+        node("Squeeze", ["h_out_one", "lstm_axis"], ["h_out"]),
+        node("Squeeze", ["c_out_one", "lstm_axis"], ["c_out"]),
+    ]
+    memories = [
+        MemorySpec(name_in=f"{label}_in", name_out=f"{label}_out", shape=(units,)) for label in "hc"
+    ]
+    return nodes, weights, memories

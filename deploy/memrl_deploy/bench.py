@@ -1,0 +1,388 @@
+"""`memrl-ctrl bench loop`: the whole loop on a twin in a process of its own, beside the bare floors."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import zmq
+from cyclopts import Parameter
+
+from memrl_ctrl import progress, registry
+from memrl_ctrl.backend import FloatArray
+from memrl_ctrl.bench.report import publish
+from memrl_ctrl.cli.bars import work_bar
+from memrl_ctrl.cli.values import Count, OutputFolder
+from memrl_ctrl.errors import ConnectionFailed, MachineError, TraceError
+from memrl_ctrl.outputs import STDOUT
+from memrl_ctrl.policy import OnnxPolicy
+from memrl_ctrl.policy.runner import open_session
+from memrl_ctrl.policy.write import proportional_policy
+from memrl_ctrl.terminal import Terminal
+from memrl_ctrl.trace import JOURNAL_NAME, verify
+from memrl_deploy.modes import ClosedLoop
+from memrl_deploy.pacing import SECTIONS
+from memrl_deploy.runtime import Runtime, stopped_by_signals
+from memrl_deploy.summary import CycleView, RunSummary
+
+POINTS, SLICES, POLICY_SLICES, UNITS = 30, 1000, 128, 128
+SEGMENT_CYCLES = 2500
+"""Cycles of one trace; it is verified and removed before the next one: about 0.4 GB on the disk."""
+SEGMENTS_AT_LEAST = 4
+FLOORS_EACH_SEGMENT = 250
+RSS_EVERY = 100
+SETTLING = 0.25
+"""Part of the run whose memory is not looked at: caches and buffers fill."""
+START_S = 180.0
+"""How long a process may take to start on a busy computer; the first start compiles."""
+READY = re.compile(r"ready at (tcp://\S+):")
+SETPOINT_BYTES = 512
+"""Length of a request that carries a setpoint of 30 points, with its head."""
+
+
+@dataclass
+class Measured:
+    """What the segments brought, as far as they came."""
+
+    decision_ms: list[float] = field(default_factory=list)
+    sections_ns: list[FloatArray] = field(default_factory=list)
+    rss: list[tuple[int, float]] = field(default_factory=list)
+    """Cycles decided, resident memory in MB."""
+    missed: int = 0
+    floors_ms: dict[str, list[float]] = field(default_factory=dict)
+    journal_bytes: int = 0
+    reason: str = ""
+
+
+class Watch:
+    """A view that keeps each decision's time and looks at the memory now and then."""
+
+    def __init__(self, measured: Measured, total: int) -> None:
+        self._measured = measured
+        self._total = total
+
+    def cycle(self, view: CycleView) -> None:
+        """Keep the cycle's time."""
+        kept = self._measured.decision_ms
+        kept.append(view.decision_ms)
+        if len(kept) % RSS_EVERY == 0:
+            self._measured.rss.append((len(kept), resident_mb()))
+            progress.report(len(kept), self._total)
+
+    def note(self, text: str) -> None:
+        """What went wrong is counted by the run."""
+
+    def close(self) -> None:
+        """Nothing is left to do."""
+
+
+def run(
+    json_path: Path | None = None,
+    *,
+    cycles: Annotated[Count, Parameter()] = 100_000,
+    folder: Annotated[OutputFolder | None, Parameter()] = None,
+) -> dict[str, Any]:
+    """Decision time of the closed loop over ZeroMQ, recorded durably, beside the sum of its bare floors.
+
+    A twin (30 points x 1000 slices, float32) in a process of its own plays as fast as it is written to,
+    over loopback with CURVE. The policy has an LSTM of 128 units. A decision begins when the reading is
+    received and ends when the commit is answered. The trace is verified and removed every 2,500 cycles;
+    after each such segment the floors are measured. Ctrl-C prints what was measured until then.
+
+    Args:
+        json_path: file for the JSON, or None.
+        cycles: cycles that are decided.
+        folder: where to record; the disk of that folder is measured.
+    """
+    measured = Measured()
+    console = Terminal(stderr=str(json_path) == STDOUT)
+    place = Path(tempfile.mkdtemp(prefix="memrl-bench-", dir=folder or Path.cwd()))
+    try:
+        with ExitStack() as ending, suppress(KeyboardInterrupt):
+            ending.enter_context(work_bar(console, "closed loop"))
+            endpoint = ending.enter_context(twin(place))
+            echo = ending.enter_context(_echo_process())
+            data = proportional_policy(
+                n_slices=POLICY_SLICES, gain_rad=0.5, lstm_units=UNITS, name="bench"
+            )
+            floors = Floors(place, echo, data, ending)
+            policy = OnnxPolicy.load(data)
+            _segments(
+                measured, place, endpoint=endpoint, policy=policy, cycles=cycles, floors=floors
+            )
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+    if not measured.decision_ms or not measured.floors_ms:
+        raise MachineError("stopped before anything was measured")
+    return _published(measured, cycles, json_path, console)
+
+
+def _segments(
+    measured: Measured,
+    place: Path,
+    *,
+    endpoint: str,
+    policy: OnnxPolicy,
+    cycles: int,
+    floors: Floors,
+) -> None:
+    """Run segment after segment; each trace is verified, then removed.
+
+    Raises:
+        MachineError: a segment ended with an error.
+        TraceError: a cycle is not in the trace.
+    """
+    segment = min(SEGMENT_CYCLES, max(1, cycles // SEGMENTS_AT_LEAST))
+    watch = Watch(measured, cycles)
+    while len(measured.decision_ms) < cycles and not measured.reason:
+        count = min(segment, cycles - len(measured.decision_ms))
+        backend = registry.open_backend("zmq", endpoint=endpoint, keys=place / "keys")
+        runtime = Runtime(
+            ClosedLoop(backend), policy, records=place / "records", cycles=count, view=watch
+        )
+        with stopped_by_signals(runtime):
+            summary = runtime.run()
+        measured.missed += sum(summary.missed.values())
+        measured.sections_ns.append(summary.times_ns.astype(np.float64))
+        size = checked_and_removed(summary)
+        measured.journal_bytes += size
+        if summary.error is not None:
+            raise summary.error
+        if summary.cycles < count:
+            measured.reason = summary.reason
+        floors.measure(measured.floors_ms, size // max(summary.cycles, 1))
+
+
+def checked_and_removed(summary: RunSummary) -> int:
+    """Verify a run's journal, hold it against the run's own count, remove its folder; return its bytes.
+
+    Raises:
+        TraceError: it is damaged, or lacks a cycle that was acknowledged.
+    """
+    if summary.trace is None or summary.trace_problem:
+        raise summary.error or MachineError(summary.trace_problem or "the run left no trace")
+    run_folder = summary.trace if summary.trace.is_dir() else summary.trace.parent
+    journal = run_folder / JOURNAL_NAME
+    report = verify(journal)
+    if not report.whole or report.cycles < summary.cycles:
+        raise TraceError(
+            journal,
+            f"holds {report.cycles} of {summary.cycles} acknowledged cycles: {report.damage}",
+        )
+    size = journal.stat().st_size
+    shutil.rmtree(run_folder)
+    return size
+
+
+class Floors:
+    """The bare operations that no loop can do without, each measured in the same run.
+
+    Args:
+        place: folder on the disk that is recorded to.
+        echo: pipe to the process that answers; it has sent its port and public key.
+        policy: bytes of the policy file.
+        ending: closes what is opened here.
+    """
+
+    def __init__(self, place: Path, echo: Connection, policy: bytes, ending: ExitStack) -> None:
+        port, key = echo.recv()
+        self._file = os.open(place / "floor", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        ending.callback(os.close, self._file)
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        ending.callback(context.destroy, linger=0)
+        self._socket = context.socket(zmq.DEALER)
+        self._socket.curve_serverkey = key
+        self._socket.curve_publickey, self._socket.curve_secretkey = zmq.curve_keypair()
+        self._socket.rcvtimeo = int(START_S * 1e3)
+        self._socket.connect(f"tcp://127.0.0.1:{port}")
+        self._session = open_session("bench", policy)
+        self._feed = {
+            node.name: np.zeros((POINTS, *node.shape[1:]), dtype=np.float32)
+            for node in self._session.get_inputs()
+        }
+
+    def measure(self, into: dict[str, list[float]], record_bytes: int) -> None:
+        """Take each floor some hundred times, in turns.
+
+        Args:
+            into: times by floor, ms; added to.
+            record_bytes: bytes that a cycle takes in the journal.
+        """
+        record = secrets.token_bytes(record_bytes)
+        os.ftruncate(self._file, 0)
+        kinds: dict[str, Callable[[], Any]] = {
+            "round trip of a reading": lambda: self._ask(b"reading"),
+            "round trip of a setpoint": lambda: self._ask(bytes(SETPOINT_BYTES)),
+            "onnxruntime step": lambda: self._session.run(None, self._feed),
+            "write and fdatasync": lambda: self._write(record),
+        }
+        for name, call in kinds.items():
+            call()
+            times = into.setdefault(name, [])
+            for _ in range(FLOORS_EACH_SEGMENT):
+                began_s = time.perf_counter()
+                call()
+                times.append((time.perf_counter() - began_s) * 1e3)
+
+    def _ask(self, request: bytes) -> None:
+        self._socket.send(request)
+        self._socket.recv()
+
+    def _write(self, record: bytes) -> None:
+        os.write(self._file, record)
+        os.fdatasync(self._file)
+
+
+def _published(
+    measured: Measured, cycles: int, json_path: Path | None, console: Terminal
+) -> dict[str, Any]:
+    decided = np.array(measured.decision_ms)
+    p50, p99, p999, largest = np.percentile(decided, [50.0, 99.0, 99.9, 100.0])
+    floors = {name: float(np.median(times)) for name, times in measured.floors_ms.items()}
+    common = floors["onnxruntime step"] + floors["write and fdatasync"]
+    figures = {
+        "cycles": float(decided.size),
+        "p50_ms": float(p50),
+        "p99_ms": float(p99),
+        "p999_ms": float(p999),
+        "max_ms": float(largest),
+        "ratio_to_floors_median": float(p50 / (common + floors["round trip of a reading"])),
+        "ratio_to_small_floors_median": float(p50 / (common + floors["round trip of a setpoint"])),
+        "deadline_misses": float(measured.missed),
+        "rss_mb_per_100k_cycles": slope_per_100k(measured.rss),
+        "journal_bytes_per_cycle": measured.journal_bytes / decided.size,
+        "load_1min": os.getloadavg()[0],
+    }
+    sections = np.median(np.concatenate(measured.sections_ns), axis=0) / 1e6
+    rows = [_row("decision, reading received to commit answered", decided)]
+    rows += [_row(f"floor: {name}", np.array(times)) for name, times in measured.floors_ms.items()]
+    rows += [
+        {"what": f"section {name}", "median ms": round(float(value), 4)}
+        for name, value in zip(SECTIONS[1:], sections[1:], strict=True)
+    ]
+    notes = [
+        f"{decided.size} of {cycles} cycles{': ' + measured.reason if measured.reason else ''}; "
+        f"{POINTS} x {SLICES} float32, CURVE, each cycle durable before its setpoint is sent; "
+        f"{measured.missed} missed; load {figures['load_1min']:.1f}.",
+        f"Median: {figures['ratio_to_floors_median']:.2f} times the floors with a reading's round "
+        f"trip, {figures['ratio_to_small_floors_median']:.2f} times those with a setpoint's; memory "
+        f"{figures['rss_mb_per_100k_cycles']:+.2f} MB in 100,000 cycles.",
+    ]
+    return publish(
+        name="loop",
+        columns=("what", "median ms", "p99 ms", "p99.9 ms", "max ms"),
+        rows=rows,
+        figures=figures,
+        json_path=json_path,
+        notes=notes,
+        console=console,
+    )
+
+
+def _row(what: str, taken_ms: FloatArray) -> dict[str, Any]:
+    p50, p99, p999, largest = np.percentile(taken_ms, [50.0, 99.0, 99.9, 100.0])
+    return {
+        "what": what,
+        "median ms": round(float(p50), 4),
+        "p99 ms": round(float(p99), 4),
+        "p99.9 ms": round(float(p999), 4),
+        "max ms": round(float(largest), 4),
+    }
+
+
+def slope_per_100k(samples: list[tuple[int, float]]) -> float:
+    """Return how much memory grows, MB in 100,000 cycles: least squares after the run has settled.
+
+    NaN where there are fewer than three samples.
+    """
+    kept = samples[int(len(samples) * SETTLING) :]
+    if len(kept) < 3:
+        return float("nan")
+    counts, megabytes = np.array(kept).T
+    return float(np.polyfit(counts, megabytes, 1)[0] * 1e5)
+
+
+def resident_mb() -> float:
+    """Return this process's resident memory, MB (Linux: proc(5), statm)."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+# Processes
+
+
+@contextmanager
+def twin(place: Path, *options: str) -> Iterator[str]:
+    """Run `memrl-ctrl machine` at full speed and give its endpoint; its keys are in `place/keys`.
+
+    Args:
+        place: folder for its keys, state and output.
+        options: further options of the command.
+
+    Raises:
+        ConnectionFailed: it did not start; with what it said.
+    """
+    log = place / "machine.log"
+    arguments = ["--endpoint", "tcp://127.0.0.1:0", "--period", "0", "--seed", "5"]
+    shape = ["--points", str(POINTS), "--slices", str(SLICES)]
+    with log.open("w") as output:
+        process = subprocess.Popen(  # noqa: S603 - this interpreter, no shell
+            [sys.executable, "-m", "memrl_ctrl", "machine", *arguments, *shape, *options],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", "MEMRL_CTRL_STATE": str(place)},
+            start_new_session=True,  # Ctrl-C is for the benchmark alone
+        )
+    try:
+        deadline_s = time.monotonic() + START_S
+        while not (found := READY.search(log.read_text())):
+            if process.poll() is not None or time.monotonic() > deadline_s:
+                raise ConnectionFailed(f"the twin did not start: {log.read_text().strip()}")
+            time.sleep(0.05)
+        yield found[1]
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextmanager
+def _echo_process() -> Iterator[Connection]:
+    spawning = multiprocessing.get_context("spawn")
+    here, there = spawning.Pipe()
+    process = spawning.Process(target=_echo, args=(there,), daemon=True)
+    process.start()
+    there.close()
+    try:
+        if not here.poll(START_S):
+            raise ConnectionFailed(f"the echo did not start within {START_S:g} s")
+        yield here
+    finally:
+        process.terminate()
+        process.join()
+        here.close()
+
+
+def _echo(pipe: Connection) -> None:
+    """Answer a request for a reading with as many bytes as one has, everything else with itself."""
+    reply = secrets.token_bytes(POINTS * SLICES * 4)
+    public, secret = zmq.curve_keypair()
+    socket = zmq.Context().socket(zmq.ROUTER)
+    socket.curve_server, socket.curve_publickey, socket.curve_secretkey = True, public, secret
+    pipe.send((socket.bind_to_random_port("tcp://127.0.0.1"), public))
+    while True:
+        identity, request = socket.recv_multipart()
+        socket.send_multipart([identity, reply if request == b"reading" else request])
