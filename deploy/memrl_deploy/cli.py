@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from cyclopts import Parameter
@@ -17,15 +17,16 @@ from memrl_ctrl.cli.values import Count, OutputFolder, Seconds, Seed, SomeSecond
 from memrl_ctrl.errors import FileError, TraceError, UsageError
 from memrl_ctrl.outputs import check_output_file
 from memrl_ctrl.policy import OnnxPolicy
+from memrl_ctrl.policy.catalogue import locate
 from memrl_ctrl.terminal import Terminal
 from memrl_ctrl.trace import RECORDS
 from memrl_deploy.guard import GuardConfig
 from memrl_deploy.inference import check_fit
-from memrl_deploy.live import make_view, show_summary
+from memrl_deploy.live import show_summary
 from memrl_deploy.modes import ClosedLoop, Mode, Shadow
 from memrl_deploy.replaying import GUARD_KEY
 from memrl_deploy.runtime import Runtime, stopped_by_signals
-from memrl_deploy.summary import NoView
+from memrl_deploy.service import make_views
 
 UNPACED_CYCLES = 1000
 """Cycles of a run that neither the machine's period nor an option limits; about 0.1 MB each on the disk."""
@@ -62,6 +63,10 @@ class RunOptions:
     """How long to wait for a reading, s; default some periods of the machine."""
     quiet: Annotated[bool, Parameter(negative="")] = False
     """Show only the summary."""
+    log_format: Literal["text", "json"] = "text"
+    """json: one JSON object a line on standard error, for services; the summary follows as text."""
+    metrics: str | None = None
+    """HOST:PORT at which Prometheus finds the run's numbers, for example 127.0.0.1:9464."""
     set: Annotated[list[str] | None, Parameter(negative="", consume_multiple=False)] = None
     """Any other option of the backend, as NAME=VALUE; may be given several times."""
 
@@ -116,7 +121,7 @@ def deploy(*, policy: Path, options: RunOptions = DEFAULTS) -> int:
 
     Ctrl-C ends it; the machine goes on with the last applied function. So does a closed terminal, and
     the end of what reads the output (`| head`): start it with `nohup`, or with its output in a file,
-    where it is to go on.
+    where it is to go on. `--config FILE` takes options from a YAML file; those given here win.
 
     Parameters
     ----------
@@ -129,7 +134,7 @@ def deploy(*, policy: Path, options: RunOptions = DEFAULTS) -> int:
 def shadow(*, policy: Path, options: RunOptions = DEFAULTS) -> int:
     """Run beside the operators: see, recommend and record, without anything that could write.
 
-    It ends as `deploy` does.
+    It ends as `deploy` does, and takes `--config FILE` as it does.
 
     Parameters
     ----------
@@ -143,7 +148,7 @@ def _run(
     policy: Path, options: RunOptions, open_: Callable[..., S], mode_of: Callable[[S], Mode]
 ) -> int:
     """Open the machine, check that all fits, run, and say how it went; return the exit code."""
-    loaded = OnnxPolicy.load(policy)
+    loaded = OnnxPolicy.load(locate(policy))
     source = open_(options.backend, **options.backend_options())
     console = Terminal()
     try:
@@ -178,7 +183,13 @@ def _runtime(
         cycles=cycles,
         timeout_s=options.timeout,
         pace_s=options.period or 0.0,
-        view=NoView() if options.quiet else make_view(console),
+        view=make_views(
+            console,
+            mode.name,
+            quiet=options.quiet,
+            as_json=options.log_format == "json",
+            metrics=options.metrics,
+        ),
         guard=guard,
         configuration={
             "mode": mode.name,

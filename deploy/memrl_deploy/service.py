@@ -4,14 +4,49 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 
+from rich.console import Console
+
+from memrl_deploy.live import make_view
+from memrl_deploy.logs import JsonView
+from memrl_deploy.metrics import MetricsView
 from memrl_deploy.summary import CycleView, View
 
 WATCHDOG_PART = 0.5
 """The watchdog is told after this part of its time (sd_watchdog_enabled(3) recommends half)."""
+
+
+def make_views(
+    console: Console, mode: str, *, quiet: bool, as_json: bool, metrics: str | None
+) -> Views:
+    """Return everything that shows a run.
+
+    Args:
+        console: where people look.
+        mode: of the run.
+        quiet: no cycles on the console.
+        as_json: JSON lines on standard error instead.
+        metrics: `HOST:PORT` for Prometheus, or None.
+
+    Raises:
+        UsageError: the address of the metrics cannot be used.
+        MissingExtraError: prometheus_client is not installed.
+    """
+    views: list[View] = []
+    if metrics is not None:
+        views.append(MetricsView(metrics, mode))
+    systemd = SystemdView.of_environment()
+    if systemd is not None:
+        views.append(systemd)
+    if as_json:
+        views.append(JsonView(sys.stderr))
+    elif not quiet:
+        views.append(make_view(console))
+    return Views(views)
 
 
 class Views:

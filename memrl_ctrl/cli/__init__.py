@@ -17,10 +17,17 @@ from functools import lru_cache
 from typing import Any
 
 import cyclopts
+import cyclopts.config
 
 from memrl_ctrl import __version__, registry
 from memrl_ctrl.cli.values import FINITE
-from memrl_ctrl.errors import MemrlError, MemrlWarning, MissingExtraError
+from memrl_ctrl.errors import (
+    FileError,
+    MemrlError,
+    MemrlWarning,
+    MissingExtraError,
+    UsageError,
+)
 from memrl_ctrl.terminal import Terminal
 
 INTERRUPTED = 130
@@ -106,9 +113,56 @@ def _with_all_commands() -> cyclopts.App:
     return app
 
 
+CONFIGURED = ("deploy", "shadow")
+"""Commands whose options may stand in a file, `--config FILE`: each option's name to its value."""
+
+
+def _configured(tokens: Sequence[str]) -> tuple[list[str], str | None]:
+    """Take `--config FILE` out of a command's words; return the others and the file.
+
+    Raises:
+        UsageError: there is no file behind it.
+    """
+    words, path = list(tokens), None
+    for index, word in enumerate(words):
+        if word == "--config" or word.startswith("--config="):
+            _, equals, path = word.partition("=")
+            end = index + 1
+            if not equals:
+                path = words[end] if end < len(words) else ""
+                end += 1
+            if not path:
+                raise UsageError("--config takes a YAML file with the command's options")
+            return [*words[:index], *words[end:]], path
+    return words, None
+
+
+def _options_file(path: str) -> cyclopts.config.Yaml:
+    """Return what reads a command's options from a file; options of the command line win.
+
+    Raises:
+        FileError: it cannot be read, or is no YAML file with names and values.
+    """
+    import yaml
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = yaml.safe_load(file)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        why = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise FileError(path, f"cannot be read: {why}") from error
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise FileError(path, "holds no options; expected lines such as `policy: beam.onnx`")
+    return cyclopts.config.Yaml(path, use_commands_as_keys=False, must_exist=True)
+
+
 def _run(tokens: Sequence[str], errors: Terminal) -> object:
     of_the_root = not tokens or tokens[0].startswith("-")
     app = _with_all_commands() if of_the_root else _with_command(tokens[0])
+    if tokens and tokens[0] in CONFIGURED:
+        tokens, path = _configured(tokens)
+        if path is not None:
+            app.config = (_options_file(path),)
     return app(
         tokens,
         result_action="return_value",
