@@ -1,0 +1,125 @@
+"""The modes of a run as a state machine: which may follow which, and for what cause.
+
+The table is all there is: a transition that is not in it raises, and every one that is made is kept with
+its cause.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class State(StrEnum):
+    """What a run does to the machine."""
+
+    SHADOW = "shadow"
+    """Sees and recommends; writes nothing."""
+    TRANSITION = "transition"
+    """Writes a growing part of each step."""
+    CLOSED_LOOP = "closed-loop"
+    """Writes what the guard lets through."""
+    FALLBACK = "fallback"
+    """The policy is not followed; the ladder is."""
+    MANUAL = "manual"
+    """The operator has the machine; sees and records, writes nothing."""
+
+
+class Cause(StrEnum):
+    """Why a mode is left."""
+
+    AGREED = "agreed"
+    """The recommendations agreed for as many cycles as asked."""
+    BLENDED = "blended"
+    """The machine took every function of the transition: lease and arming are proven."""
+    TROUBLE = "trouble"
+    """The guard refused a function, or the policy gave no answer."""
+    RECOVERED = "recovered"
+    """The trouble ended while the last function was held."""
+    LADDER_ENDED = "ladder-ended"
+    """The fallback did what it could."""
+    OPERATOR = "operator"
+    """A key, a signal, or a take-over."""
+
+
+WRITING = frozenset({State.TRANSITION, State.CLOSED_LOOP, State.FALLBACK})
+"""Modes in which anything is written."""
+
+TRANSITIONS: dict[tuple[State, Cause], State] = {
+    (State.SHADOW, Cause.AGREED): State.TRANSITION,
+    (State.TRANSITION, Cause.BLENDED): State.CLOSED_LOOP,
+    (State.TRANSITION, Cause.TROUBLE): State.FALLBACK,
+    (State.CLOSED_LOOP, Cause.TROUBLE): State.FALLBACK,
+    (State.FALLBACK, Cause.RECOVERED): State.SHADOW,
+    (State.FALLBACK, Cause.LADDER_ENDED): State.MANUAL,
+    (State.MANUAL, Cause.OPERATOR): State.SHADOW,
+    **{(state, Cause.OPERATOR): State.MANUAL for state in State if state is not State.MANUAL},
+}
+"""Mode and cause to the mode that follows; nothing else is allowed."""
+
+
+def engaged_in(events: Sequence[Mapping[str, Any]], cycle: int) -> bool:
+    """Whether a recorded cycle is the one in which the loop engaged: the guard's budget begins there."""
+    return any(
+        event.get("kind") == "mode"
+        and event.get("to") == State.TRANSITION.value
+        and event.get("cycle") == cycle
+        for event in events
+    )
+
+
+class IllegalTransitionError(RuntimeError):
+    """A transition that is not in the table: a defect of this program, no user's mistake."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """A transition that was made."""
+
+    cycle: int
+    """Number of the machine's cycle in which it was made."""
+    before: State
+    after: State
+    cause: Cause
+    detail: str
+
+    def event(self) -> dict[str, str | int]:
+        """Return it as the trace holds it."""
+        return {
+            "kind": "mode",
+            "cycle": self.cycle,
+            "from": self.before.value,
+            "to": self.after.value,
+            "cause": self.cause.value,
+            "detail": self.detail,
+        }
+
+    def __str__(self) -> str:
+        """Return it in words."""
+        return f"{self.before.value} -> {self.after.value} ({self.cause.value}): {self.detail}"
+
+
+class StateMachine:
+    """Where a run is; begins in shadow."""
+
+    def __init__(self) -> None:
+        self.state = State.SHADOW
+        self.changes: list[Change] = []
+
+    def go(self, cause: Cause, cycle: int, detail: str) -> Change:
+        """Leave the mode for a cause.
+
+        Raises:
+            IllegalTransitionError: the cause does not lead out of this mode.
+        """
+        after = TRANSITIONS.get((self.state, cause))
+        if after is None:
+            raise IllegalTransitionError(
+                f"no transition out of {self.state.value} for {cause.value}"
+            )
+        change = Change(cycle=cycle, before=self.state, after=after, cause=cause, detail=detail)
+        self.state = after
+        self.changes.append(change)
+        return change

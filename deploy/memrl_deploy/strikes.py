@@ -1,0 +1,73 @@
+"""What ends a run from inside: failures of one kind in a row, and control that somebody else took."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from memrl_ctrl.errors import MachineError
+
+STRIKES = 3
+"""So many failures of one kind in a row end a run."""
+
+
+class Disengaged(MachineError):  # noqa: N818 - a sentence, not a suffix
+    """The loop gave up; the machine goes on with the last function that it took."""
+
+
+class Strikes:
+    """Counts failures in a row, by kind."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+
+    def add(self, kind: str, detail: str) -> None:
+        """Count a failure.
+
+        Raises:
+            Disengaged: it is the third of its kind in a row.
+        """
+        self._counts[kind] += 1
+        if self._counts[kind] >= STRIKES:
+            raise Disengaged(
+                f"disengaged after {STRIKES} times {kind!r} in a row: {detail}; "
+                "the machine stays at the last applied function"
+            )
+
+    def clear(self, *kinds: str) -> None:
+        """Tell that these went well."""
+        for kind in kinds:
+            self._counts[kind] = 0
+
+
+class Fence:
+    """Watches the fencing numbers of the leases under which functions were taken."""
+
+    def __init__(self) -> None:
+        self._last = 0
+        self._refused = 0
+
+    def refused(self) -> None:
+        """Tell that a function was refused."""
+        self._refused += 1
+
+    def check(self, fence: int) -> None:
+        """End the run where another client was in control since the last function was taken.
+
+        A client that slept through its lease takes a new one, whose number is one higher, at most once
+        for every function that it sends. A larger gap is somebody else's lease.
+
+        Raises:
+            Disengaged: control was taken and given back.
+        """
+        allowed, before = 1 + self._refused, self._last
+        self._last, self._refused = fence, 0
+        if before and fence > before + allowed:
+            raise taken_over(f"the fencing number went from {before} to {fence}")
+
+
+def taken_over(detail: str) -> Disengaged:
+    """Return the error of a run whose machine somebody else took."""
+    return Disengaged(
+        f"disengaged: control was taken over ({detail}); it stays with whoever took it until someone "
+        "starts the agent again, and the machine stays at the last applied function"
+    )
