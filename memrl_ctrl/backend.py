@@ -119,6 +119,9 @@ class Truth:
     goal_rad: FloatArray | None = None
     """What a policy is trained towards: the reference optimum, and where none exists the phi_2 of the
     flattest profile. None where it is the reference everywhere. Never used for scoring."""
+    lasting_offset_rad: FloatArray | None = None
+    """The offset without what is gone in the next shot (jitter): what a correction can aim at. None
+    where it is the offset itself. Never used for scoring."""
 
     @property
     def phase_error_rad(self) -> FloatArray:
@@ -130,6 +133,13 @@ class Truth:
         """Circular difference between phi_2 and the goal of training, in (-pi, pi] [points]."""
         goal = self.reference_rad if self.goal_rad is None else self.goal_rad
         return wrap(self.phi2_rad - goal)
+
+    @property
+    def aim_error_rad(self) -> FloatArray:
+        """As `goal_error_rad`, without the part of the offset that is gone in the next shot [points]."""
+        if self.lasting_offset_rad is None:
+            return self.goal_error_rad
+        return wrap(self.goal_error_rad + self.offset_rad - self.lasting_offset_rad)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,8 @@ The names are those of Meng et al. 2021 (arXiv 2102.12344), section III.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -12,6 +14,10 @@ from memrl_ctrl.agents.batch import Batch
 from memrl_ctrl.agents.recurrent import Memory, NoMemory, SequenceMemory, WindowMemory, mlp
 from memrl_ctrl.agents.task import TaskSpec
 from memrl_ctrl.config import LayersConfig, LstmTd3Config
+from memrl_ctrl.errors import UsageError
+
+OUTCOME_DEG = 0.5
+"""Phase error below which the critics' scale is linear, degrees."""
 
 
 def build_memory(
@@ -40,6 +46,22 @@ def in_float32(layer: nn.Module, x: Tensor) -> Tensor:
     """Apply a layer in float32 whatever the hidden layers compute in: a value needs its digits."""
     with torch.autocast(x.device.type, enabled=False):
         return torch.as_tensor(layer(x.float()))
+
+
+def outcome(error_over_pi: Tensor, change_rad: Tensor) -> Tensor:
+    """Return what a phase error becomes by a change, near zero and far from it [..., 2].
+
+    Args:
+        error_over_pi: phase error / pi before it [..., 1].
+        change_rad: change of phi_2 [..., 1], rad.
+
+    Returns:
+        log(1 + |e| / 0.5 deg) with the sign of e, and without it; both divided by its largest value.
+    """
+    error = math.pi * error_over_pi + change_rad
+    degrees = torch.rad2deg(torch.atan2(torch.sin(error), torch.cos(error)))
+    size = torch.log1p(degrees.abs() / OUTCOME_DEG) / math.log1p(180.0 / OUTCOME_DEG)
+    return torch.cat((torch.sign(degrees) * size, size), dim=-1)
 
 
 class Actor(nn.Module):
@@ -79,6 +101,15 @@ class Critic(nn.Module):
         )
         n_action = task.n_action * (1 if config.action_map == "linear" else 2)
         n_in = self.memory.n_features + n_action + (task.n_truth if self.sees_truth else 0)
+        self.sees_outcome = config.critic_sees_outcome
+        self.max_step_rad = task.max_step_rad
+        if self.sees_outcome:
+            if task.kind != "beam-phase" or not task.n_truth:
+                raise UsageError(
+                    "critic_sees_outcome is for memrl/BeamPhase-v0 and memrl/BeamCycle-v0, not for "
+                    f"{task.environment!r}: set it to false"
+                )
+            n_in += 2
         self.current = mlp(n_in, layers.current)
         n_joined = self.memory.n_memory + [n_in, *layers.current][-1]
         self.integration = mlp(n_joined, layers.combination)
@@ -91,6 +122,9 @@ class Critic(nn.Module):
             parts.append(map_action(action, self.action_map))
         if self.sees_truth:
             parts.append(truth)
+        if self.sees_outcome:
+            change = self.max_step_rad * map_action(action, self.action_map)
+            parts.append(outcome(truth[..., :1], change))
         joined = torch.cat((memory, self.current(torch.cat(parts, dim=-1))), dim=-1)
         return in_float32(self.head, self.integration(joined)).squeeze(-1)
 

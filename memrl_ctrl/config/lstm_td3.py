@@ -59,6 +59,9 @@ class LstmTd3Config:
     """Whether the critics have a memory of their own, as in the paper."""
     critic_sees_truth: bool = False
     """Whether the critics get the environment's privileged features; the actor never does."""
+    critic_sees_outcome: bool = False
+    """Whether the critics get what the privileged phase error becomes by the action, on a logarithmic
+    scale (beam only; needs `critic_sees_truth`): a network does not resolve a degree of a turn."""
     critic_sees_observation: bool = True
     """Whether the critics get the observation; without it they need the privileged features."""
     action_map: Literal["linear", "signed-square"] = "linear"
@@ -153,6 +156,10 @@ class LstmTd3Config:
         require(
             self.critic_sees_observation or self.critic_sees_truth,
             "critics see nothing: set critic_sees_observation or critic_sees_truth to true",
+        )
+        require(
+            self.critic_sees_truth or not self.critic_sees_outcome,
+            "critic_sees_outcome needs critic_sees_truth: true",
         )
         require(
             self.critic_sees_observation or not self.critic_memory,

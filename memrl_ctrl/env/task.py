@@ -229,14 +229,18 @@ class BeamTask(ABC):
             return np.full(self.rows.size, np.nan)
         return truth.goal_error_rad[self.rows]
 
+    def aim_error_rad(self) -> FloatArray:
+        """Return the error [rows] that a correction can remove: without what the next shot forgets."""
+        return self.known_error_rad()
+
     def info(self) -> dict[str, Any]:
         """Return what training and evaluation may know beside the observation.
 
         `applied` [rows, 1] rad: what was really applied in the last step. `phase_error_rad` [rows].
-        `privileged` [rows, 3]: `known_error_rad` / pi, sin and cos of it, for a critic that may see
+        `privileged` [rows, 3]: `aim_error_rad` / pi, sin and cos of it, for a critic that may see
         the truth; where there is no reference it is the error to the flattest profile.
         """
-        known = np.nan_to_num(self.known_error_rad())
+        known = np.nan_to_num(self.aim_error_rad())
         return {
             "applied": self.applied[:, None].astype(np.float32),
             "phase_error_rad": self.phase_error_rad(),
@@ -314,6 +318,15 @@ class BeamPhase(BeamTask):
     def known_error_rad(self) -> FloatArray:
         """Return the error to the goal as it is [rows]."""
         return self.goal_error_rad()
+
+    def aim_error_rad(self) -> FloatArray:
+        """Return the error to the goal without the offset's jitter [rows].
+
+        A critic that saw the jitter would take for the actor's mistake what nobody can know, and
+        an actor that follows it would answer every shot's jitter instead of averaging it out.
+        """
+        truth = self.reading.truth
+        return self.goal_error_rad() if truth is None else truth.aim_error_rad[self.rows]
 
     def truncated(self) -> BoolArray:
         """Return the rows that have had all their shots [rows]."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from memrl_backends.blond.scenario import Draw, Drawn, merged
 from memrl_backends.blond.shots import Shots
+from memrl_backends.blond.wander import Sizes, Wander
 from memrl_ctrl.backend import (
     BoolArray,
     FloatArray,
@@ -84,6 +85,13 @@ class Disturbance(NamedTuple):
 
 
 UNDISTURBED = Disturbance()
+
+
+def _lasting(_reading: Reading, truth: Truth) -> FloatArray:
+    """Return the offsets without jitter that a simulation's reading knows [points], rad."""
+    return truth.offset_rad if truth.lasting_offset_rad is None else truth.lasting_offset_rad
+
+
 LOSS_FELT = 0.01
 """A bunch that has lost more than this on its way has another reference optimum."""
 SMALLEST_SHARE = 1e-3
@@ -125,6 +133,18 @@ class SimulationBackend:
         self._shots = None
         if draw.scenario.scatters:
             self._shots = Shots(draw, ctime_ms=description.ctime_ms)
+        scenario = draw.scenario
+        self._wander = Wander(
+            Sizes(
+                jitter_rad=scenario.offset_jitter_rad,
+                drift_rad=scenario.offset_drift_rad,
+                step_rad=scenario.offset_step_rad,
+                step_chance=scenario.offset_step_chance,
+            ),
+            scenario.offset_kinds,
+            points=points,
+            common=description.ctime_ms is not None,
+        )
         self._disturbance = UNDISTURBED
         # What was drawn, with the voltages of the last measurement.
         self._met: Drawn | None = None
@@ -162,6 +182,7 @@ class SimulationBackend:
             return self._reading
         drawn = self._drawn = self._draw_rows(rows)
         self._offset[rows] = self._new_offset(rows.size, (options or {}).get("offset_deg"))
+        self._wander.begin(rows, self._rng)
         if self._shots is not None:
             self._shots.begin(drawn, rows)
         self._setpoint[rows] = self._initial[rows]
@@ -295,20 +316,12 @@ class SimulationBackend:
 
     def _move_on(self, drawn: Drawn) -> Drawn:
         """Return the next cycle's conditions. The offset walks on; a cycle's points share it."""
-        deviation = self._draw.scenario.offset_drift_rad
-        if deviation > 0.0:
-            size = 1 if self.description.ctime_ms is not None else self.description.points
-            self._offset = self._offset + self._rng.normal(0.0, deviation, size)
+        self._offset = self._offset + self._wander.moved(self._rng)
         return drawn if self._shots is None else self._shots.next(self._rng)
 
-    def _offset_now(self, rows: NDArray[np.int64]) -> FloatArray:
-        """Return the offset of `rows` in the cycle that is measured, with its jitter."""
-        offset = self._offset[rows]
-        jitter = self._draw.scenario.offset_jitter_rad
-        if jitter > 0.0:
-            size = 1 if self.description.ctime_ms is not None else rows.size
-            offset = offset + self._rng.normal(0.0, jitter, size)
-        return self._disturbed_offset(offset, rows)
+    def _lasting_offset(self, rows: NDArray[np.int64]) -> FloatArray:
+        """Return the offset of `rows` in the cycle that is measured, without its jitter."""
+        return self._disturbed_offset(self._offset[rows], rows)
 
     def _disturbed_offset(self, offset: FloatArray, rows: NDArray[np.int64]) -> FloatArray:
         """Return the offset of `rows` with what a disturbance adds."""
@@ -334,7 +347,8 @@ class SimulationBackend:
         everything = rows.size == self.description.points
         drawn = self._met = self._disturbed(drawn)
         # All that is between the function and the beam counts as offset: phi_2 = applied - offset.
-        offset = self._offset_now(rows) + (self._setpoint - self._at_cavity)[rows]
+        lasting = self._lasting_offset(rows) + (self._setpoint - self._at_cavity)[rows]
+        offset = lasting + self._wander.jitter(rows, self._rng)
         phi2 = self._setpoint[rows] - offset
         readback = self._draw.scenario.hardware.read_back(self._at_cavity, self._rng)
         conditions = drawn.conditions if everything else drawn.conditions.take(rows)
@@ -365,6 +379,7 @@ class SimulationBackend:
                 reference_rad=left.reference_rad.copy(),
                 goal_rad=left.goal_rad.copy(),
                 offset_rad=whole(offset, lambda _, truth: truth.offset_rad),
+                lasting_offset_rad=whole(lasting, _lasting),
                 phi2_rad=whole(phi2, lambda _, truth: truth.phi2_rad),
                 emittance_evs=np.array(all_conditions.emittance_evs),
                 intensity=np.array(all_conditions.intensity),

@@ -54,6 +54,9 @@ def open_backend(
     offset_deg: float | None = None,
     offset_jitter_deg: float = 0.0,
     offset_drift_deg: float = 0.0,
+    offset_step_deg: float = 0.0,
+    offset_step_chance: float = 0.05,
+    offset_kinds: Sequence[str] = (),
     intensity_scatter: float = 0.0,
     emittance_scatter: float = 0.0,
     v1_error: float | Sequence[float] = 0.0,
@@ -95,6 +98,10 @@ def open_backend(
         offset_deg: hidden hardware offset; None draws it from the whole circle.
         offset_jitter_deg: standard deviation of an offset that is drawn anew in every shot.
         offset_drift_deg: standard deviation of the offset's random walk a shot.
+        offset_step_deg: standard deviation of a step of the offset.
+        offset_step_chance: chance of such a step in a shot.
+        offset_kinds: without, the offset does all of this at once. With some of `still`, `jitter`,
+            `drift`, `steps` each episode draws one of them, in a size from 0 to the given one.
         intensity_scatter: standard deviation of the intensity from shot to shot, fraction of the drawn
             one.
         emittance_scatter: the same of the emittance.
@@ -157,6 +164,9 @@ def open_backend(
         offset_rad=None if offset_deg is None else math.radians(offset_deg),
         offset_jitter_rad=math.radians(offset_jitter_deg),
         offset_drift_rad=math.radians(offset_drift_deg),
+        offset_step_rad=math.radians(offset_step_deg),
+        offset_step_chance=offset_step_chance,
+        offset_kinds=_names("offset_kinds", offset_kinds),
         intensity_scatter=_number("intensity_scatter", intensity_scatter),
         emittance_scatter=_number("emittance_scatter", emittance_scatter),
         v1_error=as_range("v1_error", v1_error),
@@ -223,6 +233,15 @@ def open_backend(
         threads=threads,
         profiles=profiles,
     )
+
+
+def _names(name: str, value: Sequence[str]) -> tuple[str, ...]:
+    """Return a list of names; a single one is a list of one."""
+    if isinstance(value, str):
+        return (value,)
+    if not all(isinstance(each, str) for each in value):
+        raise UsageError(f"{name} must be a list of names, not {value!r}")
+    return tuple(value)
 
 
 def _number(name: str, value: float) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memrl_backends.blond.hardware import PERFECT, Hardware
+from memrl_backends.blond.wander import KINDS
 from memrl_ctrl.beam import Conditions, filling_to_emittance, reference_optimum
 from memrl_ctrl.beam.measurement import WCM, Monitor
 from memrl_ctrl.errors import BeamError, UnknownNameError, UsageError
@@ -55,6 +56,13 @@ class Scenario:
     """Standard deviation of an offset drawn anew in every shot, rad."""
     offset_drift_rad: float = 0.0
     """Standard deviation of the offset's random walk, rad a shot."""
+    offset_step_rad: float = 0.0
+    """Standard deviation of a step of the offset, rad."""
+    offset_step_chance: float = 0.0
+    """Chance of such a step in a shot."""
+    offset_kinds: tuple[str, ...] = ()
+    """Empty for all of these moves at once; otherwise each episode has one of these kinds, in a size
+    drawn from 0 to the given one."""
     intensity_scatter: float = 0.0
     """Standard deviation of the intensity from shot to shot, fraction of the drawn one; cut at 3."""
     emittance_scatter: float = 0.0
@@ -79,7 +87,12 @@ class Scenario:
                 f"offset_deg must be within {math.degrees(MOST_OFFSET_RAD):g} degrees, not "
                 f"{math.degrees(self.offset_rad):g}"
             )
-        for name in ("offset_jitter_rad", "offset_drift_rad"):
+        for name in self.offset_kinds:
+            if name not in KINDS:
+                raise UnknownNameError("kind of offset", name, KINDS)
+        if not 0.0 <= self.offset_step_chance <= 1.0:
+            raise UsageError(f"offset_step_chance must be 0 to 1, not {self.offset_step_chance:g}")
+        for name in ("offset_jitter_rad", "offset_drift_rad", "offset_step_rad"):
             value = getattr(self, name)
             if not 0.0 <= value <= MOST_OFFSET_RAD:
                 raise UsageError(f"{name} must be at least 0 and finite, not {value:g}")
