@@ -1,0 +1,1 @@
+"""`memrl-ctrl bench beam`: policies and classical controllers on the beam, in the same conditions."""

@@ -1,0 +1,281 @@
+"""`memrl-ctrl bench beam`: the table, its cells one after the other."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from memrl_ctrl import controllers
+from memrl_ctrl.bench.beam.conditions import PROGRAMS, USUAL, Condition, chosen
+from memrl_ctrl.bench.beam.figures import AFTER, AFTER_SHARE, figures
+from memrl_ctrl.bench.beam.play import Forgetful, Played, Player, check_player, play
+from memrl_ctrl.bench.beam.store import Store, key_of
+from memrl_ctrl.bench.report import publish
+from memrl_ctrl.cli.values import Count, JsonFile, OutputFolder, Seed
+from memrl_ctrl.errors import UsageError
+from memrl_ctrl.outputs import STDOUT
+from memrl_ctrl.policy.catalogue import locate
+from memrl_ctrl.terminal import Terminal
+
+EPISODES = 500
+SEED = 20_260_801
+"""No training, evaluation or tuning uses it."""
+CUT = "-no-memory"
+COLUMNS = (
+    "controller",
+    "condition",
+    f"median after {AFTER}",
+    "interval",
+    f"p95 after {AFTER}",
+    "its interval",
+    f"within 2 deg after {AFTER_SHARE}",
+    "late median",
+    "late p95",
+    "shots to stay",
+    "never",
+    "worst late",
+    "worst step",
+    "us a row",
+    "no reference",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contestant:
+    """A policy or controller in the table."""
+
+    name: str
+    player: Player
+    digest: str
+    ablated: bool = False
+
+
+def run(
+    json_path: Annotated[JsonFile | None, Parameter(show=False)] = None,
+    *,
+    policy: Annotated[list[Path] | None, Parameter(consume_multiple=True)] = None,
+    controllers_: Annotated[
+        list[str] | None, Parameter(name="--controllers", consume_multiple=True)
+    ] = None,
+    conditions: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    episodes: Annotated[Count, Parameter()] = EPISODES,
+    seed: Annotated[Seed, Parameter()] = SEED,
+    program: Annotated[list[Path] | None, Parameter(consume_multiple=True)] = None,
+    ablate_memory: Annotated[bool, Parameter(negative="")] = False,
+    out: Annotated[OutputFolder | None, Parameter()] = None,
+) -> None:
+    """Policies against classical controllers on the beam: phase errors by condition.
+
+    Every contestant meets the same machine, bunches and noise, and the same limits. Phase errors leave out
+    the jitter of the shot itself, which nobody can foresee.
+
+    Parameters
+    ----------
+    policy
+        Policy files, run folders or shipped policies.
+    controllers_
+        Names of controllers, or `all`.
+    conditions
+        Names of conditions, or `all`, `programs` (points of cycle programs), `random` (uniformly random
+        points). Without it, `all`.
+    episodes
+        Episodes of each cell.
+    seed
+        Of machine, bunches and noise.
+    program
+        Programs by name or file whose points the conditions are drawn from, in the place of those shipped.
+    ablate_memory
+        Play each policy once more with its memory cut: reset before every shot.
+    out
+        Keep every cell here; the same command then goes on where it was interrupted.
+    """
+    console = Terminal(stderr=str(json_path) == STDOUT)
+    met = chosen(conditions or ["all"])
+    contestants = _contestants(policy or [], controllers_ or [], ablate=ablate_memory)
+    programs = [str(each) for each in program] if program else list(PROGRAMS)
+    with ExitStack() as stack:
+        folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        cells = _play_all(
+            contestants,
+            met,
+            {"episodes": episodes, "seed": seed, "programs": programs},
+            folder=folder,
+            store=Store(out),
+            console=console,
+        )
+    publish(
+        name="beam",
+        columns=COLUMNS,
+        rows=[_row(who, each, figures(played)) for who, each, played in cells],
+        figures=_figures(cells),
+        json_path=json_path,
+        notes=_notes(met, programs, episodes, seed),
+        console=console,
+    )
+
+
+def _contestants(
+    policies: Sequence[Path], names: Sequence[str], *, ablate: bool
+) -> list[Contestant]:
+    wanted = [
+        name for given in names for name in (controllers.available() if given == "all" else [given])
+    ]
+    found = []
+    for name in dict.fromkeys(wanted):
+        driven = controllers.drive(name)
+        found.append(Contestant(name=name, player=driven, digest=driven.digest))
+    for path in policies:
+        found += _policy(path, ablate=ablate)
+    if not found:
+        raise UsageError(
+            "nothing to compare: give --policy FILE, --controllers NAME, or --controllers all "
+            f"(controllers: {', '.join(controllers.available())})"
+        )
+    names_found = [each.name for each in found]
+    for name in names_found:
+        if names_found.count(name) > 1:
+            raise UsageError(f"two contestants are called {name!r}: rename one of the files")
+    for each in found:
+        check_player(each.player, int(USUAL["n_slices"]), each.name)
+    return found
+
+
+def _policy(path: Path, *, ablate: bool) -> list[Contestant]:
+    player: Any
+    located = locate(path)
+    if located.is_dir():
+        from memrl_ctrl.training.evaluation import load_any
+
+        player = load_any(located)
+        weights = b"".join(
+            value.detach().cpu().numpy().tobytes() for value in player.module.state_dict().values()
+        )
+        digest = hashlib.sha256(weights).hexdigest()
+    else:
+        from memrl_ctrl.policy.runner import OnnxPolicy
+
+        player = OnnxPolicy.load(located)
+        digest = player.digest
+    name = path.name.removesuffix(".onnx")
+    found = [Contestant(name=name, player=player, digest=digest)]
+    if ablate and player.manifest.memory:
+        found.append(
+            Contestant(name=name + CUT, player=Forgetful(player), digest=digest, ablated=True)
+        )
+    return found
+
+
+Cell = tuple[Contestant, Condition, Played]
+
+
+def _play_all(
+    contestants: Sequence[Contestant],
+    conditions: Sequence[Condition],
+    settings: dict[str, Any],
+    *,
+    folder: Path,
+    store: Store,
+    console: Terminal,
+) -> list[Cell]:
+    cells: list[Cell] = []
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:.0f} %"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+    with progress:
+        bar = progress.add_task("", total=float(len(contestants) * len(conditions)))
+        for condition in conditions:
+            for who in contestants:
+                progress.update(bar, description=f"{who.name} in {condition.name}")
+                key = key_of(who.digest, condition, ablated=who.ablated, **settings)
+                played = store.load(who.name, condition.name, key)
+                if played is None:
+                    played = play(
+                        who.player,
+                        condition,
+                        folder=folder,
+                        advance=lambda share: progress.advance(bar, share),
+                        **settings,
+                    )
+                    store.save(who.name, condition.name, key, played)
+                else:
+                    progress.advance(bar, 1.0)
+                cells.append((who, condition, played))
+    return cells
+
+
+def _row(who: Contestant, condition: Condition, found: dict[str, float]) -> dict[str, Any]:
+    def interval(name: str) -> str:
+        if f"{name}_low" not in found:
+            return ""
+        return f"{found[f'{name}_low']:.3g}-{found[f'{name}_high']:.3g}"
+
+    nan = math.nan
+    median, p95 = f"median_deg_after_{AFTER}", f"p95_deg_after_{AFTER}"
+    return dict(
+        zip(
+            COLUMNS,
+            (
+                who.name,
+                condition.name,
+                _or_dash(found.get(median, nan)),
+                interval(median),
+                _or_dash(found.get(p95, nan)),
+                interval(p95),
+                _or_dash(found.get(f"share_within_2_deg_after_{AFTER_SHARE}", nan)),
+                _or_dash(found.get("late_median_deg", nan)),
+                _or_dash(found.get("late_p95_deg", nan)),
+                _or_dash(found.get("shots_to_stay", nan)),
+                _or_dash(found.get("share_never", nan)),
+                _or_dash(found.get("late_worst_deg", nan)),
+                _or_dash(found.get("worst_step_deg", nan)),
+                found["decision_us_a_row"],
+                int(found["without_reference"]),
+            ),
+            strict=True,
+        )
+    )
+
+
+def _or_dash(value: float) -> float | str:
+    """Return a number as it is; a dash for one that is not finite, which JSON does not have."""
+    return value if math.isfinite(value) else "-"
+
+
+def _figures(cells: Sequence[Cell]) -> dict[str, float]:
+    return {
+        f"{who.name}.{condition.name}.{name}": value
+        for who, condition, played in cells
+        for name, value in figures(played).items()
+        if math.isfinite(value)
+    }
+
+
+def _notes(
+    conditions: Sequence[Condition], programs: Sequence[str], episodes: int, seed: int
+) -> list[str]:
+    low, high = USUAL["filling"]
+    return [
+        f"{USUAL['n_slices']} slices a turn, {USUAL['noise']:.0%} of the peak as noise in each slice "
+        "unless the condition says otherwise; "
+        f"monitor {USUAL['monitor']}, emittance {low} to {high} of the bucket, 1e11 to 1e13 protons, "
+        "offset unknown over the whole circle.",
+        f"{episodes} episodes, seed {seed}. Points of {', '.join(programs)}; of the whole operating range "
+        "where the name begins with random-. Errors in degrees, without the jitter of the shot itself; "
+        "episodes without a reference optimum are counted apart.",
+        *(f"{each.name}: {each.words}." for each in conditions if not each.is_random),
+    ]

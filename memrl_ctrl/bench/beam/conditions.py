@@ -1,0 +1,222 @@
+"""The conditions that controllers are compared in: what is wrong with machine and readings, as data."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import yaml
+
+from memrl_ctrl.errors import UnknownNameError
+from memrl_ctrl.outputs import write_output
+from memrl_ctrl.program import (
+    CycleProgram,
+    MachineFile,
+    PiecewiseLinear,
+    load_machine,
+    load_program,
+    save_machine,
+)
+
+RANDOM = "random"
+"""Prefix of conditions whose points are drawn from a machine's whole operating range."""
+MACHINE = "psb"
+PROGRAMS = ("psb-2gev", "psb-1p4gev", "psb-1p4gev-modified", "psb-tof")
+"""Programs whose points the other conditions are drawn from, in equal parts."""
+N_SLICES = 128
+SHOTS = 30
+OFF = 1.3
+"""Model errors: by this factor, 30 % too much."""
+
+MachineChange = Callable[[MachineFile], MachineFile]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """What a controller meets."""
+
+    name: str
+    words: str
+    """What it is, for tables and documents."""
+    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    """Options of the simulation that differ from the usual ones."""
+    faults: tuple[Mapping[str, Any], ...] = ()
+    """Faults, as a scenario file lists them."""
+    machine: MachineChange | None = None
+    """What the true machine is, made from the one that was trained on."""
+    shots: int = SHOTS
+    default: bool = True
+    """Whether `all` holds it."""
+
+    @property
+    def is_random(self) -> bool:
+        """Whether its points are uniformly random instead of those of programs."""
+        return self.name.startswith(f"{RANDOM}-")
+
+
+USUAL: Mapping[str, Any] = MappingProxyType(
+    {
+        "n_slices": N_SLICES,
+        "noise": 0.02,
+        "monitor": "wcm",
+        "intensity": (1e11, 1e13),
+        "filling": (0.5, 0.9),
+        "require_reference": False,
+    }
+)
+"""Options of the simulation in every condition, unless it says otherwise."""
+
+
+def _gamma_transition(machine: MachineFile) -> MachineFile:
+    was = machine.gamma_transition
+    return replace(
+        machine,
+        gamma_transition=PiecewiseLinear(
+            ctime_ms=was.ctime_ms, value=OFF * was.value, beyond=was.beyond
+        ),
+    )
+
+
+def _cells(machine: MachineFile) -> MachineFile:
+    less = tuple(replace(item, count=item.count / OFF) for item in machine.impedance)
+    return replace(machine, impedance=less)
+
+
+def _impedance(machine: MachineFile) -> MachineFile:
+    more = tuple(replace(item, r_shunt_ohm=OFF * item.r_shunt_ohm) for item in machine.impedance)
+    return replace(machine, impedance=more, space_charge_g=OFF * machine.space_charge_g)
+
+
+_BASE = (
+    Condition(name="still", words="the offset stands still"),
+    Condition(
+        name="noise-5", words="still, 5 % noise a slice instead of 2 %", options={"noise": 0.05}
+    ),
+    Condition(name="jitter", words="jitter of 1 degree a shot", options={"offset_jitter_deg": 1.0}),
+    Condition(
+        name="drift", words="random walk of 0.3 degree a shot", options={"offset_drift_deg": 0.3}
+    ),
+    Condition(
+        name="steps",
+        words="the offset steps by 40 degrees before shot 11, by -25 before shot 21",
+        faults=(
+            {"fault": "offset_jump", "at_cycle": [12], "offset_deg": 40.0},
+            {"fault": "offset_jump", "at_cycle": [22], "offset_deg": -25.0},
+        ),
+    ),
+    Condition(name="1e13", words="intensity of 1e13 protons", options={"intensity": 1e13}),
+    Condition(
+        name="flipped",
+        words="the pick-up has the wrong sign all the time",
+        faults=({"fault": "flipped_polarity", "at_cycle": [1], "for_cycles": 1000},),
+    ),
+    Condition(
+        name="dead",
+        words="the pick-up is dead in shots 11 to 13, and nothing says so",
+        faults=({"fault": "dead_pickup", "at_cycle": [12], "for_cycles": 3},),
+    ),
+    Condition(
+        name="model-gamma-t", words="gamma_transition 30 % higher", machine=_gamma_transition
+    ),
+    Condition(name="model-cells", words="cavity cells fewer by a factor 1.3", machine=_cells),
+    Condition(
+        name="model-impedance", words="impedance and space charge 30 % higher", machine=_impedance
+    ),
+)
+CONDITIONS: dict[str, Condition] = {
+    each.name: each
+    for condition in _BASE
+    for each in (
+        condition,
+        replace(condition, name=f"{RANDOM}-{condition.name}"),
+    )
+}
+"""Every condition by name: on the points of programs, and (`random-…`) on uniformly random ones."""
+
+
+def chosen(names: Sequence[str]) -> list[Condition]:
+    """Return conditions by name; `all`, `programs` and `random` stand for several.
+
+    Raises:
+        UnknownNameError: no condition of that name.
+    """
+    groups: dict[str, Callable[[Condition], bool]] = {
+        "all": lambda each: each.default,
+        "programs": lambda each: each.default and not each.is_random,
+        "random": lambda each: each.default and each.is_random,
+    }
+    found: dict[str, Condition] = {}
+    for name in names:
+        if name in groups:
+            found |= {key: each for key, each in CONDITIONS.items() if groups[name](each)}
+        elif name in CONDITIONS:
+            found[name] = CONDITIONS[name]
+        else:
+            raise UnknownNameError("condition", name, [*groups, *CONDITIONS])
+    return list(found.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Episodes of a condition that are played in one environment."""
+
+    options: dict[str, Any]
+    """Of `memrl/BeamPhase-v0`, the backend among them."""
+    episodes: int
+    where: str
+    """Program or machine."""
+
+
+def parts(
+    condition: Condition, episodes: int, programs: Sequence[str | Path], folder: Path
+) -> list[Part]:
+    """Return the environments that a condition is played in.
+
+    Args:
+        condition: what is met.
+        episodes: in all, shared equally by the programs.
+        programs: names or files.
+        folder: for the files that a scenario needs.
+    """
+    options: dict[str, Any] = {**USUAL, **condition.options, "episode_length": condition.shots}
+    options["backend"] = "blond"
+    if condition.faults:
+        scenario = folder / f"{condition.name}.yaml"
+        document = {
+            "kind": "scenario",
+            "description": condition.words,
+            "faults": [dict(fault) for fault in condition.faults],
+        }
+        write_output(scenario, yaml.safe_dump(document))
+        options |= {"backend": "twin", "scenario": str(scenario)}
+    if condition.is_random:
+        machine: str | Path = MACHINE
+        if condition.machine is not None:
+            machine = folder / f"{condition.name}-machine.yaml"
+            changed = condition.machine(load_machine(MACHINE))
+            save_machine(changed, machine, force=True)
+        return [
+            Part(options={**options, "machine": str(machine)}, episodes=episodes, where=MACHINE)
+        ]
+    shared = [episodes // len(programs)] * len(programs)
+    for k in range(episodes - sum(shared)):
+        shared[k] += 1
+    return [
+        Part(
+            options={**options, "program": _as_true(load_program(program), condition)},
+            episodes=count,
+            where=str(program),
+        )
+        for program, count in zip(programs, shared, strict=True)
+        if count
+    ]
+
+
+def _as_true(program: CycleProgram, condition: Condition) -> CycleProgram:
+    if condition.machine is None:
+        return program
+    return dataclasses.replace(program, machine=condition.machine(program.machine))
