@@ -289,9 +289,9 @@ def _driven(
             quality=np.zeros(phi_hw_rad.size, dtype=np.uint16),
         )
         result[k] = _mean(asymmetry(profile))
-        usable = usable_points(reading)
+        usable = guard.usable(reading)
         step = inference.step(inference.observe(reading, usable), phi_hw_rad, usable)
-        decision = guard.decide(step.action[:, 0].astype(np.float64), phi_hw_rad, usable)
+        decision = guard.decide(step.action[:, 0].astype(np.float64), reading, usable)
         if decision.write:
             phi_hw_rad = decision.phi_hw_rad
     return result

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from memrl_ctrl.errors import TraceError, UsageError
 from memrl_ctrl.policy import OnnxPolicy
 from memrl_ctrl.trace import CycleRecord, PolicyStep, TraceReader, environment_fingerprint
-from memrl_deploy.guard import Guard, GuardConfig, usable_points
+from memrl_deploy.guard import Guard, GuardConfig
 from memrl_deploy.inference import Inference
+from memrl_deploy.states import engaged_in
 
 WORST_CYCLES = 10
 """Rows of the table of differences."""
@@ -163,6 +164,7 @@ def recorded_guard(trace: TraceReader, policy: OnnxPolicy) -> Guard:
         header.machine.ctime_ms,
         policy.manifest.max_step_rad,
         GuardConfig(**settings) if isinstance(settings, dict) else None,
+        policy.manifest.statistics,
     )
 
 
@@ -183,7 +185,13 @@ def _warm(guard: Guard, record: CycleRecord) -> None:
     """Show the guard a cycle that is not replayed: it remembers some of it."""
     if record.policy is not None:
         delta = record.policy.action[:, 0].astype(np.float64)
-        guard.decide(delta, record.reading.applied_rad, usable_points(record.reading))
+        guard.decide(delta, record.reading)
+        _note_engaged(guard, record)
+
+
+def _note_engaged(guard: Guard, record: CycleRecord) -> None:
+    if engaged_in(record.events, record.cycle):
+        guard.note_engaged(record.reading.applied_rad)
 
 
 def _continues(before: PolicyStep | None, now: PolicyStep) -> bool:
@@ -211,7 +219,7 @@ def _compare(
     recorded, reading = record.policy, record.reading
     if recorded is None:
         raise ValueError("the policy was not asked in this cycle")
-    usable = usable_points(reading)
+    usable = guard.usable(reading)
     seen = inference.observe(reading, usable)
     if resume:
         result.resumed += 1
@@ -226,7 +234,8 @@ def _compare(
         step = inference.step(seen, reading.applied_rad, usable)
     result.cycles += 1
     _note_difference(result, record.cycle, step, recorded)
-    decision = guard.decide(step.action[:, 0].astype(np.float64), reading.applied_rad, usable)
+    decision = guard.decide(step.action[:, 0].astype(np.float64), reading, usable)
+    _note_engaged(guard, record)
     told = record.measures.get("recommended_rad")
     if told is not None and not _same_bits(decision.phi_hw_rad, np.asarray(told)):
         result.different_functions += 1

@@ -30,7 +30,7 @@ from memrl_ctrl.errors import (
 from memrl_ctrl.metrics import measure
 from memrl_ctrl.policy import OnnxPolicy
 from memrl_ctrl.trace import CycleRecord, OutcomeRecord, PolicyStep
-from memrl_deploy.guard import STAGES, Decision, Guard, GuardConfig, usable_points
+from memrl_deploy.guard import STAGES, Decision, Guard, GuardConfig
 from memrl_deploy.inference import Inference
 from memrl_deploy.modes import ClosedLoop, Mode
 from memrl_deploy.pacing import Pacing
@@ -89,7 +89,10 @@ class Runtime:
         self._mode = mode
         self._policy = policy
         self._inference = Inference(policy, machine)
-        self._guard = Guard(machine.limits, machine.ctime_ms, policy.manifest.max_step_rad, guard)
+        spec = policy.manifest
+        self._guard = Guard(
+            machine.limits, machine.ctime_ms, spec.max_step_rad, guard, spec.statistics
+        )
         self._records = records
         self._cycles = cycles
         self._timeout_s = timeout_s
@@ -186,13 +189,13 @@ class Runtime:
 
     def _decide(self, reading: Reading) -> None:
         pacing = self._pacing
-        usable = usable_points(reading)
+        usable = self._guard.usable(reading)
         seen = self._inference.observe(reading, usable)
         pacing.lap("observe")
         step = self._inference.step(seen, reading.applied_rad, usable)
         pacing.lap("infer")
         delta = step.action[:, 0].astype(np.float64)
-        decision = self._guard.decide(delta, reading.applied_rad, usable)
+        decision = self._guard.decide(delta, reading, usable)
         pacing.lap("guard")
         metrics = measure(reading.profile)
         measures = {

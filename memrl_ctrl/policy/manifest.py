@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from memrl_ctrl.policy.statistics import ObservationStatistics
+
 MANIFEST_KEY = "memrl_ctrl.manifest"
 """Key in the ONNX file's `metadata_props`."""
 MANIFEST_VERSION = 1
@@ -111,6 +113,8 @@ class PolicyManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     max_step_rad: float = 0.0
     """For `delta-phi-rad`: largest change that it can ask for in one cycle, rad."""
     training: Training
+    statistics: ObservationStatistics | None = None
+    """For `beam-phase`: what the training saw; None in files that do not say it."""
     graph_digest: str = ""
     """SHA-256 over the bytes of the GraphProto (nodes and weights) as they stand in the file,
     hexadecimal. The file's own digest, over all of its bytes, is computed at load and recorded."""
@@ -144,6 +148,11 @@ class PolicyManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             raise ValueError(
                 f"a delta-phi-rad action has the shape (1,) and a positive max_step_rad, not "
                 f"{action.shape} and {self.max_step_rad}"
+            )
+        if self.statistics is not None and self.statistics.n_slices != observation.n_slices:
+            raise ValueError(
+                f"the statistics are of {self.statistics.n_slices} slices, the observation has "
+                f"{observation.n_slices}"
             )
         names = [observation.name, action.previous_name, *(m.name_in for m in self.memory)]
         names += [action.allowed_name] if action.allowed_name else []

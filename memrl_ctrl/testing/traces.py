@@ -8,6 +8,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from memrl_ctrl.backend import MachineDescription, Quality, Reading, Receipt
 from memrl_ctrl.errors import RefusalReason
@@ -258,3 +259,31 @@ def record_until_killed(path: str, acknowledge: Connection, points: int, n_slice
             outcome = sample_outcome(record)
             if outcome is not None:
                 journal.append(outcome, durable=False)
+
+
+def reading_at(
+    applied_rad: NDArray[np.float64], *, n_slices: int = 128, cycle: int = 0, noise: float = 0.02
+) -> Reading:
+    """Return a reading of healthy, noisy bunches at the given phases.
+
+    Args:
+        applied_rad: setpoint, applied and readback alike [points], rad.
+        n_slices: slices a turn.
+        cycle: number of the cycle; it seeds the noise.
+        noise: of a slice, as a share of the peak.
+    """
+    place = np.linspace(-1.0, 1.0, n_slices)
+    bunch = np.maximum(0.0, 1.0 - np.square(place / 0.6))
+    shape = (applied_rad.size, n_slices)
+    profile = bunch + noise * np.random.default_rng(cycle).normal(size=shape)
+    return Reading(
+        cycle=cycle,
+        stamp_ns=0,
+        received_ns=0,
+        profile=profile.astype(np.float32),
+        setpoint_rad=applied_rad,
+        applied_rad=applied_rad,
+        readback_rad=applied_rad,
+        synchronous_phase_rad=np.zeros(applied_rad.size),
+        quality=np.zeros(applied_rad.size, dtype=np.uint16),
+    )

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from memrl_ctrl.limits import PhaseLimits
+from memrl_ctrl.testing.traces import reading_at
 from memrl_ctrl.trace import Verdict
-from memrl_deploy.guard import COHERENCE, Guard
+from memrl_deploy.guard import Guard, GuardConfig
+from memrl_deploy.guard.decision import COHERENCE
 
 POINTS = 30
 STEP_RAD = math.pi / 2.0
@@ -29,7 +31,9 @@ class Loop:
         self, start: np.ndarray, limits: PhaseLimits | None = None, *, related: bool = True
     ) -> None:
         ctime = CTIME[: start.size] if related else None
-        self.guard = Guard(limits or PhaseLimits(), ctime, STEP_RAD)
+        # The drift budget is another stage's matter: here it spans the whole range.
+        config = GuardConfig(drift_rad=2.0 * END_RAD)
+        self.guard = Guard(limits or PhaseLimits(), ctime, STEP_RAD, config)
         self.place = start.copy()
         self.usable = np.ones(start.size, dtype=np.bool_)
         self.took = True
@@ -39,7 +43,7 @@ class Loop:
         """Play one cycle; return how far every point is from its goal, rad."""
         noise = self._random.normal(0.0, 0.01, goal.size)
         delta = np.clip(circular(goal - self.place) + noise, -STEP_RAD, STEP_RAD)
-        decision = self.guard.decide(delta, self.place, self.usable)
+        decision = self.guard.decide(delta, reading_at(self.place), self.usable)
         self.guard.limits.check(decision.phi_hw_rad, self.place, self.guard.ctime_ms)
         self.decision = decision
         if self.took:

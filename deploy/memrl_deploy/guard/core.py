@@ -1,0 +1,354 @@
+"""The guard itself, stage by stage, each with its verdict.
+
+Whatever comes in, what goes out keeps the limits or is not written. The guard knows nothing of
+policies, machines or transport.
+
+Stages, in this order:
+
+1. `applied`: what is applied now is finite and keeps the limits; else the whole function is refused.
+2. `finite-fresh`: the point's reading may be used; else it holds what is applied.
+3. `health`: the pick-up is neither dead nor saturated nor frozen (`guard.health`); else it holds.
+4. `distribution`: the reading is like the training's (`memrl_ctrl.policy.statistics`); else it holds.
+   Not run where the policy's file has no statistics.
+5. `action`: the policy's answer is finite; else the point holds.
+6. `readback`: the hardware reports what is applied; else the point holds.
+7. `coherence`: the points go round the circle together (`guard.coherence`), and back by a turn where
+   their goals are beyond the range of values (`guard.returning`).
+8. `rate`, `drift`: the travel over the last cycles, and the distance from where the point was at
+   engage (`guard.budget`).
+9. `step`, `value`, `slope`: `memrl_ctrl.limits.PhaseLimits`. What comes out is checked as the machine
+   checks it; should it fail, the whole function is refused.
+
+How bad a cycle was in all, and what is too much, says `guard.excess`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memrl_ctrl.backend import Reading
+from memrl_ctrl.errors import MismatchError, RefusalReason, Refused
+from memrl_ctrl.limits import PhaseLimits, Restricted
+from memrl_ctrl.observation import beam_observation
+from memrl_ctrl.policy.statistics import ObservationStatistics
+from memrl_ctrl.trace.records import Verdict
+from memrl_deploy.guard.budget import Budget, readback_distance
+from memrl_deploy.guard.coherence import coherent
+from memrl_deploy.guard.config import GuardConfig
+from memrl_deploy.guard.decision import (
+    ACTION,
+    APPLIED,
+    COHERENCE,
+    DISTRIBUTION,
+    DRIFT,
+    FINITE_FRESH,
+    HEALTH,
+    RATE,
+    READBACK,
+    SLOPE,
+    STAGES,
+    STEP,
+    VALUE,
+    BoolArray,
+    Decision,
+    FloatArray,
+)
+from memrl_deploy.guard.excess import Judged, judge
+from memrl_deploy.guard.health import ProfileArray, unhealthy_points, usable_points
+from memrl_deploy.guard.returning import MARGIN_RAD, Returning
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Memory:
+    """What is remembered from one cycle to the next; a new one each time, so that a cycle can be undone."""
+
+    profile: ProfileArray | None = None
+    returning: Returning | None = None
+    budget: Budget | None = None
+    repeats: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Seen:
+    """What is known of a reading before the policy is asked. All [points]."""
+
+    reading: Reading
+    complete: BoolArray
+    healthy: BoolArray
+    like_training: BoolArray
+
+
+class Guard:
+    """Keeps what is written within the limits.
+
+    It is to be shown every cycle of a run, in order: it remembers the profiles of the last cycle, which
+    points go back by a turn, and how far the points went.
+
+    Args:
+        limits: value, step and slope.
+        ctime_ms: control points [points]; None where the rows are unrelated (no slope, no coherence).
+        max_step_rad: the policy's largest step, rad.
+        config: thresholds.
+        statistics: of the observations that the policy was trained on; None where they are not known.
+    """
+
+    def __init__(
+        self,
+        limits: PhaseLimits,
+        ctime_ms: FloatArray | None,
+        max_step_rad: float,
+        config: GuardConfig | None = None,
+        statistics: ObservationStatistics | None = None,
+    ) -> None:
+        self.limits = limits
+        self.ctime_ms = ctime_ms
+        self.config = config or GuardConfig()
+        self.statistics = statistics
+        self._max_step_rad = max_step_rad
+        self._far_rad = self.config.coherence_fraction * max_step_rad
+        self._now = _Memory()
+        self._before = self._now
+        self._seen: _Seen | None = None
+
+    def check_engage(self, applied_rad: FloatArray) -> None:
+        """Refuse to begin on a function that does not itself keep the limits.
+
+        Raises:
+            MismatchError: with the limit and the point.
+        """
+        try:
+            self.limits.check(applied_rad, applied_rad, self.ctime_ms)
+        except Refused as refused:
+            raise MismatchError(
+                f"not engaged: what the machine plays now does not keep the limits: {refused.detail}; "
+                "bring the function within the limits first"
+            ) from refused
+
+    def note_engaged(self, applied_rad: FloatArray) -> None:
+        """Begin the drift budget anew from what is applied [points], rad: control is taken now.
+
+        A guard that is not told begins with the first cycle that it sees.
+        """
+        self._now = replace(self._now, budget=Budget.begun(applied_rad))
+
+    def usable(self, reading: Reading) -> BoolArray:
+        """Which points may be shown to the policy [points]: complete, and their pick-ups healthy.
+
+        Args:
+            reading: the next cycle's; `decide` is to be given the same.
+        """
+        seen = self._watch(reading)
+        return np.asarray(seen.complete & seen.healthy)
+
+    def decide(
+        self, delta_rad: FloatArray, reading: Reading, usable: BoolArray | None = None
+    ) -> Decision:
+        """Turn what the policy asked for into what may be written.
+
+        Args:
+            delta_rad: change that the policy asked for [points], rad; anything, NaN too.
+            reading: the cycle's.
+            usable: points that were shown to the policy [points]; None takes those of `usable`.
+        """
+        seen = self._watch(reading)
+        shown = seen.complete & seen.healthy if usable is None else usable
+        applied = np.asarray(reading.applied_rad)
+        self._before = self._now
+        self._seen = None
+        verdicts = np.full((applied.size, len(STAGES)), Verdict.PASSED, dtype=np.uint8)
+        if not self._keeps_limits(applied):
+            verdicts[:] = Verdict.NOT_RUN
+            verdicts[:, APPLIED] = Verdict.REFUSED
+            judged = judge(verdicts, None, None, self._now.repeats, self.config)
+            self._now = replace(self._now, profile=reading.profile, repeats=judged.repeats)
+            return _decision(applied.copy(), applied.copy(), verdicts, seen, judged)
+        budget = self._now.budget or Budget.begun(applied)
+        budget = budget.seen(applied, self.config.rate_cycles)
+        far = readback_distance(reading)
+        held = self._hold(verdicts, delta_rad, seen, shown, far)
+        delta = np.where(held, 0.0, delta_rad)
+        proposed = applied + delta
+        delta, altered = self._round_the_circle(delta, applied, held)
+        verdicts[altered, COHERENCE] = Verdict.ALTERED
+        restricted, fits = self._restrict(applied + delta, applied, held, budget, verdicts)
+        verdicts[restricted.step, STEP] = Verdict.ALTERED
+        verdicts[restricted.value, VALUE] = Verdict.ALTERED
+        verdicts[restricted.slope & fits, SLOPE] = Verdict.ALTERED
+        verdicts[held, COHERENCE:] = Verdict.NOT_RUN
+        phi_hw_rad, broken = restricted.phi_hw_rad, self._broken(restricted.phi_hw_rad, applied)
+        if broken is not None:
+            phi_hw_rad = applied.copy()
+            verdicts[:, broken] = Verdict.REFUSED
+        beyond = np.abs(np.where(shown, delta_rad, 0.0)) / self._max_step_rad
+        judged = judge(verdicts, beyond, far, self._now.repeats, self.config)
+        self._now = replace(
+            self._now, profile=reading.profile, budget=budget, repeats=judged.repeats
+        )
+        return _decision(phi_hw_rad, proposed, verdicts, seen, judged)
+
+    def _watch(self, reading: Reading) -> _Seen:
+        """Return what is known of a reading, once for each."""
+        if self._seen is None or self._seen.reading is not reading:
+            complete = usable_points(reading)
+            profile = np.where(complete[:, None], reading.profile, np.float32(0.0))
+            bad = unhealthy_points(profile, self._now.profile, self.config)
+            like = np.ones(complete.size, dtype=np.bool_)
+            if self.statistics is not None:
+                seen = beam_observation(
+                    reading.profile, reading.synchronous_phase_rad, self.statistics.n_slices
+                )
+                like = self.statistics.score(seen) <= self.config.distribution_factor
+            self._seen = _Seen(
+                reading=reading, complete=complete, healthy=~(bad & complete), like_training=like
+            )
+        return self._seen
+
+    def _hold(
+        self,
+        verdicts: NDArray[np.uint8],
+        delta: FloatArray,
+        seen: _Seen,
+        shown: BoolArray,
+        far: FloatArray,
+    ) -> BoolArray:
+        """Write the verdicts on reading, answer and readback; return the points that hold [points]."""
+        held = np.zeros(shown.size, dtype=np.bool_)
+        answered = np.isfinite(delta)
+        for stage, passes in (
+            (FINITE_FRESH, seen.complete & (shown | ~seen.healthy)),
+            (HEALTH, seen.healthy),
+            (DISTRIBUTION, seen.like_training),
+            (ACTION, answered),
+            (READBACK, ~(far > self.config.readback_rad)),
+        ):
+            verdicts[held, stage] = Verdict.NOT_RUN
+            verdicts[~held & ~passes, stage] = Verdict.HELD
+            held |= ~passes
+        if self.statistics is None:
+            verdicts[:, DISTRIBUTION] = Verdict.NOT_RUN
+        verdicts[~np.isfinite(far), READBACK] = Verdict.NOT_RUN
+        return held
+
+    def _broken(self, phi_hw_rad: FloatArray, applied_rad: FloatArray) -> int | None:
+        """Return the stage whose limit a function breaks after all, None if it keeps all.
+
+        What is applied may itself be beyond a limit by what a check forgives; the function that comes
+        nearest may then be beyond it by a little more.
+        """
+        try:
+            self.limits.check(phi_hw_rad, applied_rad, self.ctime_ms)
+        except Refused as refused:
+            return {RefusalReason.STEP: STEP, RefusalReason.SLOPE: SLOPE}.get(refused.reason, VALUE)
+        return None
+
+    def undo(self) -> None:
+        """Forget the last `decide`: as if its cycle had never been seen."""
+        self._now = self._before
+        self._seen = None
+
+    def _keeps_limits(self, applied_rad: FloatArray) -> bool:
+        return self._broken(applied_rad, applied_rad) is None
+
+    def _round_the_circle(
+        self, delta: FloatArray, applied: FloatArray, held: BoolArray
+    ) -> tuple[FloatArray, BoolArray]:
+        """Return the changes [points] that lead to goals that can be reached, and which were altered."""
+        returning = self._now.returning or Returning.nowhere(delta.size)
+        returning = returning.seen(applied, ~held)
+        together, altered = self._coherent(delta, applied, ~held & ~returning.going)
+        returning = returning.begun(
+            applied + together, self.limits, together=self.ctime_ms is not None
+        )
+        self._now = replace(self._now, returning=returning)
+        back = returning.going & ~held
+        way = np.where(back, returning.aim_rad - applied, 0.0)
+        way = np.clip(way, -self._max_step_rad, self._max_step_rad)
+        return np.where(back, way, together), altered | (back & (way != delta))
+
+    def _coherent(
+        self, delta: FloatArray, applied: FloatArray, asked: BoolArray
+    ) -> tuple[FloatArray, BoolArray]:
+        """Return the changes [points] that lead to one smooth function, and which were altered.
+
+        Asked only while a point is far from its goal, or where the function that is asked for cannot
+        be played: a cycle that has converged is left alone.
+        """
+        altered = np.zeros(delta.size, dtype=np.bool_)
+        free = np.flatnonzero(asked)
+        if self.ctime_ms is None or free.size < 2:
+            return delta, altered
+        wanted = (applied + delta)[free]
+        far = np.abs(delta[free]) >= self._far_rad
+        slope = np.abs(np.diff(wanted)) / np.diff(self.ctime_ms[free])
+        outside = (wanted > self.limits.max_rad + MARGIN_RAD) | (
+            wanted < self.limits.min_rad - MARGIN_RAD
+        )
+        if not (far | outside).any() and slope.max() <= self.limits.slope_rad_per_ms:
+            return delta, altered
+        chosen, altered[free] = coherent(delta[free], applied[free], self._max_step_rad)
+        together = delta.copy()
+        together[free] = chosen
+        return together, altered
+
+    def _restrict(
+        self,
+        wanted: FloatArray,
+        applied: FloatArray,
+        held: BoolArray,
+        budget: Budget,
+        verdicts: NDArray[np.uint8],
+    ) -> tuple[Restricted, BoolArray]:
+        """Bring a function within the limits and budgets; held points stay exactly where they are.
+
+        What no slope allows beside a bound is cut first; the projection then keeps the bounds, because
+        the bounds themselves keep the slope.
+
+        Returns:
+            The function, and the points that were within their budgets.
+        """
+        low, high = np.full(wanted.size, -np.inf), np.full(wanted.size, np.inf)
+        fits = np.ones(wanted.size, dtype=np.bool_)
+        for stage, (least, most) in (
+            (RATE, budget.rate_bounds(applied, self.config.rate_travel_rad)),
+            (DRIFT, budget.drift_bounds(applied, self.config.drift_rad)),
+        ):
+            inside = (wanted >= least) & (wanted <= most)
+            verdicts[~inside, stage] = Verdict.ALTERED
+            fits &= inside
+            low, high = np.maximum(low, least), np.minimum(high, most)
+        low, high = np.where(held, applied, low), np.where(held, applied, high)
+        within, ctime = np.clip(wanted, low, high), self.ctime_ms
+        if ctime is not None:
+            reach = self.limits.slope_rad_per_ms * np.abs(ctime[:, None] - ctime[None, :])
+            low = np.max(low[None, :] - reach, axis=1)
+            high = np.min(high[None, :] + reach, axis=1)
+            within = np.clip(within, low, high)
+        cut = np.abs(within - wanted) > 0.0
+        restricted = self.limits.restrict(within, applied, ctime)
+        return Restricted(
+            phi_hw_rad=np.where(held, applied, restricted.phi_hw_rad),
+            step=restricted.step,
+            value=restricted.value,
+            slope=restricted.slope | cut,
+        ), fits
+
+
+def _decision(
+    phi_hw_rad: FloatArray,
+    proposed_rad: FloatArray,
+    verdicts: NDArray[np.uint8],
+    seen: _Seen,
+    judged: Judged,
+) -> Decision:
+    return Decision(
+        phi_hw_rad=phi_hw_rad,
+        proposed_rad=proposed_rad,
+        verdicts=verdicts,
+        excess=judged.excess,
+        hard_stage=judged.stage,
+        reason=judged.reason,
+        in_distribution=seen.like_training,
+    )

@@ -1,0 +1,74 @@
+"""Health of the pick-ups, told from the profiles: dead, saturated, frozen.
+
+A policy that is shown pure noise moves phi_hw by up to its largest step every cycle, so such a point
+must hold even where no flag says anything. Noise is estimated from the profile itself: the second
+difference of white noise of width sigma is sqrt(6) sigma wide, its mean size sqrt(2/pi) of that, and
+that of a bunch over hundreds of slices is far smaller.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memrl_ctrl.backend import Reading
+from memrl_deploy.guard.config import GuardConfig
+
+SECOND_DIFFERENCE = math.sqrt(6.0) * math.sqrt(2.0 / math.pi)
+"""Mean size of the second difference of white noise, in its standard deviations."""
+FEWEST_FLAT = 4
+"""A flat top has at least so many slices, however few a turn has."""
+
+FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
+ProfileArray = NDArray[np.float32]
+
+
+def usable_points(reading: Reading) -> BoolArray:
+    """Which points have a reading [points]: nothing is known against them, all finite."""
+    finite = np.isfinite(reading.profile).all(axis=1)
+    finite &= np.isfinite(reading.applied_rad) & np.isfinite(reading.synchronous_phase_rad)
+    return np.asarray(finite & reading.usable)
+
+
+def noise(profile: ProfileArray) -> FloatArray:
+    """Estimate the noise per slice [points], in the profile's units, of a profile [points, n_slices]."""
+    second = np.diff(profile, n=2, axis=1)
+    return np.asarray(np.abs(second).mean(axis=1, dtype=np.float64) / SECOND_DIFFERENCE)
+
+
+def unhealthy_points(
+    profile: ProfileArray, before: ProfileArray | None, config: GuardConfig
+) -> BoolArray:
+    """Which points have a dead, saturated or frozen pick-up [points].
+
+    Args:
+        profile: of this cycle [points, n_slices], finite.
+        before: that of the cycle before; None if there was none.
+        config: thresholds.
+    """
+    sigma = noise(profile)
+    dead = profile.sum(axis=1, dtype=np.float64) <= config.dead_score * sigma * math.sqrt(
+        profile.shape[1]
+    )
+    largest = profile.max(axis=1)
+    bad = dead | _saturated(profile, largest, config.saturated_share)
+    if before is not None and before.shape == profile.shape:
+        same = (profile == before).all(axis=1)
+        # If all stand still it is a reading that came again, which is not one pick-up's fault.
+        if not same.all():
+            bad |= same & (sigma >= config.frozen_noise_share * largest)
+    return np.asarray(bad)
+
+
+def _saturated(profile: ProfileArray, largest: NDArray[np.float32], share: float) -> BoolArray:
+    """Which profiles stand at exactly their largest value for a share of the turn [points]."""
+    run = max(FEWEST_FLAT, math.ceil(share * profile.shape[1]))
+    at_top = profile == largest[:, None]
+    flat = at_top.sum(axis=1) >= run
+    if flat.any():
+        count = np.cumsum(np.pad(at_top, ((0, 0), (1, 0))), axis=1)
+        flat &= (count[:, run:] - count[:, :-run] == run).any(axis=1)
+    return np.asarray(flat)
