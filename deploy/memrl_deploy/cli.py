@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -10,9 +13,11 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from memrl_ctrl import registry
 from memrl_ctrl.backend import BeamSource, MachineDescription
+from memrl_ctrl.cli.keyboard import Keys
 from memrl_ctrl.cli.values import Count, OutputFolder, Seconds, Seed, SomeSeconds, Steps
 from memrl_ctrl.errors import FileError, TraceError, UsageError
 from memrl_ctrl.outputs import check_output_file
@@ -20,6 +25,7 @@ from memrl_ctrl.policy import OnnxPolicy
 from memrl_ctrl.policy.catalogue import locate
 from memrl_ctrl.terminal import Terminal
 from memrl_ctrl.trace import RECORDS
+from memrl_deploy.engaging import EngageConfig
 from memrl_deploy.guard import GuardConfig
 from memrl_deploy.inference import check_fit
 from memrl_deploy.live import show_summary
@@ -28,6 +34,10 @@ from memrl_deploy.replaying import GUARD_KEY
 from memrl_deploy.runtime import Runtime, stopped_by_signals
 from memrl_deploy.service import make_views
 
+ENGAGE_AFTER = 2
+"""Cycles in a row that have to agree before a run engages."""
+BLEND = 3
+"""Functions over which a policy comes in."""
 UNPACED_CYCLES = 1000
 """Cycles of a run that neither the machine's period nor an option limits; about 0.1 MB each on the disk."""
 FINITE_BACKEND = "replay"
@@ -116,19 +126,33 @@ class RunOptions:
 DEFAULTS = RunOptions()
 
 
-def deploy(*, policy: Path, options: RunOptions = DEFAULTS) -> int:
+def deploy(
+    *,
+    policy: Path,
+    engage_after: Count = ENGAGE_AFTER,
+    blend: Annotated[int, Parameter(validator=Number(gte=0))] = BLEND,
+    options: RunOptions = DEFAULTS,
+) -> int:
     """Close the loop: the policy sets phi_2 at all control points, guarded and recorded.
 
     Ctrl-C ends it; the machine goes on with the last applied function. So does a closed terminal, and
     the end of what reads the output (`| head`): start it with `nohup`, or with its output in a file,
     where it is to go on. `--config FILE` takes options from a YAML file; those given here win.
 
+    It begins in shadow and engages when the recommendations agree. Taking over: the key m (e engages
+    again), the signals SIGUSR1 and SIGUSR2, or `memrl-ctrl operator take-over`.
+
     Parameters
     ----------
     policy
         Policy file (.onnx), as `memrl-ctrl export` writes it.
+    engage_after
+        Cycles in a row whose recommendations have to agree before anything is written.
+    blend
+        Functions over which the policy comes in; the first is what is applied already. 0: at once.
     """
-    return _run(policy, options, registry.open_backend, ClosedLoop)
+    engage = EngageConfig(after_cycles=engage_after, blend_cycles=blend)
+    return _run(policy, options, registry.open_backend, ClosedLoop, engage)
 
 
 def shadow(*, policy: Path, options: RunOptions = DEFAULTS) -> int:
@@ -145,7 +169,11 @@ def shadow(*, policy: Path, options: RunOptions = DEFAULTS) -> int:
 
 
 def _run(
-    policy: Path, options: RunOptions, open_: Callable[..., S], mode_of: Callable[[S], Mode]
+    policy: Path,
+    options: RunOptions,
+    open_: Callable[..., S],
+    mode_of: Callable[[S], Mode],
+    engage: EngageConfig | None = None,
 ) -> int:
     """Open the machine, check that all fits, run, and say how it went; return the exit code."""
     loaded = OnnxPolicy.load(locate(policy))
@@ -155,14 +183,16 @@ def _run(
         check_fit(loaded, source.description)
         options.check(source.description)
         cycles, notice = options.limit(source.description)
-        runtime = _runtime(mode_of(source), loaded, options, cycles, console)
+        runtime = _runtime(
+            mode_of(source), loaded, options=options, cycles=cycles, console=console, engage=engage
+        )
     except BaseException:
         source.close()
         raise
     console.on_gone = partial(runtime.stop, "nobody reads the output any more")
     if notice:
         console.print(notice, soft_wrap=True, highlight=False, markup=False)
-    with stopped_by_signals(runtime):
+    with stopped_by_signals(runtime), _keys(runtime, console, quiet=options.quiet):
         summary = runtime.run()
     if summary.error is not None and summary.trace is None:
         raise summary.error  # refused before anything was done: one sentence is all there is to say
@@ -172,8 +202,26 @@ def _run(
     return TraceError.exit_code if summary.trace_problem else 0
 
 
+@contextmanager
+def _keys(runtime: Runtime, console: Terminal, *, quiet: bool) -> Iterator[None]:
+    """Listen to keys while a person sits at the terminal and the run is in its foreground."""
+    here = console.is_terminal and sys.stdin.isatty() and not quiet
+    if not here or os.tcgetpgrp(sys.stdin.fileno()) != os.getpgrp():
+        yield
+        return
+    with Keys() as keys:
+        runtime.listen(partial(keys.wait, 0.0))
+        yield
+
+
 def _runtime(
-    mode: Mode, policy: OnnxPolicy, options: RunOptions, cycles: int | None, console: Terminal
+    mode: Mode,
+    policy: OnnxPolicy,
+    *,
+    options: RunOptions,
+    cycles: int | None,
+    console: Terminal,
+    engage: EngageConfig | None,
 ) -> Runtime:
     guard = GuardConfig()
     return Runtime(
@@ -191,6 +239,7 @@ def _runtime(
             metrics=options.metrics,
         ),
         guard=guard,
+        engage=engage,
         configuration={
             "mode": mode.name,
             "policy": policy.path,
@@ -199,6 +248,7 @@ def _runtime(
                 for name, value in asdict(options).items()
             },
             GUARD_KEY: asdict(guard),
+            "engage": asdict(engage) if engage is not None else None,
         },
     )
 

@@ -105,9 +105,10 @@ class LiveView:
         low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
         scale = f"{np.degrees(low):.0f}° to {np.degrees(high):.0f}°"
         table = Table.grid(padding=(0, 2))
+        keys = "" if view.mode == "shadow" else "; m: manual, e: engage"
         table.add_row(
             Text(view.mode, style="bold"),
-            f"cycle {view.cycle}, {view.decided} decided; Ctrl-C ends",
+            f"cycle {view.cycle}, {view.decided} decided; Ctrl-C ends{keys}",
         )
         table.add_row("recommended", f"{bars(view.recommended_rad, low, high)}  {scale}")
         table.add_row("applied", bars(view.applied_rad, low, high))
@@ -135,6 +136,8 @@ def show_summary(summary: RunSummary, console: Console) -> None:
     if summary.mode != "shadow":
         row("functions written", str(summary.written))
         row("cycles held by the guard", str(summary.held))
+    for change in summary.changes:
+        row("mode", change)
     for kind, count in sorted(summary.missed.items()):
         row(f"missed: {kind}", str(count))
     row("points altered or held", _counts(summary))

@@ -1,6 +1,7 @@
 """Modes of the online loop, as classes that hold no more than the mode may do.
 
-`Shadow` holds a source: there is no object in it that could write. `ClosedLoop` holds a backend.
+`Shadow` and `Manual` hold a source: there is no object in them that could write. `ClosedLoop`,
+`Transition` and `Fallback` hold a backend. Which follows which: `memrl_deploy.states`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from memrl_ctrl.backend import (
     Receipt,
 )
 from memrl_ctrl.errors import RefusalReason, Refused
+from memrl_deploy.fallback import Ladder
 
 
 class Shadow:
@@ -91,9 +93,53 @@ class ClosedLoop:
         """
         return self._backend.submit(phi_hw_rad, cycle, deadline_s)
 
+    @property
+    def backend(self) -> BeamBackend:
+        """What is written to."""
+        return self._backend
+
     def close(self) -> None:
         """Let go of the machine; it goes on with what is applied."""
         self._backend.close()
 
 
+class Manual(Shadow):
+    """The operator has the machine; the run sees and records on, without anything that could write."""
+
+    name: ClassVar[str] = "manual"
+
+
+class Transition(ClosedLoop):
+    """The policy comes in: a growing part of each step is written."""
+
+    name: ClassVar[str] = "transition"
+
+    def __init__(self, backend: BeamBackend, blend_cycles: int) -> None:
+        super().__init__(backend)
+        self._blend_cycles = blend_cycles
+        self.taken = 0
+        """Functions that the machine took."""
+
+    @property
+    def factor(self) -> float:
+        """The part of the step that is written next; 0 first, which proves lease and arming."""
+        return self.taken / self._blend_cycles if self._blend_cycles else 1.0
+
+    @property
+    def blended(self) -> bool:
+        """Whether the machine took every function of the transition, at least one."""
+        return self.taken >= max(1, self._blend_cycles)
+
+
+class Fallback(ClosedLoop):
+    """The policy is not followed: the ladder says what is written."""
+
+    name: ClassVar[str] = "fallback"
+
+    def __init__(self, backend: BeamBackend, ladder: Ladder) -> None:
+        super().__init__(backend)
+        self.ladder = ladder
+
+
 Mode = Shadow | ClosedLoop
+"""`Manual` is a `Shadow`; `Transition` and `Fallback` are `ClosedLoop`s."""

@@ -6,13 +6,10 @@ written. Whatever goes wrong, the machine goes on with the last function that it
 
 from __future__ import annotations
 
-import signal
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -30,24 +27,26 @@ from memrl_ctrl.errors import (
 from memrl_ctrl.metrics import measure
 from memrl_ctrl.policy import OnnxPolicy
 from memrl_ctrl.trace import CycleRecord, OutcomeRecord, PolicyStep
+from memrl_deploy.engaging import EngageConfig
+from memrl_deploy.fallback import Classical, FallbackConfig
 from memrl_deploy.guard import STAGES, Decision, Guard, GuardConfig
 from memrl_deploy.inference import Inference
-from memrl_deploy.modes import ClosedLoop, Mode
+from memrl_deploy.modes import ClosedLoop, Fallback, Mode, Transition
 from memrl_deploy.pacing import Pacing
 from memrl_deploy.recording import Recorder
+from memrl_deploy.signals import stopped_by_signals
+from memrl_deploy.states import Cause, State
+from memrl_deploy.steering import Steering
+from memrl_deploy.strikes import Disengaged, Fence, Strikes, taken_over
 from memrl_deploy.summary import CycleView, NoView, RunSummary, View, stage_counts
 
-STRIKES = 3
-"""So many failures of one kind in a row end a run."""
+__all__ = ["Disengaged", "Runtime", "stopped_by_signals"]
+
 UNPACED_DEADLINE_S = 2.0
 """Deadline of a setpoint where the machine waits for it (period 0)."""
 
 FloatArray = NDArray[np.float64]
 Measures = dict[str, FloatArray]
-
-
-class Disengaged(MachineError):  # noqa: N818 - a sentence, not a suffix
-    """The loop gave up; the machine goes on with the last function that it took."""
 
 
 class _StopRequestedError(Exception):
@@ -66,6 +65,9 @@ class Runtime:
         pace_s: least time between readings, for a simulation that plays as fast as it is asked.
         view: where it is shown.
         guard: settings of the guard.
+        engage: how the policy comes in; the default engages in the first cycle that agrees.
+        fallback: what is done when the policy must not be followed.
+        classical: controller of the fallback; None leaves its rung out.
         configuration: of the run, resolved; goes into the trace.
 
     Raises:
@@ -83,6 +85,9 @@ class Runtime:
         pace_s: float = 0.0,
         view: View | None = None,
         guard: GuardConfig | None = None,
+        engage: EngageConfig | None = None,
+        fallback: FallbackConfig | None = None,
+        classical: Classical | None = None,
         configuration: Mapping[str, Any] | None = None,
     ) -> None:
         machine = mode.description
@@ -93,6 +98,9 @@ class Runtime:
         self._guard = Guard(
             machine.limits, machine.ctime_ms, spec.max_step_rad, guard, spec.statistics
         )
+        self._steering = Steering(
+            mode, machine, engage=engage, fallback=fallback, classical=classical
+        )
         self._records = records
         self._cycles = cycles
         self._timeout_s = timeout_s
@@ -102,13 +110,13 @@ class Runtime:
         self._configuration = dict(configuration or {})
         self._period_s = machine.period_s
         self._pacing = Pacing()
-        self._strikes: Counter[str] = Counter()
+        self._strikes = Strikes()
+        self._key: Callable[[], str] | None = None
         self._events: list[dict[str, Any]] = []
         self._waiting = False
         self._stop_cause = ""
         self._last_cycle = -1
-        self._fence = 0
-        self._refused_since = 0
+        self._fence = Fence()
         self._recorder: Recorder | None = None
         self.summary = RunSummary(mode=mode.name, machine=machine.name)
 
@@ -121,6 +129,28 @@ class Runtime:
         if self._waiting:
             raise _StopRequestedError
 
+    def take_over(self) -> None:
+        """Give the machine to the operator, now: nothing more is written until it is engaged again.
+
+        May be called from a signal handler; the last applied function stays.
+        """
+        self._steering.ask_manual()
+
+    def engage_again(self) -> None:
+        """Leave manual for shadow, from where the loop engages; may be called from a signal handler."""
+        self._steering.ask_engage()
+
+    def listen(self, key: Callable[[], str]) -> None:
+        """Ask for a pressed key in every cycle: m is `take_over`, e is `engage_again`."""
+        self._key = key
+
+    def _press(self) -> None:
+        pressed = self._key() if self._key is not None else ""
+        if pressed == "m":
+            self.take_over()
+        elif pressed == "e":
+            self.engage_again()
+
     def run(self) -> RunSummary:
         """Run to the end and say how it went; errors that ended it are in the summary."""
         summary = self.summary
@@ -132,13 +162,22 @@ class Runtime:
                     break
                 reading = self._next()
             summary.reason = self._stop_cause or "all cycles done"
+            summary.error = self._handed_over()
         except _StopRequestedError:
             summary.reason = self._stop_cause
+            summary.error = self._handed_over()
         except MemrlError as error:
             summary.error, summary.reason = error, str(error)
         finally:
             self._finish()
         return summary
+
+    def _handed_over(self) -> Disengaged | None:
+        """Return what is to be said at the end of a run that ends handed over by its fallback."""
+        cause = self._steering.gave_up
+        if not cause:
+            return None
+        return Disengaged(f"the fallback handed over to the operator: {cause}")
 
     def _engage(self) -> Reading:
         self._pacing.begin()
@@ -156,7 +195,7 @@ class Runtime:
             guard_stages=STAGES,
             configuration=self._configuration,
         )
-        self._events.append({"kind": "engaged", "mode": self._mode.name})
+        self._events.append({"kind": "begun", "mode": self._steering.mode.name})
         self._last_cycle = reading.cycle
         self._pacing.skip()
         return reading
@@ -177,7 +216,7 @@ class Runtime:
                 self._strike("stale", f"cycle {reading.cycle} came again")
                 continue
             break
-        self._clear("timeout", "stale")
+        self._strikes.clear("timeout", "stale")
         self._last_cycle = reading.cycle
         return reading
 
@@ -204,7 +243,11 @@ class Runtime:
             "recommended_rad": decision.phi_hw_rad,
         }
         pacing.lap("measure")
-        outcome = self._record_and_write(reading, step, decision, measures)
+        self._press()
+        function = self._steering.choose(decision, reading)
+        self._tell_changes(reading)
+        outcome = self._record_and_write(reading, step, decision, function, measures)
+        self._tell_changes(reading)
         pacing.end()
         summary = self.summary
         summary.cycles += 1
@@ -214,7 +257,7 @@ class Runtime:
         summary.asymmetry = [*summary.asymmetry[:1], mean]
         self._view.cycle(
             CycleView(
-                mode=self._mode.name,
+                mode=self._steering.mode.name,
                 cycle=reading.cycle,
                 decided=summary.cycles,
                 recommended_rad=decision.phi_hw_rad,
@@ -226,26 +269,48 @@ class Runtime:
             )
         )
         answered = usable & np.isfinite(delta)
-        if usable.any() and not answered.any():
+        leads = self._steering.mode.name not in (State.FALLBACK, State.MANUAL)
+        if leads and usable.any() and not answered.any():
             self._strike("no-answer", "the policy gave no finite number for any point")
         else:
-            self._clear("no-answer")
+            self._strikes.clear("no-answer")
+
+    def _tell_changes(self, reading: Reading) -> None:
+        """Put transitions into the record and on the terminal."""
+        for change in self._steering.news():
+            self._events.append(change.event())
+            self._view.note(str(change))
+            self.summary.changes.append(str(change))
+            if change.cause is Cause.AGREED:
+                self._guard.note_engaged(reading.applied_rad)
 
     def _record_and_write(
-        self, reading: Reading, step: PolicyStep, decision: Decision, measures: Measures
+        self,
+        reading: Reading,
+        step: PolicyStep,
+        decision: Decision,
+        function: FloatArray | None,
+        measures: Measures,
     ) -> str:
         """Record the cycle and, in closed loop, write its function; return what became of it."""
-        mode, recorder = self._mode, self._recorder
+        mode, recorder = self._steering.mode, self._recorder
         if recorder is None:
             raise RuntimeError("not engaged")
-        writes = isinstance(mode, ClosedLoop) and decision.write
+        if isinstance(mode, Transition) and function is not None:
+            self._events.append({"kind": "blend", "cycle": reading.cycle, "factor": mode.factor})
+        if isinstance(mode, Fallback):
+            self._events.append(
+                {"kind": "fallback", "cycle": reading.cycle, "rung": mode.ladder.last}
+            )
+        writer = mode if isinstance(mode, ClosedLoop) else None
+        writes = writer is not None and function is not None
         record = CycleRecord(
             reading=reading,
             mode=mode.name,
             policy=step,
             verdicts=decision.verdicts,
             proposed_rad=decision.proposed_rad,
-            written_rad=decision.phi_hw_rad if writes else None,
+            written_rad=function if writes else None,
             target_cycle=reading.cycle + 1 if writes else None,
             measures=measures,
             timings_ns=self._pacing.timings_ns(),
@@ -261,14 +326,16 @@ class Runtime:
             return "not recorded, held"
         finally:
             self._pacing.lap("record")
-        self._clear("unrecorded")
+        self._strikes.clear("unrecorded")
         self._events.clear()
-        if not isinstance(mode, ClosedLoop):
-            return "recommended"
-        if not writes:
+        if writer is None:
+            idle = isinstance(self._mode, ClosedLoop) and not decision.write
+            self.summary.held += int(idle)
+            return "held" if idle else "recommended"
+        if function is None:
             self.summary.held += 1
             return "refused by the guard, held" if decision.refused else "held"
-        return self._write(mode, recorder, reading, decision.phi_hw_rad)
+        return self._write(writer, recorder, reading, function)
 
     def _write(
         self, mode: ClosedLoop, recorder: Recorder, reading: Reading, phi_hw_rad: FloatArray
@@ -278,6 +345,9 @@ class Runtime:
         if self._period_s > 0.0:
             elapsed_s = (time.monotonic_ns() - reading.received_ns) / 1e9
             deadline_s = self._period_s - elapsed_s
+        if self._steering.taken_over:
+            self._outcome(recorder, cycle, reason="operator", detail="taken over by the operator")
+            return "taken over, held"
         try:
             if deadline_s <= 0.0:
                 raise Refused(
@@ -288,9 +358,9 @@ class Runtime:
             self._pacing.lap("write")
             reason = refused.reason.value
             self._outcome(recorder, cycle, reason=reason, detail=refused.detail)
-            self._refused_since += 1
+            self._fence.refused()
             if refused.reason is RefusalReason.FENCED:
-                raise _taken_over(refused.detail) from refused
+                raise taken_over(refused.detail) from refused
             self._missed(reason, refused.detail)
             return f"refused ({reason}), held"
         except MachineError as error:
@@ -299,24 +369,11 @@ class Runtime:
             raise
         self._pacing.lap("write")
         self._outcome(recorder, cycle, receipt=receipt)
-        self._clear(RefusalReason.LATE.value)
+        self._strikes.clear(RefusalReason.LATE.value)
         self.summary.written += 1
-        self._check_fence(receipt.fence)
+        self._fence.check(receipt.fence)
+        self._steering.written(cycle)
         return "written"
-
-    def _check_fence(self, fence: int) -> None:
-        """End the run where another client was in control since the last function was taken.
-
-        A client that slept through its lease takes a new one, whose number is one higher, at most once
-        for every function that it sends. A larger gap is somebody else's lease.
-
-        Raises:
-            Disengaged: control was taken and given back.
-        """
-        allowed, before = 1 + self._refused_since, self._fence
-        self._fence, self._refused_since = fence, 0
-        if before and fence > before + allowed:
-            raise _taken_over(f"the fencing number went from {before} to {fence}")
 
     def _outcome(self, recorder: Recorder, cycle: int, **what: Any) -> None:
         record = OutcomeRecord(
@@ -341,18 +398,9 @@ class Runtime:
             Disengaged: it is the third.
         """
         self.summary.missed[kind] += 1
-        self._strikes[kind] += 1
         self._events.append({"kind": kind, "detail": detail})
         self._view.note(f"{kind}: {detail}")
-        if self._strikes[kind] >= STRIKES:
-            raise Disengaged(
-                f"disengaged after {STRIKES} times {kind!r} in a row: {detail}; "
-                "the machine stays at the last applied function"
-            )
-
-    def _clear(self, *kinds: str) -> None:
-        for kind in kinds:
-            self._strikes[kind] = 0
+        self._strikes.add(kind, detail)
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
@@ -379,37 +427,3 @@ class Runtime:
             summary = self.summary
             summary.trace_problem = self._recorder.finish(summary.reason or "internal error")
             summary.trace = self._recorder.hdf5 or self._recorder.folder
-
-
-def _taken_over(detail: str) -> Disengaged:
-    return Disengaged(
-        f"disengaged: control was taken over ({detail}); it stays with whoever took it until someone "
-        "starts the agent again, and the machine stays at the last applied function"
-    )
-
-
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Signals that end a run."""
-
-
-@contextmanager
-def stopped_by_signals(runtime: Runtime) -> Iterator[None]:
-    """Let Ctrl-C, SIGTERM and a closed terminal end a run cleanly; a second one ends it at once.
-
-    A closed terminal is no reason where SIGHUP is ignored from the start (`nohup`).
-    """
-
-    def handle(number: int, _frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        runtime.stop(f"stopped by {signal.Signals(number).name}")
-
-    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    ending = [number for number in ENDING if not (number is signal.SIGHUP and ignored)]
-    before = {number: signal.signal(number, handle) for number in ending}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

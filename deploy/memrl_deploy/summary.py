@@ -92,6 +92,8 @@ class RunSummary:
     """Cycles that went wrong: refused (by reason), `timeout`, `stale`, `unrecorded`."""
     stages: Counter[str] = field(default_factory=Counter)
     """Points that each guard stage altered, held or refused, over all cycles."""
+    changes: list[str] = field(default_factory=list)
+    """Transitions from mode to mode, in words."""
     asymmetry: list[float] = field(default_factory=list)
     """Mean |asymmetry| of the first and of the last cycle."""
     times_ns: NDArray[np.int64] = field(

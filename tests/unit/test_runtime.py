@@ -82,7 +82,7 @@ def test_the_trace_holds_what_was_decided(tmp_path: Path) -> None:
             )
             assert {"observe", "infer", "guard", "measure"} <= set(record.timings_ns)
             assert {"record", "write"} <= set(outcome.timings_ns)
-        assert trace.record(0).events[0]["kind"] == "engaged"
+        assert trace.record(0).events[0]["kind"] == "begun"
 
 
 def test_shadow_writes_nothing_and_recommends(tmp_path: Path) -> None:

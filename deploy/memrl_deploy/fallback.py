@@ -1,0 +1,141 @@
+"""The fallback ladder: hold, a classical controller, the snapshot taken at engage, the operator."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memrl_ctrl.backend import Reading
+from memrl_ctrl.errors import Refused
+from memrl_ctrl.limits import PhaseLimits
+
+FloatArray = NDArray[np.float64]
+
+
+class Rung(StrEnum):
+    """A rung of the ladder, in the order in which they are tried."""
+
+    HOLD = "hold"
+    CLASSICAL = "classical"
+    RESTORE = "restore"
+
+
+class Classical(Protocol):
+    """A controller without a policy."""
+
+    def propose(self, reading: Reading) -> FloatArray:
+        """Return the change that it wants [points], rad; NaN where it has no answer."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class FallbackConfig:
+    """Where the ladder begins and how long each rung lasts."""
+
+    first: Rung = Rung.HOLD
+    """The rung on which it begins."""
+    hold_cycles: int = 3
+    """Cycles of holding; as many without trouble in a row go back to shadow."""
+    classical_cycles: int = 10
+    """Cycles of the classical controller; left out where there is none."""
+    restore_cycles: int = 20
+    """Most cycles in which the snapshot has to be restored."""
+    tolerance_rad: float = math.radians(0.1)
+    """A readback that is no further from the snapshot verifies it, rad."""
+
+    def __post_init__(self) -> None:
+        """Refuse rungs without cycles."""
+        if min(self.hold_cycles, self.classical_cycles, self.restore_cycles) < 1:
+            raise ValueError("every rung of the fallback needs 1 cycle or more")
+        if not 0.0 < self.tolerance_rad < math.pi:
+            raise ValueError("tolerance_rad must be between 0 and pi")
+
+
+class Ladder:
+    """One descent, from the trouble to the operator.
+
+    Args:
+        snapshot_rad: what was applied at engage [points], rad.
+        limits: that every function has to keep.
+        ctime_ms: control points [points].
+        config: see there.
+        classical: None leaves its rung out.
+    """
+
+    def __init__(
+        self,
+        snapshot_rad: FloatArray,
+        limits: PhaseLimits,
+        ctime_ms: FloatArray | None,
+        config: FallbackConfig,
+        classical: Classical | None = None,
+    ) -> None:
+        self._snapshot = snapshot_rad.copy()
+        self._limits, self._ctime_ms = limits, ctime_ms
+        self._config, self._classical = config, classical
+        cycles = {
+            Rung.HOLD: config.hold_cycles,
+            Rung.CLASSICAL: config.classical_cycles if classical is not None else 0,
+            # One more, in which the readback of the last function is looked at.
+            Rung.RESTORE: config.restore_cycles + 1,
+        }
+        rungs: Sequence[Rung] = list(Rung)[list(Rung).index(config.first) :]
+        self._plan = [rung for rung in rungs for _ in range(cycles[rung])]
+        self._healthy = 0
+        self.last = self._plan[0].value
+        """Name of the rung of the cycle that was last gone through."""
+        self.ended = ""
+        """How it ended, in words; empty while it goes on."""
+        self.recovered = False
+        """Whether the trouble was over while the last function was held."""
+
+    @property
+    def rung(self) -> Rung | None:
+        """The rung of the next cycle; None at the end."""
+        return self._plan[0] if self._plan else None
+
+    def next(self, reading: Reading, *, trouble: str) -> FloatArray | None:
+        """Go on by a cycle; return what is to be written [points], rad, None for nothing."""
+        rung = self.rung
+        self.last = rung.value if rung is not None else self.last
+        if rung is Rung.HOLD:
+            self._healthy = 0 if trouble else self._healthy + 1
+            self.recovered = self._healthy >= self._config.hold_cycles
+        if rung is Rung.RESTORE and self._restored(reading):
+            self.ended = "the snapshot taken at engage is restored, verified by readback"
+            return None
+        if len(self._plan) <= 1 and not self.recovered:
+            self.ended = "the snapshot taken at engage could not be verified by readback"
+            return None
+        self._plan.pop(0)
+        if rung is Rung.RESTORE:
+            return self._towards(self._snapshot, reading.applied_rad)
+        if rung is Rung.CLASSICAL and self._classical is not None:
+            change = np.nan_to_num(
+                self._classical.propose(reading), nan=0.0, posinf=0.0, neginf=0.0
+            )
+            return self._towards(reading.applied_rad + change, reading.applied_rad)
+        return None
+
+    def _restored(self, reading: Reading) -> bool:
+        # A readback that is not a number compares as false: not verified.
+        near = np.abs(reading.readback_rad - self._snapshot) <= self._config.tolerance_rad
+        return bool(near.all())
+
+    def _towards(self, wanted: FloatArray, applied: FloatArray) -> FloatArray | None:
+        """Return the step towards a function that keeps all limits; None where there is none."""
+        if not np.isfinite(applied).all():
+            return None
+        try:
+            self._limits.check(applied, applied, self._ctime_ms)
+            step = self._limits.restrict(wanted, applied, self._ctime_ms).phi_hw_rad
+            self._limits.check(step, applied, self._ctime_ms)
+        except Refused:
+            return None
+        return step

@@ -1,0 +1,231 @@
+"""The state machine of a run, agreement, blending and the fallback ladder."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memrl_ctrl.backend import Reading
+from memrl_ctrl.limits import PhaseLimits
+from memrl_ctrl.testing import FakeBackend
+from memrl_ctrl.trace import TraceReader
+from memrl_deploy.engaging import Agreement, EngageConfig, blended
+from memrl_deploy.fallback import FallbackConfig, Ladder, Rung
+from memrl_deploy.guard import STAGES, Decision, Excess
+from memrl_deploy.modes import ClosedLoop
+from memrl_deploy.replaying import replay_trace
+from memrl_deploy.runtime import Disengaged
+from memrl_deploy.states import (
+    TRANSITIONS,
+    WRITING,
+    Cause,
+    IllegalTransitionError,
+    State,
+    StateMachine,
+)
+from memrl_deploy.steering import Steering
+
+from .online_loop import Collect, Spy, closed_loop
+
+P = 8
+HARD = Excess.HARD
+
+
+def decision(phi: np.ndarray, excess: Excess = Excess.NONE, *, inside: bool = True) -> Decision:
+    return Decision(
+        phi_hw_rad=phi,
+        proposed_rad=phi,
+        verdicts=np.zeros((phi.size, len(STAGES)), dtype=np.uint8),
+        excess=excess,
+        reason="too much" if excess is HARD else "",
+        in_distribution=np.full(phi.size, inside),
+    )
+
+
+def reading_of(applied: np.ndarray, cycle: int, readback: np.ndarray | None = None) -> Reading:
+    reading = FakeBackend(points=P, n_slices=64).start()
+    back = applied if readback is None else readback
+    return replace(reading, applied_rad=applied, readback_rad=back, cycle=cycle)
+
+
+@given(st.lists(st.sampled_from(list(Cause)), max_size=30))
+def test_the_closed_loop_is_reached_through_agreement_and_a_taken_function(
+    causes: list[Cause],
+) -> None:
+    """Whatever happens, closed loop follows transition, which follows agreement in shadow."""
+    machine = StateMachine()
+    for cause in causes:
+        if (machine.state, cause) in TRANSITIONS:
+            machine.go(cause, 0, "test")
+        else:
+            state = machine.state
+            with pytest.raises(IllegalTransitionError, match=cause.value):
+                machine.go(cause, 0, "test")
+            assert machine.state is state
+    for before, change in zip([None, *machine.changes], machine.changes, strict=False):
+        if change.after is State.CLOSED_LOOP:
+            assert change.cause is Cause.BLENDED
+            assert before is not None
+            assert (before.before, before.cause) == (State.SHADOW, Cause.AGREED)
+        if change.after in WRITING and change.before not in WRITING:
+            assert change.cause is Cause.AGREED
+
+
+@given(
+    st.lists(st.sampled_from(["good", "hard", "outside", "manual", "engage", "lost"]), max_size=40)
+)
+def test_no_path_writes_in_shadow_or_manual(happened: list[str]) -> None:
+    """In any order of good and bad cycles, refusals and the operator's wishes."""
+    backend = FakeBackend(points=P, n_slices=64)
+    steering = Steering(
+        ClosedLoop(backend),
+        backend.description,
+        engage=EngageConfig(after_cycles=2, blend_cycles=2),
+    )
+    applied = np.zeros(P)
+    good_in_a_row = 0
+    for cycle, what in enumerate(happened):
+        if what == "manual":
+            steering.ask_manual()
+        if what == "engage":
+            steering.ask_engage()
+        excess = HARD if what == "hard" else Excess.NONE
+        now = decision(applied + 0.01, excess, inside=what != "outside")
+        before = len(steering.changes)
+        function = steering.choose(now, reading_of(applied, cycle))
+        good_in_a_row = 0 if what in ("hard", "outside") else good_in_a_row + 1
+        for change in steering.changes[before:]:
+            if change.cause is Cause.AGREED:
+                assert good_in_a_row >= 2
+        if isinstance(steering.mode, ClosedLoop):
+            assert steering.mode.name in WRITING
+        else:
+            assert function is None
+            assert not hasattr(steering.mode, "write")
+        if what == "manual":
+            assert steering.mode.name == State.MANUAL
+        if function is not None and what != "lost":
+            applied = function
+            steering.written(cycle)
+
+
+def test_agreement_is_near_the_machine_or_the_cycle_before() -> None:
+    """Round the circle too; an erratic recommendation never agrees, one unlike the training neither."""
+    agreement = Agreement(EngageConfig(after_cycles=2))
+    far = np.full(P, 1.5)
+    for turn in (0.0, 2.0 * math.pi):
+        agreement.see(decision(far + turn), np.zeros(P))
+    assert agreement.reached
+    agreement.see(decision(-far), np.zeros(P))
+    assert agreement.cycles == 0
+    agreement.see(decision(np.full(P, 0.1)), np.zeros(P))
+    assert agreement.cycles == 1
+    agreement.see(decision(np.full(P, 0.1), inside=False), np.zeros(P))
+    assert agreement.cycles == 0
+
+
+@given(st.floats(0.0, 1.0))
+def test_a_part_of_a_step_keeps_the_limits(factor: float) -> None:
+    """What lies between two functions that keep the limits keeps them too."""
+    limits, ctime = PhaseLimits(), np.linspace(275.0, 805.0, P)
+    applied = np.zeros(P)
+    wanted = limits.restrict(np.linspace(-3.0, 3.0, P), applied, ctime).phi_hw_rad
+    limits.check(blended(applied, wanted, factor), applied, ctime)
+
+
+@pytest.mark.parametrize("verified", [True, False])
+def test_the_ladder_restores_the_snapshot_and_verifies_it(verified: bool) -> None:
+    """Hold, then steps to the snapshot; the readback decides what is said at its end."""
+    limits, ctime = PhaseLimits(), np.linspace(275.0, 805.0, P)
+    ladder = Ladder(np.zeros(P), limits, ctime, FallbackConfig(hold_cycles=2, restore_cycles=9))
+    applied, rungs = np.full(P, 2.0), []
+    while not ladder.ended:
+        rungs.append(ladder.rung)
+        back = applied if verified else applied + 0.5
+        function = ladder.next(reading_of(applied, 0, back), trouble="x")
+        if function is not None:
+            limits.check(function, applied, ctime)
+            applied = function
+    assert rungs[:3] == [Rung.HOLD, Rung.HOLD, Rung.RESTORE]
+    assert np.abs(applied).max() < 1e-9
+    assert ("could not be verified" in ladder.ended) is not verified
+
+
+def test_settings_that_cannot_work_are_refused() -> None:
+    """No cycles of agreement, no rung of no cycles."""
+    with pytest.raises(ValueError, match="after_cycles must be 1"):
+        EngageConfig(after_cycles=0)
+    with pytest.raises(ValueError, match="1 cycle or more"):
+        FallbackConfig(hold_cycles=0)
+
+
+def test_a_run_engages_blends_and_replays(tmp_path: Path) -> None:
+    """Two cycles agree, three functions blend in; all of it is in the trace, which replays."""
+    backend, view = Spy(), Collect()
+    engage = EngageConfig(after_cycles=2, blend_cycles=3)
+    summary = closed_loop(backend, tmp_path, cycles=8, engage=engage, view=view).run()
+    assert summary.error is None
+    assert [v.mode for v in view.cycles] == [
+        "shadow", "transition", "transition", "closed-loop", *["closed-loop"] * 4
+    ]  # fmt: skip
+    np.testing.assert_array_equal(backend.submitted[0], np.zeros(P))
+    assert summary.trace is not None
+    with TraceReader(summary.trace) as trace:
+        events = [event for record in trace for event in record.events]
+        assert replay_trace(trace).identical
+    causes = [event["cause"] for event in events if event["kind"] == "mode"]
+    factors = [event["factor"] for event in events if event["kind"] == "blend"]
+    assert causes == ["agreed", "blended"]
+    np.testing.assert_allclose(factors, [0.0, 1.0 / 3.0, 2.0 / 3.0])
+    assert len(summary.changes) == 2
+
+
+def test_the_operator_takes_over_and_engages_again(tmp_path: Path) -> None:
+    """From the key on nothing is written; the last function stays; engaging goes through shadow."""
+    backend, view = Spy(), Collect()
+    keys = iter(["", "", "m", "", "e", "", ""])
+    runtime = closed_loop(backend, tmp_path, cycles=7, view=view)
+    runtime.listen(lambda: next(keys))
+    summary = runtime.run()
+    assert summary.error is None
+    assert [v.outcome == "written" for v in view.cycles] == [
+        True,
+        True,
+        False,
+        False,
+        True,
+        True,
+        True,
+    ]
+    np.testing.assert_array_equal(view.cycles[3].applied_rad, backend.submitted[1])
+    assert [change.split(" (")[0] for change in summary.changes][2:4] == [
+        "closed-loop -> manual",
+        "manual -> shadow",
+    ]
+
+
+def test_trouble_ends_with_the_snapshot_and_the_operator(tmp_path: Path) -> None:
+    """A readback that stays wrong leads down the ladder: nothing is invented, the run ends as an error."""
+
+    def lies(reading: Reading) -> Reading:
+        wrong = 2.0 if reading.cycle > 4 else 0.0
+        return replace(reading, readback_rad=reading.applied_rad + wrong)
+
+    backend, view = Spy(alter=lies), Collect()
+    fallback = FallbackConfig(hold_cycles=2, restore_cycles=4)
+    summary = closed_loop(backend, tmp_path, cycles=16, fallback=fallback, view=view).run()
+    assert isinstance(summary.error, Disengaged)
+    assert "could not be verified" in str(summary.error)
+    assert {v.mode for v in view.cycles} >= {"closed-loop", "fallback", "manual"}
+    assert summary.trace is not None
+    with TraceReader(summary.trace) as trace:
+        events = [event for record in trace for event in record.events]
+        assert replay_trace(trace).identical
+    rungs = [event["rung"] for event in events if event["kind"] == "fallback"]
+    assert rungs[:3] == ["hold", "hold", "restore"]
