@@ -223,6 +223,8 @@ def _control(console: Terminal, plan: Plan) -> None:
     """Start the machine as its own process, close the loop over it, stop it."""
     arguments = [
         "machine",
+        "--cavity",
+        "ideal",
         "--program",
         plan.program,
         "--endpoint",

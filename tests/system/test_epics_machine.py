@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -191,6 +192,30 @@ def test_what_is_no_request_is_refused(request_value: Value) -> None:
         backend.close()
 
 
+def test_a_file_of_limits_holds_for_every_client(tmp_path: Path) -> None:
+    """Narrower than the backend's, told to clients, and kept against an RPC and a plain put, the travel
+    in a window too."""
+    file = tmp_path / "limits.yaml"
+    file.write_text("step_rad: 0.3\nrate: {travel_rad: 0.5, cycles: 9999}\n")
+    with served(limits=file) as server, foreign(server) as context:
+        backend = controller(server)
+        assert backend.description.limits.step_rad == 0.3
+        reading = backend.start()
+        with pytest.raises(Refused, match="allowed") as refused:
+            backend.submit(reading.applied_rad + 0.4, reading.cycle + 1, 1.0)
+        assert refused.value.reason is RefusalReason.STEP
+        after = backend.play(reading.applied_rad + 0.3)
+        with pytest.raises(Refused, match="would have travelled") as refused:
+            backend.submit(after.applied_rad - 0.25, after.cycle + 1, 1.0)
+        assert refused.value.reason is RefusalReason.RATE
+        backend.close()
+        with pytest.raises(RemoteError, match=r"refused \(step\)"):
+            context.put("MEMRL:FUNCTION", after.applied_rad + 0.4)
+        with pytest.raises(RemoteError, match=r"refused \(rate\)"):
+            context.put("MEMRL:FUNCTION", after.applied_rad + 0.25)
+        np.testing.assert_array_equal(context.get("MEMRL:FUNCTION"), after.applied_rad)
+
+
 def test_looking_has_no_means_to_write() -> None:
     """A source from the registry has no way to submit."""
     with served() as server:
@@ -274,13 +299,14 @@ def test_the_command_serves_a_scenario() -> None:
         (["--address", "nowhere"], "--address takes the address of an interface"),
         (["--port", "99999"], "--port must be 0 to 65535"),
         (["--scenario", "psbb"], "did you mean 'psb'?"),
+        (["--limits", "nowhere.yaml", "--points", "3"], "nowhere.yaml"),
     ],
 )
 def test_a_machine_that_cannot_be_is_one_sentence(
     options: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Which option, what is allowed; nothing is bound."""
-    assert main(["machine-epics", *options]) == 2
+    assert main(["machine-epics", *options]) == (3 if "--limits" in options else 2)
     captured = capsys.readouterr()
     assert said in captured.err
     assert len(captured.err.splitlines()) == 1

@@ -124,6 +124,36 @@ faults:
     assert (behind > 0.2).all()
 
 
+def test_without_a_scenario_it_is_the_boosters_cavity(tmp_path: Path) -> None:
+    """The offset drifts and the bunch scatters from cycle to cycle; `--cavity ideal` keeps both."""
+    quick = ("--points", "4", "--slices", "64", "--seed", "4", "--cycles", "12", "--period", "0")
+    spread = {}
+    for cavity in ((), ("--cavity", "psb"), ("--cavity", "ideal")):
+        log = tmp_path / "truth.jsonl"
+        with machine(tmp_path, *quick, *cavity, "--truth-log", str(log)) as played:
+            code, _, errors = played.end()
+        assert (code, errors) == (0, "")
+        spread[cavity[1:]] = [
+            float(np.std([line[name][0] for line in truth_of(log)]))
+            for name in ("offset_rad", "intensity")
+        ]
+    assert spread[()] == spread["psb",]
+    assert max(spread["ideal",]) < 1e-12 < min(spread[()])
+
+
+@pytest.mark.parametrize(
+    ("period_s", "reading_at_s"), [(1.2, 0.85), (0.5, 0.15), (0.3, 0.0), (3.0, 0.85)]
+)
+def test_another_period_leaves_as_long_to_write(
+    period_s: float, reading_at_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a reading there is the scenario's 0.35 s before the next cycle, if the period is so long."""
+    given: list[Any] = []
+    monkeypatch.setattr("memrl_backends.twin.options.with_faults", lambda *_, **k: given.append(k))
+    twin(scenario="psb", points=2, n_slices=64, period_s=period_s)
+    assert given[0]["timing"].reading_at_s == pytest.approx(reading_at_s)
+
+
 def test_a_loop_survives_a_rough_day(tmp_path: Path) -> None:
     """A closed loop goes through every kind of fault, ends as asked, and is back at the optimum."""
     path = scenario(
@@ -178,6 +208,10 @@ faults:
             "fault 2 (missing_reading) is at point 6",
         ),
         (["--scenario", "psb", "--fidelity", "matchd"], 2, "did you mean 'matched'?"),
+        (["--scenario", "psb", "--cavity", "ideal"], 2, "leave out --cavity ideal"),
+        (["--cavity", "psb", "--fidelity", "tracking"], 2, "not simulated by fidelity 'tracking'"),
+        (["--cavity", "psb", "--backend", "replay"], 2, "not simulated by backend 'replay'"),
+        (["--cavity", "round"], 2, 'Choose from: "psb", "ideal"'),
         (["--scenario", "cavity-trip", "--backend", "replay"], 3, "no option of backend 'replay'"),
     ],
 )

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -42,6 +43,7 @@ def machine_epics(
     address: str = "127.0.0.1",
     port: int = TCP_PORT,
     arm: Annotated[bool | None, Parameter(negative="--no-arm")] = None,
+    limits: Path | None = None,
     quiet: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
     """Publish a machine over EPICS PV Access, for laboratories that speak EPICS (extra `epics`).
@@ -78,6 +80,9 @@ def machine_epics(
     arm
         Whether setpoints are taken; on loopback they are unless `--no-arm`, elsewhere not unless
         `--arm`.
+    limits
+        File of limits of the machine's own (value, step, slope, travel over a window), as that of
+        `memrl-ctrl machine`; they narrow the backend's and are enforced whatever a client does.
     quiet
         Say only when it is ready, and at the end what was played.
     """
@@ -113,6 +118,7 @@ def machine_epics(
             period_s=period,
             arm=arm,
             cycles=cycles,
+            limits=limits,
             on_ready=lambda: console.print(_ready_line(server, address), markup=False),
             on_cycle=show,
         )

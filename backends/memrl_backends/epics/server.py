@@ -7,8 +7,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 from p4p.nt import NTScalar
@@ -16,6 +17,7 @@ from p4p.server import Server
 from p4p.server.thread import SharedPV
 
 from memrl_backends.epics import DEFAULT_PREFIX, structures
+from memrl_backends.zmq.gate import gate_for
 from memrl_ctrl.backend import BeamBackend, FloatArray, Reading
 from memrl_ctrl.errors import MemrlError, RefusalReason, Refused, UsageError
 
@@ -45,7 +47,7 @@ class EpicsServer:
     """Serves one backend over PV Access.
 
     It plays and serves in `run` until `stop` or the given number of cycles. The limits of the
-    backend's description are enforced here, before the backend does.
+    backend's description, and those of a file of its own, are enforced here, before the backend does.
 
     Args:
         backend: opened by the caller, who closes it.
@@ -58,11 +60,13 @@ class EpicsServer:
             as whoever is in control writes.
         arm: whether setpoints are taken; None does so on loopback only.
         cycles: stop after so many.
+        limits: file of limits of the server's own (`memrl_backends.zmq.gate`), which narrow the backend's.
         on_ready: called when clients may come.
         on_cycle: called after each cycle, in the thread of `run`.
 
     Raises:
         UsageError: an address that is none, a port in use, a period that is none.
+        FileError: a file of limits that is absent or wrong.
     """
 
     def __init__(
@@ -76,10 +80,12 @@ class EpicsServer:
         period_s: float | None = None,
         arm: bool | None = None,
         cycles: int | None = None,
+        limits: Path | None = None,
         on_ready: Callable[[], None] | None = None,
         on_cycle: Callable[[Reading], None] | None = None,
     ) -> None:
-        described = backend.description
+        self._gate = gate_for(backend.description, limits)
+        described = replace(backend.description, limits=self._gate.limits)
         self.description, self.prefix = described, prefix
         self.period_s = described.period_s or DEFAULT_PERIOD_S if period_s is None else period_s
         if not 0.0 <= self.period_s <= 86_400.0:
@@ -112,6 +118,7 @@ class EpicsServer:
             UsageError: the port is in use.
         """
         self._last = self._backend.start()
+        self._gate.played(self._last.applied_rad)
         self.played = 1
         variables = self._open()
         try:
@@ -146,6 +153,7 @@ class EpicsServer:
                     self._turn.wait(min(0.1, max(1e-4, self._wait_s(due_s))))
                     continue
                 self._last = self._backend.observe()
+                self._gate.played(self._last.applied_rad)
                 self.played += 1
             ended_s = time.monotonic()
             due_s = due_s + self.period_s if self.period_s else ended_s + IDLE_S
@@ -273,7 +281,7 @@ class EpicsServer:
                 RefusalReason.INVALID,
                 f"cycle {cycle} is too far ahead; only cycle {following} can be written now",
             )
-        self.description.limits.check(phi_hw_rad, self._last.applied_rad, self.description.ctime_ms)
+        self._gate.check(phi_hw_rad, self._last.applied_rad)
         receipt = self._backend.submit(phi_hw_rad, cycle, left_s)
         self._written_for = cycle
         self.commits += 1

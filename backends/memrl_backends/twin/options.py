@@ -67,7 +67,10 @@ def open_backend(
         given.pop("seed")  # a machine or a recording draws nothing
     timing = None
     if period_s:
-        timing = Timing(period_s=period_s, reading_at_s=min(read.reading_at_s, period_s))
+        # At another period whoever writes keeps the time that the scenario leaves after a reading.
+        left_s = (read.period_s or period_s) - read.reading_at_s
+        at_s = min(read.reading_at_s, max(0.0, period_s - left_s))
+        timing = Timing(period_s=period_s, reading_at_s=at_s)
     opened = None
     try:
         opened = registry.open_backend(backend, **given)

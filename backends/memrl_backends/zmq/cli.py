@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from cyclopts import Parameter
@@ -29,13 +29,17 @@ from memrl_ctrl.terminal import Terminal
 LINE_EVERY_S = 1.0
 """Where there is no terminal, at most one line in this time, s."""
 RANDOM = "random"
+SIMULATION = "blond"
+PSB = "psb"
+"""Scenario of the Booster's cavity without faults."""
 
 
 def machine(
     *,
     scenario: str | None = None,
+    cavity: Literal["psb", "ideal"] | None = None,
     program: str | None = None,
-    backend: str = "blond",
+    backend: str = SIMULATION,
     fidelity: str | None = None,
     macroparticles: Count | None = None,
     stride: Count | None = None,
@@ -63,17 +67,24 @@ def machine(
 ) -> int:
     """Publish a machine over ZeroMQ, here a simulated one with an offset that it does not tell.
 
-    On loopback it makes its keys by itself and takes setpoints, so that `memrl-ctrl deploy` and
-    `memrl-ctrl shadow` find it without any set-up. It plays until Ctrl-C and keeps the last applied
-    function whatever becomes of its clients. A closed terminal ends it as Ctrl-C does, and so does the
-    end of what reads its output (`| head`): start it with `nohup`, or with its output in a file, where
-    it is to go on.
+    With backend `blond`, which it has unless told, it is the Booster's second-harmonic cavity with its
+    imperfections (`--cavity ideal`: without). On loopback it makes its keys by itself and takes
+    setpoints, so that `memrl-ctrl deploy` and `memrl-ctrl shadow` find it without any set-up. It plays
+    until Ctrl-C and keeps the last applied function whatever becomes of its clients. A closed terminal
+    ends it as Ctrl-C does, and so does the end of what reads its output (`| head`): start it with
+    `nohup`, or with its output in a file, where it is to go on.
 
     Parameters
     ----------
     scenario
         What is imperfect about the machine and what goes wrong when: name (`memrl-ctrl scenario
         list`) or file (docs/scenarios.md). Options that are given as well win over it.
+    cavity
+        Without a scenario: `psb`, the Booster's second-harmonic cavity on a good day (that of scenario
+        `psb`: when a reading comes, resolution and slope of the function generator, settling, a
+        drifting offset, errors of the voltages, scatter from shot to shot; no faults), or `ideal`,
+        which does at once and exactly what it is told. Backend `blond` has `psb` unless its fidelity is
+        `tracking`, which simulates none of these; every other backend is what it is.
     program
         Cycle program, by name or file (`memrl-ctrl program list`); `psb-2gev` unless given.
     backend
@@ -151,8 +162,9 @@ def machine(
         "reference": reference,
     }
     console = Terminal(highlight=False, soft_wrap=True)
-    if scenario is not None:
-        read = load_scenario(scenario)
+    scenario_of_cavity = _scenario(scenario, cavity, backend, fidelity)
+    if scenario_of_cavity is not None:
+        read = load_scenario(scenario_of_cavity)
         period = read.period_s if period is None else period
         options |= {"scenario": read, "backend": backend}
         options["period_s"] = DEFAULT_PERIOD_S if period is None else period
@@ -194,6 +206,30 @@ def machine(
     if truth_log is not None:
         console.print(f"truth: {truth_log}", markup=False)
     return 0
+
+
+def _scenario(
+    scenario: str | None, cavity: str | None, backend: str, fidelity: str | None
+) -> str | None:
+    """Return the scenario that is played, None for a backend as it is.
+
+    Raises:
+        UsageError: a cavity beside a scenario, or one that is not simulated.
+    """
+    if scenario is not None:
+        if cavity is not None:
+            raise UsageError(
+                f"--scenario {scenario} says what cavity it is: leave out --cavity {cavity}"
+            )
+        return scenario
+    simulated = backend == SIMULATION and fidelity != "tracking"
+    if cavity == PSB and not simulated:
+        what = f"backend {backend!r}" if backend != SIMULATION else "fidelity 'tracking'"
+        raise UsageError(
+            f"--cavity {PSB} is not simulated by {what}: leave it out, or take --backend {SIMULATION} "
+            "with another fidelity"
+        )
+    return PSB if simulated and cavity != "ideal" else None
 
 
 def _offset(text: str) -> float | None:

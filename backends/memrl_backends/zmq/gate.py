@@ -157,3 +157,18 @@ class Gate:
                 f"point {i} would have travelled {travel[i]:.4f} rad in {self.rate.cycles} cycles; "
                 f"allowed is {self.rate.travel_rad:.4f} rad",
             )
+
+
+def gate_for(description: MachineDescription, file: Path | None) -> Gate:
+    """Make a machine's gate, with a file of limits of the server's own if there is one.
+
+    Raises:
+        FileError: the file is absent or wrong, or no function can keep both it and the machine's limits.
+    """
+    own = GateLimits() if file is None else load_limits(file)
+    try:
+        return Gate(description, own)
+    except ValueError as error:
+        raise FileError(
+            file or "limits", f"nothing keeps these and the machine's: {error}"
+        ) from error

@@ -20,7 +20,7 @@ from memrl_backends.zmq import wire
 from memrl_backends.zmq.commands import CommandDesk, Machine, refusal
 from memrl_backends.zmq.endpoint import Endpoint
 from memrl_backends.zmq.events import CycleEvent, Summary
-from memrl_backends.zmq.gate import Gate, GateLimits, load_limits
+from memrl_backends.zmq.gate import gate_for
 from memrl_backends.zmq.keyring import KeyRing
 from memrl_backends.zmq.keys import Peer, load_server, local_folder, make_folder
 from memrl_backends.zmq.lease import Authority
@@ -32,7 +32,7 @@ from memrl_backends.zmq.wire import Mode, Role
 from memrl_backends.zmq.zap import DOMAIN, INSECURE, ZapHandler
 from memrl_ctrl import __version__
 from memrl_ctrl.backend import BeamBackend, Reading
-from memrl_ctrl.errors import FileError, RefusalReason, Refused, UsageError
+from memrl_ctrl.errors import RefusalReason, Refused, UsageError
 from memrl_ctrl.frames import MAX_BYTES, FrameError, pack
 from memrl_ctrl.state import state_folder
 
@@ -119,7 +119,7 @@ class MachineServer:
         asked = endpoints.parse(endpoint)
         self._ring = _ring_for(asked, keys, insecure_loopback=insecure_loopback, note=on_note)
         self._backend = backend
-        self._gate = _gate_for(backend, limits)
+        self._gate = gate_for(backend.description, limits)
         self.description = replace(backend.description, limits=self._gate.limits)
         own_s = self.description.period_s or DEFAULT_PERIOD_S
         self.period_s = own_s if period_s is None else period_s
@@ -446,16 +446,6 @@ def _ring_for(
         keys = local_folder()
         make_folder(keys)
     return KeyRing(load_server(keys), note)
-
-
-def _gate_for(backend: BeamBackend, limits: Path | None) -> Gate:
-    own = GateLimits() if limits is None else load_limits(limits)
-    try:
-        return Gate(backend.description, own)
-    except ValueError as error:
-        raise FileError(
-            limits or "limits", f"nothing keeps these and the machine's: {error}"
-        ) from error
 
 
 def _check_time(name: str, value_s: float) -> None:
