@@ -13,6 +13,7 @@ from memrl_ctrl.cli.values import Count, JsonFile, Seed
 from memrl_ctrl.errors import UsageError
 from memrl_ctrl.outputs import write_json
 from memrl_ctrl.policy import OnnxPolicy
+from memrl_ctrl.policy.catalogue import locate
 from memrl_ctrl.terminal import Terminal
 from memrl_ctrl.trace import TraceReader
 from memrl_deploy.counterfactual import MOST_CYCLES, Counterfactual, counterfactual
@@ -56,7 +57,7 @@ def replay(
     json
         With --twin: also write the figures to this file; `-` is standard output.
     """
-    other = None if policy is None else OnnxPolicy.load(policy)
+    other = None if policy is None else OnnxPolicy.load(locate(policy))
     console = Terminal(soft_wrap=True, highlight=False, markup=False, stderr=str(json) == "-")
     with TraceReader(trace) as reader:
         if twin:

@@ -215,6 +215,8 @@ SECTIONS: dict[str, dict[str, Reader]] = {
         "offset_deg": _offset,
         "offset_jitter_deg": _number,
         "offset_drift_deg": _number,
+        "offset_step_deg": _number,
+        "offset_step_chance": _number,
         "v1_error": _limits,
         "v2_error": _limits,
         "phase_resolution_deg": _number,
