@@ -40,8 +40,10 @@ class FallbackConfig:
 
     first: Rung = Rung.HOLD
     """The rung on which it begins."""
-    hold_cycles: int = 3
-    """Cycles of holding; as many without trouble in a row go back to shadow."""
+    hold_cycles: int = 5
+    """Cycles of holding."""
+    recover_cycles: int = 2
+    """So many cycles without trouble in a row, while holding, go back to shadow."""
     classical_cycles: int = 10
     """Cycles of the classical controller; left out where there is none."""
     restore_cycles: int = 20
@@ -53,6 +55,11 @@ class FallbackConfig:
         """Refuse rungs without cycles."""
         if min(self.hold_cycles, self.classical_cycles, self.restore_cycles) < 1:
             raise ValueError("every rung of the fallback needs 1 cycle or more")
+        if not 1 <= self.recover_cycles < self.hold_cycles:
+            raise ValueError(
+                "recover_cycles must be 1 or more and fewer than hold_cycles (the first cycle of holding "
+                f"is one with trouble), not {self.recover_cycles} of {self.hold_cycles}"
+            )
         if not 0.0 < self.tolerance_rad < math.pi:
             raise ValueError("tolerance_rad must be between 0 and pi")
 
@@ -106,7 +113,7 @@ class Ladder:
         self.last = rung.value if rung is not None else self.last
         if rung is Rung.HOLD:
             self._healthy = 0 if trouble else self._healthy + 1
-            self.recovered = self._healthy >= self._config.hold_cycles
+            self.recovered = self._healthy >= self._config.recover_cycles
         if rung is Rung.RESTORE and self._restored(reading):
             self.ended = "the snapshot taken at engage is restored, verified by readback"
             return None

@@ -245,6 +245,7 @@ class Runtime:
         pacing.lap("measure")
         self._press()
         function = self._steering.choose(decision, reading)
+        mode = self._steering.mode.name
         self._tell_changes(reading)
         outcome = self._record_and_write(reading, step, decision, function, measures)
         self._tell_changes(reading)
@@ -257,7 +258,7 @@ class Runtime:
         summary.asymmetry = [*summary.asymmetry[:1], mean]
         self._view.cycle(
             CycleView(
-                mode=self._steering.mode.name,
+                mode=mode,
                 cycle=reading.cycle,
                 decided=summary.cycles,
                 recommended_rad=decision.phi_hw_rad,

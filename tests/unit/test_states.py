@@ -143,7 +143,12 @@ def test_a_part_of_a_step_keeps_the_limits(factor: float) -> None:
 def test_the_ladder_restores_the_snapshot_and_verifies_it(verified: bool) -> None:
     """Hold, then steps to the snapshot; the readback decides what is said at its end."""
     limits, ctime = PhaseLimits(), np.linspace(275.0, 805.0, P)
-    ladder = Ladder(np.zeros(P), limits, ctime, FallbackConfig(hold_cycles=2, restore_cycles=9))
+    ladder = Ladder(
+        np.zeros(P),
+        limits,
+        ctime,
+        FallbackConfig(hold_cycles=2, recover_cycles=1, restore_cycles=9),
+    )
     applied, rungs = np.full(P, 2.0), []
     while not ladder.ended:
         rungs.append(ladder.rung)
@@ -157,12 +162,25 @@ def test_the_ladder_restores_the_snapshot_and_verifies_it(verified: bool) -> Non
     assert ("could not be verified" in ladder.ended) is not verified
 
 
+def test_trouble_that_ends_while_holding_goes_back_to_shadow() -> None:
+    """Two good cycles after one with trouble, with the default settings; one good cycle is not enough."""
+    ladder = Ladder(np.zeros(P), PhaseLimits(), np.linspace(275.0, 805.0, P), FallbackConfig())
+    recovered = []
+    for trouble in ("x", "", "x", "", ""):
+        assert ladder.next(reading_of(np.zeros(P), 0), trouble=trouble) is None
+        recovered.append(ladder.recovered)
+    assert recovered == [False, False, False, False, True]
+    assert ladder.ended == ""
+
+
 def test_settings_that_cannot_work_are_refused() -> None:
     """No cycles of agreement, no rung of no cycles."""
     with pytest.raises(ValueError, match="after_cycles must be 1"):
         EngageConfig(after_cycles=0)
     with pytest.raises(ValueError, match="1 cycle or more"):
-        FallbackConfig(hold_cycles=0)
+        FallbackConfig(restore_cycles=0)
+    with pytest.raises(ValueError, match="fewer than hold_cycles"):
+        FallbackConfig(hold_cycles=2)
 
 
 def test_a_run_engages_blends_and_replays(tmp_path: Path) -> None:
@@ -172,7 +190,7 @@ def test_a_run_engages_blends_and_replays(tmp_path: Path) -> None:
     summary = closed_loop(backend, tmp_path, cycles=8, engage=engage, view=view).run()
     assert summary.error is None
     assert [v.mode for v in view.cycles] == [
-        "shadow", "transition", "transition", "closed-loop", *["closed-loop"] * 4
+        "shadow", *["transition"] * 3, *["closed-loop"] * 4
     ]  # fmt: skip
     np.testing.assert_array_equal(backend.submitted[0], np.zeros(P))
     assert summary.trace is not None
@@ -218,7 +236,7 @@ def test_trouble_ends_with_the_snapshot_and_the_operator(tmp_path: Path) -> None
         return replace(reading, readback_rad=reading.applied_rad + wrong)
 
     backend, view = Spy(alter=lies), Collect()
-    fallback = FallbackConfig(hold_cycles=2, restore_cycles=4)
+    fallback = FallbackConfig(hold_cycles=2, recover_cycles=1, restore_cycles=4)
     summary = closed_loop(backend, tmp_path, cycles=16, fallback=fallback, view=view).run()
     assert isinstance(summary.error, Disengaged)
     assert "could not be verified" in str(summary.error)
