@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 export OMP_NUM_THREADS  ?= 1
 export OMP_WAIT_POLICY  ?= passive
 
-.PHONY: help install demo test lint types contracts wheel tests test-slow bench clean
+.PHONY: help install demo test coverage-guard lint types contracts wheel tests test-slow bench clean
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
@@ -46,6 +46,10 @@ wheel: $(STAMP)
 
 tests: $(STAMP)
 	$(BIN)/pytest -m "not slow" -n 2
+
+coverage-guard: $(STAMP) ## Branch coverage of the guard by its own tests; below 100 % fails
+	$(BIN)/coverage run --branch --source=memrl_deploy.guard --data-file=build/coverage-guard -m pytest -q tests/unit/test_guard*.py
+	$(BIN)/coverage report --data-file=build/coverage-guard --show-missing --fail-under=100
 
 test-slow: $(STAMP) ## Tests of minutes: learning, long attacks
 	$(BIN)/pytest -m slow

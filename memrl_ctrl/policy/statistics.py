@@ -68,7 +68,7 @@ class ObservationStatistics(msgspec.Struct, frozen=True, kw_only=True, forbid_un
         distance = np.linalg.norm(centred @ whitened.T, axis=1) / self.distance_edge
         off = centred - (centred @ axes.T) @ axes
         residual = np.sqrt(np.mean(np.square(off), axis=1)) / self.residual_edge
-        return np.maximum(distance, residual).astype(np.float64)
+        return np.asarray(np.maximum(distance, residual), dtype=np.float64)
 
 
 def measure_statistics(observation: NDArray[np.float32]) -> ObservationStatistics:

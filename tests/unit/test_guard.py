@@ -253,6 +253,18 @@ def test_what_makes_a_point_unusable() -> None:
     np.testing.assert_array_equal(np.flatnonzero(~usable_points(bad)), [0, 1, 2, 3])
 
 
+def test_a_function_that_rounding_puts_beyond_a_limit_is_refused() -> None:
+    """Between two held points, each too steep by what a check forgives, a third cannot keep both."""
+    limits = replace(LIMITS, slope_rad_per_ms=0.001)
+    applied = (0.001 + 0.95e-9) * 100.0 * np.array([0.0, 1.0, 2.0, 2.0, 2.0, 2.0])
+    limits.check(applied, applied, CTIME)
+    usable = np.arange(POINTS) == 1
+    decision = guard(limits).decide(np.full(POINTS, 0.05), reading_at(applied), usable)
+    assert (decision.verdicts[:, SLOPE] == Verdict.REFUSED).all()
+    assert not decision.write
+    np.testing.assert_array_equal(decision.phi_hw_rad, applied)
+
+
 def test_stages_have_their_places() -> None:
     """The verdicts' columns are the named stages."""
     assert STAGES.index("coherence") == COHERENCE

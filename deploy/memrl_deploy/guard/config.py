@@ -18,7 +18,7 @@ class GuardConfig:
     reaches 3.4, a bunch in a burst of noise 13.8, a clean one 213)."""
     saturated_share: float = 0.03
     """A flat top of so large a share of the slices, at exactly the largest value, is a clipped profile."""
-    frozen_noise_share: float = 1e-4
+    frozen_noise_share: float = 5e-3
     """A profile that comes again to the bit is frozen if its noise is at least this share of its peak:
     without noise a bunch at rest repeats itself."""
     distribution_factor: float = 1.5

@@ -18,6 +18,8 @@ from memrl_deploy.guard.config import GuardConfig
 
 SECOND_DIFFERENCE = math.sqrt(6.0) * math.sqrt(2.0 / math.pi)
 """Mean size of the second difference of white noise, in its standard deviations."""
+QUARTILE = 0.3186 * math.sqrt(6.0)
+"""First quartile of the second difference's size, in standard deviations: a bunch's edges do not reach it."""
 FEWEST_FLAT = 4
 """A flat top has at least so many slices, however few a turn has."""
 
@@ -58,8 +60,9 @@ def unhealthy_points(
     if before is not None and before.shape == profile.shape:
         same = (profile == before).all(axis=1)
         # If all stand still it is a reading that came again, which is not one pick-up's fault.
-        if not same.all():
-            bad |= same & (sigma >= config.frozen_noise_share * largest)
+        if same.any() and not same.all():
+            quiet = np.quantile(np.abs(np.diff(profile[same], n=2, axis=1)), 0.25, axis=1)
+            bad[same] |= quiet / QUARTILE >= config.frozen_noise_share * largest[same]
     return np.asarray(bad)
 
 

@@ -338,9 +338,11 @@ def _objected(verdicts: NDArray[np.uint8]) -> BoolArray:
 def _outside(
     trace: TraceReader, verdicts: NDArray[np.uint8], stages: dict[str, Rate]
 ) -> Rate | None:
-    for name in trace.header.guard_stages:
+    """Return how many readings were judged unlike the training; None where none was judged."""
+    for index, name in enumerate(trace.header.guard_stages):
         if OUTSIDE in name:
-            return stages[name]
+            judged = int((verdicts[:, :, index] != Verdict.NOT_RUN).sum())
+            return Rate(events=stages[name].events, of=judged) if judged else None
     return None
 
 
