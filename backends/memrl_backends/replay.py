@@ -36,6 +36,9 @@ class ReplayBackend:
         UsageError: the trace has no cycle of that index.
     """
 
+    recorded = True
+    """An environment takes the next recorded cycle for every action."""
+
     def __init__(self, trace: str | Path, first: int = 0) -> None:
         self._trace = TraceReader(trace)
         if not 0 <= first < max(len(self._trace), 1):

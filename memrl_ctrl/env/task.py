@@ -196,8 +196,18 @@ class BeamTask(ABC):
         self.shot = self.shot + 1
         return rewards
 
+    @property
+    def recorded(self) -> bool:
+        """Whether the cycles come from a recording, in which actions change nothing."""
+        return bool(getattr(self.backend, "recorded", False))
+
     def _play(self, phi_hw_rad: FloatArray) -> Reading:
-        """Play a function in the next cycle that still takes it: a machine does not wait for us."""
+        """Play a function in the next cycle that still takes it: a machine does not wait for us.
+
+        In a recording nothing is played: the next recorded cycle comes, whatever was asked for.
+        """
+        if self.recorded:
+            return self.backend.observe()
         for _ in range(LATE_CYCLES):
             try:
                 return self.backend.play(phi_hw_rad)
@@ -238,10 +248,13 @@ class BeamTask(ABC):
 
         `applied` [rows, 1] rad: what was really applied in the last step. `phase_error_rad` [rows].
         `privileged` [rows, 3]: `aim_error_rad` / pi, sin and cos of it, for a critic that may see
-        the truth; where there is no reference it is the error to the flattest profile.
+        the truth; where there is no reference it is the error to the flattest profile. `recorded`
+        [rows], only over a recording: True, the actions change nothing.
         """
         known = np.nan_to_num(self.aim_error_rad())
+        said = {"recorded": np.ones(self.rows.size, dtype=np.bool_)} if self.recorded else {}
         return {
+            **said,
             "applied": self.applied[:, None].astype(np.float32),
             "phase_error_rad": self.phase_error_rad(),
             "privileged": np.stack([known / math.pi, np.sin(known), np.cos(known)], axis=1).astype(
