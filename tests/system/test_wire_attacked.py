@@ -386,7 +386,9 @@ def mutated(rng: random.Random, seeds: list[bytes]) -> bytes:
     return bytes(data)
 
 
-@pytest.mark.parametrize("count", [3000, pytest.param(200_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "count", [3000, pytest.param(200_000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])]
+)
 @pytest.mark.parametrize("role", [Role.OBSERVER, Role.CONTROLLER])
 def test_a_fuzzed_machine_stays_up(attacked: Attacked, role: Role, count: int) -> None:
     """Damaged messages with a right checksum, with a live session in them: every one is answered, none

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -101,7 +102,11 @@ def test_a_lease_expires_though_the_time_of_day_goes_back(
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
-        where = {"endpoint": str(server.endpoint), "keys": tmp_path / "keys", "timeout_s": 10.0}
+        where: dict[str, Any] = {
+            "endpoint": str(server.endpoint),
+            "keys": tmp_path / "keys",
+            "timeout_s": 10.0,
+        }
         silent, other = open_backend(**where), open_backend(**where)
         assert isinstance(silent, ZmqBackend)
         assert isinstance(other, ZmqBackend)
