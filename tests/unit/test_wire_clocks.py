@@ -50,7 +50,8 @@ def test_a_jump_of_the_time_of_day_changes_no_right_and_no_deadline(
         assert isinstance(backend, ZmqBackend)
         first, link = backend.start(), backend.link
         fence = backend._fence
-        asked = {"session": link.session, "fence": fence, "cycle": first.cycle + 1, "key": "once",
+        asked: dict[str, Any] = {
+            "session": link.session, "fence": fence, "cycle": first.cycle + 1, "key": "once",
                  "deadline_ns": link.server_clock_ns(60.0)}  # fmt: skip
         function = {"phi_hw_rad": first.applied_rad + 0.1}
         receipt, _ = link.request(wire.Submit(sequence=link.next_sequence(), **asked), function)
