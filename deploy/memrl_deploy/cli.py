@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -25,7 +25,9 @@ from memrl_ctrl.policy import OnnxPolicy
 from memrl_ctrl.policy.catalogue import locate
 from memrl_ctrl.terminal import Terminal
 from memrl_ctrl.trace import RECORDS
+from memrl_deploy.classical import FALLBACK_KEY, described, make_classical
 from memrl_deploy.engaging import EngageConfig
+from memrl_deploy.fallback import FallbackConfig
 from memrl_deploy.guard import GuardConfig
 from memrl_deploy.inference import check_fit
 from memrl_deploy.live import show_summary
@@ -123,7 +125,42 @@ class RunOptions:
         )
 
 
+@Parameter(name="*")
+@dataclass(kw_only=True)
+class FallbackOptions:
+    """What happens when the policy must not be followed: hold, controller, restore, operator."""
+
+    fallback: str | None = None
+    """Controller that leads for a while when holding did not help: asymmetry-pi unless given, network-kalman,
+    extremum-seeking, ... (hold: none moves anything)."""
+    hold_cycles: Count = FallbackConfig.hold_cycles
+    """Cycles of holding first, 2 or more; trouble that ends in them leads back to shadow."""
+    classical_cycles: Count = FallbackConfig.classical_cycles
+    """Cycles of the controller."""
+    restore_cycles: Count = FallbackConfig.restore_cycles
+    """Most cycles for restoring what was applied at engage, before the operator gets the machine."""
+
+    def config(self) -> FallbackConfig:
+        """Return the ladder's settings.
+
+        Raises:
+            UsageError: holding is too short for trouble to end in it.
+        """
+        usual = FallbackConfig()
+        try:
+            return replace(
+                usual,
+                hold_cycles=self.hold_cycles,
+                recover_cycles=min(usual.recover_cycles, self.hold_cycles - 1),
+                classical_cycles=self.classical_cycles,
+                restore_cycles=self.restore_cycles,
+            )
+        except ValueError as error:
+            raise UsageError(f"--hold-cycles must be 2 or more, not {self.hold_cycles}") from error
+
+
 DEFAULTS = RunOptions()
+LADDER = FallbackOptions()
 
 
 def deploy(
@@ -131,6 +168,7 @@ def deploy(
     policy: Path,
     engage_after: Count = ENGAGE_AFTER,
     blend: Annotated[int, Parameter(validator=Number(gte=0))] = BLEND,
+    ladder: FallbackOptions = LADDER,
     options: RunOptions = DEFAULTS,
 ) -> int:
     """Close the loop: the policy sets phi_2 at all control points, guarded and recorded.
@@ -152,7 +190,7 @@ def deploy(
         Functions over which the policy comes in; the first is what is applied already. 0: at once.
     """
     engage = EngageConfig(after_cycles=engage_after, blend_cycles=blend)
-    return _run(policy, options, registry.open_backend, ClosedLoop, engage)
+    return _run(policy, options, registry.open_backend, ClosedLoop, engage=engage, ladder=ladder)
 
 
 def shadow(*, policy: Path, options: RunOptions = DEFAULTS) -> int:
@@ -173,7 +211,9 @@ def _run(
     options: RunOptions,
     open_: Callable[..., S],
     mode_of: Callable[[S], Mode],
+    *,
     engage: EngageConfig | None = None,
+    ladder: FallbackOptions | None = None,
 ) -> int:
     """Open the machine, check that all fits, run, and say how it went; return the exit code."""
     loaded = OnnxPolicy.load(locate(policy))
@@ -184,7 +224,13 @@ def _run(
         options.check(source.description)
         cycles, notice = options.limit(source.description)
         runtime = _runtime(
-            mode_of(source), loaded, options=options, cycles=cycles, console=console, engage=engage
+            mode_of(source),
+            loaded,
+            options=options,
+            cycles=cycles,
+            console=console,
+            engage=engage,
+            ladder=ladder,
         )
     except BaseException:
         source.close()
@@ -222,8 +268,15 @@ def _runtime(
     cycles: int | None,
     console: Terminal,
     engage: EngageConfig | None,
+    ladder: FallbackOptions | None,
 ) -> Runtime:
     guard = GuardConfig()
+    fallback = classical = None
+    if ladder is not None:
+        fallback = ladder.config()
+        classical, notice = make_classical(ladder.fallback, mode.description)
+        if notice:
+            console.print(notice, soft_wrap=True, highlight=False, markup=False)
     return Runtime(
         mode,
         policy,
@@ -240,6 +293,8 @@ def _runtime(
         ),
         guard=guard,
         engage=engage,
+        fallback=fallback,
+        classical=classical,
         configuration={
             "mode": mode.name,
             "policy": policy.path,
@@ -249,6 +304,7 @@ def _runtime(
             },
             GUARD_KEY: asdict(guard),
             "engage": asdict(engage) if engage is not None else None,
+            FALLBACK_KEY: described(fallback, classical) if fallback is not None else None,
         },
     )
 

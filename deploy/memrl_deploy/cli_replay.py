@@ -101,6 +101,12 @@ def _show_replay(result: ReplayResult, count: int, console: Terminal) -> None:
             console.print(f"largest difference in phase {result.largest_rad:.3g} rad")
         if result.different_functions:
             console.print(f"guarded functions that differ: {result.different_functions} cycles")
+    if result.fallback_cycles:
+        console.print(
+            f"led by the fallback's controller: {result.fallback_cycles} cycles, of which "
+            f"{result.different_fallback} differ and {result.unknown_fallback} could not be asked again "
+            "(the controller is not here as it was)"
+        )
     if result.resumed:
         console.print(f"memory taken from the record {result.resumed} times")
     if result.skipped:

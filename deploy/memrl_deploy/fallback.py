@@ -29,6 +29,14 @@ class Rung(StrEnum):
 class Classical(Protocol):
     """A controller without a policy."""
 
+    def begin(self) -> None:
+        """Forget everything: a descent begins."""
+        ...
+
+    def undo(self) -> None:
+        """Forget the last `propose`: its cycle is not in the record."""
+        ...
+
     def propose(self, reading: Reading) -> FloatArray:
         """Return the change that it wants [points], rad; NaN where it has no answer."""
         ...
@@ -93,6 +101,8 @@ class Ladder:
             Rung.RESTORE: config.restore_cycles + 1,
         }
         rungs: Sequence[Rung] = list(Rung)[list(Rung).index(config.first) :]
+        if classical is not None:
+            classical.begin()
         self._plan = [rung for rung in rungs for _ in range(cycles[rung])]
         self._healthy = 0
         self.last = self._plan[0].value
@@ -122,27 +132,40 @@ class Ladder:
             return None
         self._plan.pop(0)
         if rung is Rung.RESTORE:
-            return self._towards(self._snapshot, reading.applied_rad)
+            return towards(self._snapshot, reading.applied_rad, self._limits, self._ctime_ms)
         if rung is Rung.CLASSICAL and self._classical is not None:
-            change = np.nan_to_num(
-                self._classical.propose(reading), nan=0.0, posinf=0.0, neginf=0.0
-            )
-            return self._towards(reading.applied_rad + change, reading.applied_rad)
+            return classical_function(self._classical, reading, self._limits, self._ctime_ms)
         return None
+
+    def undo(self) -> None:
+        """Tell that the cycle that was gone through last is not in the record."""
+        if self.last == Rung.CLASSICAL.value and self._classical is not None:
+            self._classical.undo()
 
     def _restored(self, reading: Reading) -> bool:
         # A readback that is not a number compares as false: not verified.
         near = np.abs(reading.readback_rad - self._snapshot) <= self._config.tolerance_rad
         return bool(near.all())
 
-    def _towards(self, wanted: FloatArray, applied: FloatArray) -> FloatArray | None:
-        """Return the step towards a function that keeps all limits; None where there is none."""
-        if not np.isfinite(applied).all():
-            return None
-        try:
-            self._limits.check(applied, applied, self._ctime_ms)
-            step = self._limits.restrict(wanted, applied, self._ctime_ms).phi_hw_rad
-            self._limits.check(step, applied, self._ctime_ms)
-        except Refused:
-            return None
-        return step
+
+def classical_function(
+    classical: Classical, reading: Reading, limits: PhaseLimits, ctime_ms: FloatArray | None
+) -> FloatArray | None:
+    """Return what a controller leads to within the limits [points], rad; None: nothing may be written."""
+    change = np.nan_to_num(classical.propose(reading), nan=0.0, posinf=0.0, neginf=0.0)
+    return towards(reading.applied_rad + change, reading.applied_rad, limits, ctime_ms)
+
+
+def towards(
+    wanted: FloatArray, applied: FloatArray, limits: PhaseLimits, ctime_ms: FloatArray | None
+) -> FloatArray | None:
+    """Return the step towards a function that keeps all limits [points], rad; None: there is none."""
+    if not np.isfinite(applied).all():
+        return None
+    try:
+        limits.check(applied, applied, ctime_ms)
+        step = limits.restrict(wanted, applied, ctime_ms).phi_hw_rad
+        limits.check(step, applied, ctime_ms)
+    except Refused:
+        return None
+    return step

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from memrl_ctrl import observation
 from memrl_ctrl.backend import BoolArray, MachineDescription, Reading
+from memrl_ctrl.controllers import Driven
 from memrl_ctrl.errors import MismatchError
 from memrl_ctrl.metrics import measure
 from memrl_ctrl.observation import beam_observation
@@ -17,9 +18,11 @@ from memrl_ctrl.policy import OnnxPolicy
 from memrl_ctrl.trace import PolicyStep
 
 FloatArray = NDArray[np.float64]
+Asked = OnnxPolicy | Driven
+"""A policy file, or a classical controller that is called like one."""
 
 
-def check_fit(policy: OnnxPolicy, machine: MachineDescription) -> None:
+def check_fit(policy: Asked, machine: MachineDescription) -> None:
     """Refuse a policy that cannot drive a machine.
 
     A largest step above the machine's is no reason: the guard cuts it.
@@ -63,7 +66,7 @@ class Inference:
         MismatchError: they do not fit.
     """
 
-    def __init__(self, policy: OnnxPolicy, machine: MachineDescription) -> None:
+    def __init__(self, policy: Asked, machine: MachineDescription) -> None:
         check_fit(policy, machine)
         self.policy = policy
         self._n_slices = policy.manifest.observation.n_slices
@@ -118,6 +121,11 @@ class Inference:
         """Forget the last `step`, which returned this: as if its cycle had never been seen."""
         self.policy.memory = dict(step.memory_in)
         self._applied = self._applied_before
+
+    def forget(self) -> None:
+        """Forget what was applied, as at the start; the memory is the policy's own to reset."""
+        self._applied = np.full_like(self._applied, np.nan)
+        self._applied_before = self._applied
 
     def note_applied(self, applied_rad: FloatArray, usable: BoolArray) -> None:
         """Keep what is applied now at the points that are shown; the next `step` starts from it."""

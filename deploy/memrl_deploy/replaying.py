@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from memrl_ctrl.errors import TraceError, UsageError
 from memrl_ctrl.policy import OnnxPolicy
 from memrl_ctrl.trace import CycleRecord, PolicyStep, TraceReader, environment_fingerprint
+from memrl_deploy.classical import ClassicalReplay
 from memrl_deploy.guard import Guard, GuardConfig
-from memrl_deploy.inference import Inference
+from memrl_deploy.inference import Asked, Inference
 from memrl_deploy.states import engaged_in
 
 WORST_CYCLES = 10
@@ -62,6 +63,12 @@ class ReplayResult:
     """Actions by class of their difference: `0`, `1`, `2 to 4`, ..., `more than 256` ULP."""
     different_functions: int = 0
     """Cycles in which the guard let through another function than recorded."""
+    fallback_cycles: int = 0
+    """Cycles that the fallback's classical controller led; a replay with another policy counts none."""
+    different_fallback: int = 0
+    """Those of them in which it leads elsewhere than recorded."""
+    unknown_fallback: int = 0
+    """Those of them whose controller is not installed here, or tuned otherwise."""
     resumed: int = 0
     """Times that the memory was taken from the record: where the replay begins later, and behind lost
     cycles."""
@@ -73,7 +80,7 @@ class ReplayResult:
     @property
     def identical(self) -> bool:
         """Whether every action, and what the guard made of it, is the same to the bit."""
-        return self.different == 0 and self.different_functions == 0
+        return not (self.different or self.different_functions or self.different_fallback)
 
 
 def ulp_distance(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.int64]:
@@ -126,9 +133,12 @@ def replay_trace(
     guard = recorded_guard(trace, policy)
     begin = 0 if from_cycle is None else cycle_index(trace, from_cycle)
     before: PolicyStep | None = None
+    classical = ClassicalReplay(header)
     for index, record in enumerate(trace):
         if record.policy is None:
             continue
+        if own:
+            classical.see(record, counted=index >= begin)
         if index < begin:
             _warm(guard, record)
             continue
@@ -136,6 +146,11 @@ def replay_trace(
         lost |= own and bool(trace.damage) and not _continues(before, record.policy)
         _compare(result, inference, guard, record, resume=lost)
         before = record.policy
+    result.fallback_cycles, result.different_fallback, result.unknown_fallback = (
+        classical.cycles,
+        classical.different,
+        classical.unknown,
+    )
     if not result.cycles:
         raise TraceError(trace.path, "no cycle in it asked a policy: there is nothing to replay")
     return result
@@ -285,7 +300,7 @@ def _whole(memory: Mapping[str, NDArray[Any]]) -> bool:
     return all(not np.isnan(array).all() for array in memory.values() if array.dtype.kind == "f")
 
 
-def _go_on_behind(policy: OnnxPolicy, recorded: PolicyStep) -> None:
+def _go_on_behind(policy: Asked, recorded: PolicyStep) -> None:
     """Give a policy the memory that came out of a cycle."""
     policy.memory = {
         spec.name_in: recorded.memory_out[spec.name_out] for spec in policy.manifest.memory

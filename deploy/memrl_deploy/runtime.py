@@ -323,6 +323,7 @@ class Runtime:
             # What is not in the record must leave no mark on what comes after, or no replay repeats it.
             self._inference.undo(step)
             self._guard.undo()
+            self._steering.undo()
             self._strike("unrecorded", str(error))
             return "not recorded, held"
         finally:

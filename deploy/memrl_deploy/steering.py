@@ -112,6 +112,11 @@ class Steering:
         factor = mode.factor if isinstance(mode, Transition) else 1.0
         return blended(reading.applied_rad, decision.phi_hw_rad, factor)
 
+    def undo(self) -> None:
+        """Tell that the cycle that was chosen last is not in the record."""
+        if isinstance(self.mode, Fallback):
+            self.mode.ladder.undo()
+
     def written(self, cycle: int) -> None:
         """Tell that the machine took the function."""
         if isinstance(self.mode, Transition):

@@ -1,0 +1,156 @@
+"""The classical rung of the fallback: a registered controller leads, is recorded, and replays to the bit."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from memrl_ctrl.backend import Reading
+from memrl_ctrl.controllers import drive
+from memrl_ctrl.errors import MismatchError, UnknownNameError, UsageError
+from memrl_ctrl.testing import FakeBackend
+from memrl_ctrl.trace import TraceReader
+from memrl_deploy.classical import FALLBACK_KEY, ClassicalController, described, make_classical
+from memrl_deploy.cli import FallbackOptions
+from memrl_deploy.fallback import FallbackConfig
+from memrl_deploy.replaying import ReplayResult, replay_trace
+from memrl_deploy.summary import RunSummary
+
+from .online_loop import Collect, Spy, closed_loop
+
+SLICES = 128
+CONFIG = FallbackConfig(hold_cycles=2, recover_cycles=1, classical_cycles=6, restore_cycles=20)
+WRONG_FROM = 4
+"""Cycle from which the readback lies."""
+
+
+def lies(reading: Reading) -> Reading:
+    wrong = 2.0 if reading.cycle > WRONG_FROM else 0.0
+    return replace(reading, readback_rad=reading.applied_rad + wrong)
+
+
+def descend(
+    records: Path, name: str, view: Collect | None = None, digest: str | None = None
+) -> tuple[RunSummary, Spy]:
+    """Run into a readback that stays wrong, with this controller on the ladder."""
+    backend = Spy(n_slices=SLICES, offset_rad=0.8, noise=0.01, alter=lies)
+    classical = ClassicalController(drive(name), backend.description)
+    settings = described(CONFIG, classical)
+    if digest is not None:
+        settings["controller_sha256"] = digest
+    runtime = closed_loop(
+        backend,
+        records,
+        cycles=24,
+        fallback=CONFIG,
+        classical=classical,
+        view=view or Collect(),
+        configuration={FALLBACK_KEY: settings},
+    )
+    return runtime.run(), backend
+
+
+def replayed(summary: RunSummary, **options: Any) -> ReplayResult:
+    assert summary.trace is not None
+    with TraceReader(summary.trace) as trace:
+        return replay_trace(trace, **options)
+
+
+@pytest.mark.parametrize("name", ["asymmetry-pi", "extremum-seeking", "network-kalman"])
+def test_a_controller_leads_on_its_rung_and_replays(name: str, tmp_path: Path) -> None:
+    """Between holding and restoring it moves the machine within the limits; a replay gives the bits."""
+    summary, backend = descend(tmp_path, name)
+    assert summary.trace is not None
+    with TraceReader(summary.trace) as trace:
+        rungs = [event["rung"] for record in trace for event in record.events if "rung" in event]
+        led = [
+            record
+            for record in trace
+            if any(event.get("rung") == "classical" for event in record.events)
+        ]
+    assert rungs[:9] == ["hold"] * 2 + ["classical"] * 6 + ["restore"]
+    assert all(record.written_rad is not None for record in led)
+    moves = [np.abs(record.written_rad - record.reading.applied_rad).max() for record in led]
+    assert max(moves) > 0.01
+    limits, ctime = backend.description.limits, backend.description.ctime_ms
+    for record in led:
+        limits.check(record.written_rad, record.reading.applied_rad, ctime)
+    result = replayed(summary)
+    assert result.identical
+    assert (result.fallback_cycles, result.unknown_fallback) == (6, 0)
+    middle = replayed(summary, from_cycle=led[3].cycle)
+    assert middle.identical
+    assert middle.fallback_cycles == 3
+
+
+def test_a_changed_function_of_the_rung_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A record whose function is not what the controller leads to is no identical replay."""
+    summary, _ = descend(tmp_path, "asymmetry-pi")
+    real = TraceReader.record
+
+    def changed(self: TraceReader, index: int) -> Any:
+        record = real(self, index)
+        if any(event.get("rung") == "classical" for event in record.events):
+            return replace(record, written_rad=record.written_rad + 1e-15 + 1e-9)
+        return record
+
+    monkeypatch.setattr(TraceReader, "record", changed)
+    monkeypatch.setattr(
+        TraceReader, "__iter__", lambda self: (self.record(index) for index in range(len(self)))
+    )
+    result = replayed(summary)
+    assert not result.identical
+    assert result.different_fallback == 6
+
+
+def test_a_controller_that_is_tuned_otherwise_is_labelled(tmp_path: Path) -> None:
+    """Its cycles are counted as not asked again, not as the same."""
+    summary, _ = descend(tmp_path, "asymmetry-pi", digest="0" * 64)
+    result = replayed(summary)
+    assert (result.fallback_cycles, result.unknown_fallback) == (6, 6)
+
+
+def test_a_cycle_of_the_rung_that_is_not_recorded_leaves_no_mark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the disk full while the controller leads, what is recorded still replays to the bit."""
+    view, real = Collect(), os.writev
+
+    def full(file: int, parts: Any) -> int:
+        if sum(one.mode == "fallback" for one in view.cycles) in (4, 5):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(file, parts)
+
+    monkeypatch.setattr(os, "writev", full)
+    summary, _ = descend(tmp_path, "extremum-seeking", view)
+    assert summary.missed["unrecorded"] == 2
+    result = replayed(summary)
+    assert result.identical
+    assert result.fallback_cycles == 4
+
+
+def test_the_rung_is_left_out_where_the_default_does_not_fit() -> None:
+    """A machine of few slices goes without and says so; a controller that was named is refused."""
+    machine = FakeBackend(points=4, n_slices=64).description
+    controller, said = make_classical(None, machine)
+    assert controller is None
+    assert "goes without a classical controller" in said
+    with pytest.raises(MismatchError, match="measures only 64"):
+        make_classical("asymmetry-pi", machine)
+    with pytest.raises(UnknownNameError, match="did you mean"):
+        make_classical("asymetry-pi", machine)
+
+
+def test_holding_too_short_to_recover_is_one_sentence() -> None:
+    """The option and what is allowed are named; two cycles are enough."""
+    with pytest.raises(UsageError, match="--hold-cycles must be 2 or more, not 1"):
+        FallbackOptions(hold_cycles=1).config()
+    assert FallbackOptions(hold_cycles=2).config().recover_cycles == 1
