@@ -337,10 +337,14 @@ def export(
     from memrl_deploy.exporter import PARITY_LIMIT, export_policy
 
     report = export_policy(load_policy(run, checkpoint), out)
-    manifest = report.manifest
+    manifest, seen = report.manifest, report.manifest.statistics
+    training = f"no statistics of the training: {report.without_statistics}"
+    if seen is not None:
+        training = f"statistics of the training: {seen.observations} observations, for the guard"
     Terminal(soft_wrap=True, highlight=False, markup=False).print(
         f"{report.path}: {manifest.name}, {report.size_bytes / 1024:.0f} kB, sha256 "
         f"{report.digest[:16]}…\n"
         f"parity over {manifest.parity_steps} steps: largest difference "
-        f"{report.parity_max_abs_diff:.1e} (allowed {PARITY_LIMIT:.0e})"
+        f"{report.parity_max_abs_diff:.1e} (allowed {PARITY_LIMIT:.0e})\n"
+        f"{training}"
     )

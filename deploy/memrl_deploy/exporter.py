@@ -24,6 +24,7 @@ from memrl_ctrl.errors import MismatchError
 from memrl_ctrl.policy.manifest import PolicyManifest
 from memrl_ctrl.policy.runner import OnnxPolicy
 from memrl_ctrl.policy.write import OPSET, finish, write_file
+from memrl_deploy.observed import statistics_of
 
 if TYPE_CHECKING:
     from memrl_ctrl.agents.exportable import ExportablePolicy
@@ -49,6 +50,8 @@ class ExportReport:
     """SHA-256 of the file."""
     manifest: PolicyManifest
     size_bytes: int
+    without_statistics: str = ""
+    """Why the file does not say what the training saw; empty where it does."""
 
     @property
     def parity_max_abs_diff(self) -> float:
@@ -118,17 +121,25 @@ def _export(
             f"{out}: not written: torch and onnxruntime differ by {worst:.3g}, "
             f"allowed is {PARITY_LIMIT:g}"
         )
+    statistics, missing = statistics_of(runner)
     data, manifest = finish(
         model,
         msgspec.structs.replace(
             draft,
+            statistics=statistics,
             parity_max_abs_diff=worst,
             parity_steps=sum(rows * calls for rows, calls in plan),
         ),
     )
     digest = OnnxPolicy.load(data).digest
     path = write_file(out, data)
-    return ExportReport(path=path, digest=digest, manifest=manifest, size_bytes=len(data))
+    return ExportReport(
+        path=path,
+        digest=digest,
+        manifest=manifest,
+        size_bytes=len(data),
+        without_statistics=missing,
+    )
 
 
 def _to_onnx(module: torch.nn.Module, manifest: PolicyManifest) -> bytes:

@@ -37,13 +37,16 @@ from memrl_deploy.recording import Recorder
 from memrl_deploy.signals import stopped_by_signals
 from memrl_deploy.states import Cause, State
 from memrl_deploy.steering import Steering
-from memrl_deploy.strikes import Disengaged, Fence, Strikes, taken_over
+from memrl_deploy.strikes import STRIKES, Disengaged, Fence, Strikes, taken_over
 from memrl_deploy.summary import CycleView, NoView, RunSummary, View, stage_counts
 
 __all__ = ["Disengaged", "Runtime", "stopped_by_signals"]
 
 UNPACED_DEADLINE_S = 2.0
 """Deadline of a setpoint where the machine waits for it (period 0)."""
+
+ATTENDED = ("late", "no-answer")
+"""Failures after which a run goes on in manual where somebody sits at the keys."""
 
 FloatArray = NDArray[np.float64]
 Measures = dict[str, FloatArray]
@@ -167,6 +170,8 @@ class Runtime:
             summary.reason = self._stop_cause
             summary.error = self._handed_over()
         except MemrlError as error:
+            if self._recorder is not None:
+                self._leave(Cause.LOST, str(error))
             summary.error, summary.reason = error, str(error)
         finally:
             self._finish()
@@ -177,7 +182,7 @@ class Runtime:
         cause = self._steering.gave_up
         if not cause:
             return None
-        return Disengaged(f"the fallback handed over to the operator: {cause}")
+        return Disengaged(f"handed over to the operator: {cause}")
 
     def _engage(self) -> Reading:
         self._pacing.begin()
@@ -234,7 +239,7 @@ class Runtime:
         step = self._inference.step(seen, reading.applied_rad, usable)
         pacing.lap("infer")
         delta = step.action[:, 0].astype(np.float64)
-        decision = self._guard.decide(delta, reading, usable)
+        decision = self._guard.decide(delta, reading, usable, seen)
         pacing.lap("guard")
         metrics = measure(reading.profile)
         measures = {
@@ -246,9 +251,9 @@ class Runtime:
         self._press()
         function = self._steering.choose(decision, reading)
         mode = self._steering.mode.name
-        self._tell_changes(reading)
+        self._tell_changes(reading.applied_rad)
         outcome = self._record_and_write(reading, step, decision, function, measures)
-        self._tell_changes(reading)
+        self._tell_changes()
         pacing.end()
         summary = self.summary
         summary.cycles += 1
@@ -276,14 +281,14 @@ class Runtime:
         else:
             self._strikes.clear("no-answer")
 
-    def _tell_changes(self, reading: Reading) -> None:
-        """Put transitions into the record and on the terminal."""
+    def _tell_changes(self, applied_rad: FloatArray | None = None) -> None:
+        """Put transitions into the record and on the terminal; the loop engages at what is applied."""
         for change in self._steering.news():
             self._events.append(change.event())
             self._view.note(str(change))
             self.summary.changes.append(str(change))
-            if change.cause is Cause.AGREED:
-                self._guard.note_engaged(reading.applied_rad)
+            if change.cause is Cause.AGREED and applied_rad is not None:
+                self._guard.note_engaged(applied_rad)
 
     def _record_and_write(
         self,
@@ -358,51 +363,84 @@ class Runtime:
             receipt = mode.write(phi_hw_rad, target, deadline_s)
         except Refused as refused:
             self._pacing.lap("write")
-            reason = refused.reason.value
-            self._outcome(recorder, cycle, reason=reason, detail=refused.detail)
-            self._fence.refused()
-            if refused.reason is RefusalReason.FENCED:
-                raise taken_over(refused.detail) from refused
-            self._missed(reason, refused.detail)
+            reason, end = refused.reason.value, self._refused(refused)
+            ends = end is not None
+            self._outcome(recorder, cycle, last=ends, reason=reason, detail=refused.detail)
+            if end is not None:
+                raise end from refused
             return f"refused ({reason}), held"
         except MachineError as error:
             self._pacing.lap("write")
-            self._outcome(recorder, cycle, reason=type(error).__name__, detail=str(error))
+            self._leave(Cause.LOST, str(error))
+            self._outcome(
+                recorder, cycle, last=True, reason=type(error).__name__, detail=str(error)
+            )
             raise
         self._pacing.lap("write")
-        self._outcome(recorder, cycle, receipt=receipt)
+        end = self._fence.check(receipt.fence)
+        if end is not None:
+            self._leave(Cause.TAKEN_OVER, str(end))
+        self._outcome(recorder, cycle, last=end is not None, receipt=receipt)
         self._strikes.clear(RefusalReason.LATE.value)
         self.summary.written += 1
-        self._fence.check(receipt.fence)
+        if end is not None:
+            raise end
         self._steering.written(cycle)
         return "written"
 
-    def _outcome(self, recorder: Recorder, cycle: int, **what: Any) -> None:
-        record = OutcomeRecord(
-            cycle=cycle, timings_ns=self._pacing.timings_ns("record", "write"), **what
-        )
+    def _outcome(self, recorder: Recorder, cycle: int, *, last: bool = False, **what: Any) -> None:
+        """Record what became of a function; the last outcome of a run takes the events that wait."""
+        events = tuple(self._events) if last else ()
+        timings = self._pacing.timings_ns("record", "write")
+        record = OutcomeRecord(cycle=cycle, timings_ns=timings, events=events, **what)
+        if last:
+            self._events.clear()
         problem = recorder.outcome(record)
         if problem:
             self._view.note(problem)
 
-    def _missed(self, reason: str, detail: str) -> None:
-        """Count a refusal; only missed deadlines can end the run."""
-        if reason == RefusalReason.LATE:
-            self._strike(reason, detail)
-            return
-        self.summary.missed[reason] += 1
-        self._view.note(f"refused ({reason}): {detail}")
+    def _refused(self, refused: Refused) -> Disengaged | None:
+        """Count a refusal; return what ends the run: missed deadlines, or control taken by others."""
+        self._fence.refused()
+        if refused.reason is RefusalReason.FENCED:
+            self._leave(Cause.TAKEN_OVER, refused.detail)
+            return taken_over(refused.detail)
+        if refused.reason is RefusalReason.LATE:
+            return self._count(refused.reason.value, refused.detail)
+        self.summary.missed[refused.reason.value] += 1
+        self._view.note(f"refused ({refused.reason.value}): {refused.detail}")
+        return None
+
+    def _leave(self, cause: Cause, detail: str) -> None:
+        """Leave the machine to the operator, with the cause in the record and on the terminal."""
+        self._steering.give_up(cause, self._last_cycle, detail)
+        self._tell_changes()
 
     def _strike(self, kind: str, detail: str) -> None:
-        """Count a failure; end the run at the third of its kind in a row.
+        """Count a failure.
 
         Raises:
-            Disengaged: it is the third.
+            Disengaged: it is the third of its kind in a row.
+        """
+        end = self._count(kind, detail)
+        if end is not None:
+            raise end
+
+    def _count(self, kind: str, detail: str) -> Disengaged | None:
+        """Count a failure; return what ends the run at the third of its kind in a row.
+
+        Where somebody sits at the keys the run goes on in manual, if it can.
         """
         self.summary.missed[kind] += 1
         self._events.append({"kind": kind, "detail": detail})
         self._view.note(f"{kind}: {detail}")
-        self._strikes.add(kind, detail)
+        end = self._strikes.add(kind, detail)
+        if end is not None:
+            self._leave(Cause.MISSED, f"{STRIKES} times {kind!r} in a row: {detail}")
+        if end is None or self._key is None or kind not in ATTENDED:
+            return end
+        self._strikes.clear(kind)
+        return None
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
@@ -427,5 +465,10 @@ class Runtime:
     def _finish_record(self) -> None:
         if self._recorder is not None:
             summary = self.summary
-            summary.trace_problem = self._recorder.finish(summary.reason or "internal error")
+            # A transition behind the last record stands in words in the reason of the end.
+            late = [
+                f"{e['from']} -> {e['to']} ({e['cause']})" for e in self._events if "cause" in e
+            ]
+            reason = "; ".join([summary.reason or "internal error", *late])
+            summary.trace_problem = self._recorder.finish(reason)
             summary.trace = self._recorder.hdf5 or self._recorder.folder

@@ -78,7 +78,6 @@ class _Seen:
     reading: Reading
     complete: BoolArray
     healthy: BoolArray
-    like_training: BoolArray
 
 
 class Guard:
@@ -144,7 +143,11 @@ class Guard:
         return np.asarray(seen.complete & seen.healthy)
 
     def decide(
-        self, delta_rad: FloatArray, reading: Reading, usable: BoolArray | None = None
+        self,
+        delta_rad: FloatArray,
+        reading: Reading,
+        usable: BoolArray | None = None,
+        observation: NDArray[np.float32] | None = None,
     ) -> Decision:
         """Turn what the policy asked for into what may be written.
 
@@ -152,9 +155,11 @@ class Guard:
             delta_rad: change that the policy asked for [points], rad; anything, NaN too.
             reading: the cycle's.
             usable: points that were shown to the policy [points]; None takes those of `usable`.
+            observation: what the policy saw [points, n_slices + 1], if it was made already.
         """
         seen = self._watch(reading)
         shown = seen.complete & seen.healthy if usable is None else usable
+        like = self._like_training(reading, shown, observation)
         applied = np.asarray(reading.applied_rad)
         self._before = self._now
         self._seen = None
@@ -164,11 +169,11 @@ class Guard:
             verdicts[:, APPLIED] = Verdict.REFUSED
             judged = judge(verdicts, None, None, self._now.repeats, self.config)
             self._now = replace(self._now, profile=reading.profile, repeats=judged.repeats)
-            return _decision(applied.copy(), applied.copy(), verdicts, seen, judged)
+            return _decision(applied.copy(), applied.copy(), verdicts, like, judged)
         budget = self._now.budget or Budget.begun(applied)
         budget = budget.seen(applied, self.config.rate_cycles)
         far = readback_distance(reading)
-        held = self._hold(verdicts, delta_rad, seen, shown, far)
+        held = self._hold(verdicts, delta_rad, seen, shown, far=far, like=like)
         delta = np.where(held, 0.0, delta_rad)
         proposed = applied + delta
         delta, altered = self._round_the_circle(delta, applied, held)
@@ -187,7 +192,7 @@ class Guard:
         self._now = replace(
             self._now, profile=reading.profile, budget=budget, repeats=judged.repeats
         )
-        return _decision(phi_hw_rad, proposed, verdicts, seen, judged)
+        return _decision(phi_hw_rad, proposed, verdicts, like, judged)
 
     def _watch(self, reading: Reading) -> _Seen:
         """Return what is known of a reading, once for each."""
@@ -195,16 +200,21 @@ class Guard:
             complete = usable_points(reading)
             profile = np.where(complete[:, None], reading.profile, np.float32(0.0))
             bad = unhealthy_points(profile, self._now.profile, self.config)
-            like = np.ones(complete.size, dtype=np.bool_)
-            if self.statistics is not None:
-                seen = beam_observation(
-                    reading.profile, reading.synchronous_phase_rad, self.statistics.n_slices
-                )
-                like = self.statistics.score(seen) <= self.config.distribution_factor
-            self._seen = _Seen(
-                reading=reading, complete=complete, healthy=~(bad & complete), like_training=like
-            )
+            self._seen = _Seen(reading=reading, complete=complete, healthy=~(bad & complete))
         return self._seen
+
+    def _like_training(
+        self, reading: Reading, shown: BoolArray, observation: NDArray[np.float32] | None
+    ) -> BoolArray:
+        """Which of the points that were shown have a reading like the training's; all others count so."""
+        if self.statistics is None:
+            return np.ones(shown.size, dtype=np.bool_)
+        if observation is None:
+            observation = beam_observation(
+                reading.profile, reading.synchronous_phase_rad, self.statistics.n_slices
+            )
+        score = self.statistics.score(observation)
+        return np.asarray((score <= self.config.distribution_factor) | ~shown)
 
     def _hold(
         self,
@@ -212,7 +222,9 @@ class Guard:
         delta: FloatArray,
         seen: _Seen,
         shown: BoolArray,
+        *,
         far: FloatArray,
+        like: BoolArray,
     ) -> BoolArray:
         """Write the verdicts on reading, answer and readback; return the points that hold [points]."""
         held = np.zeros(shown.size, dtype=np.bool_)
@@ -220,7 +232,7 @@ class Guard:
         for stage, passes in (
             (FINITE_FRESH, seen.complete & (shown | ~seen.healthy)),
             (HEALTH, seen.healthy),
-            (DISTRIBUTION, seen.like_training),
+            (DISTRIBUTION, like),
             (ACTION, answered),
             (READBACK, ~(far > self.config.readback_rad)),
         ):
@@ -340,7 +352,7 @@ def _decision(
     phi_hw_rad: FloatArray,
     proposed_rad: FloatArray,
     verdicts: NDArray[np.uint8],
-    seen: _Seen,
+    like: BoolArray,
     judged: Judged,
 ) -> Decision:
     return Decision(
@@ -350,5 +362,5 @@ def _decision(
         excess=judged.excess,
         hard_stage=judged.stage,
         reason=judged.reason,
-        in_distribution=seen.like_training,
+        in_distribution=like,
     )
