@@ -155,6 +155,7 @@ class MachineServer:
             self._publisher = Publisher(self._socket, self.readings)
             self._router = self._socket(zmq.ROUTER)
             self._router.rcvhwm, self._router.sndhwm = BEHIND, AHEAD
+            self._router.router_mandatory = True  # a full queue is told, see `_reply`
             self._router.bind(str(self.endpoint))
         except zmq.ZMQError as error:
             raise not_bound(self.endpoint, error) from error
@@ -389,8 +390,22 @@ class MachineServer:
         return peer
 
     def _reply(self, identity: bytes, reply: bytes) -> None:
-        with contextlib.suppress(zmq.Again):  # a client that does not read its replies loses them
-            self._router.send_multipart([identity, reply], zmq.NOBLOCK)
+        """Send a reply; a client that is gone, or that does not read its replies, loses them.
+
+        libzmq looks only now and then at what a client has taken off its queue: a queue that seems full
+        is looked at again (`EVENTS` does that) before a reply is given up.
+        """
+        for _ in range(2):
+            try:
+                self._router.send_multipart([identity, reply], zmq.NOBLOCK)
+            except zmq.Again:
+                self._router.getsockopt(zmq.EVENTS)
+            except zmq.ZMQError as error:
+                if error.errno != zmq.EHOSTUNREACH:
+                    raise
+                return
+            else:
+                return
 
     def _publish(self, desk: CommandDesk, reading: Reading, truth: TruthLog | None) -> None:
         if truth is not None:
