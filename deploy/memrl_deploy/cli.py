@@ -236,8 +236,8 @@ def _run(
         source.close()
         raise
     console.on_gone = partial(runtime.stop, "nobody reads the output any more")
-    if notice:
-        console.print(notice, soft_wrap=True, highlight=False, markup=False)
+    for said in filter(None, (notice, _unjudged(loaded))):
+        console.print(said, soft_wrap=True, highlight=False, markup=False)
     with stopped_by_signals(runtime), _keys(runtime, console, quiet=options.quiet):
         summary = runtime.run()
     if summary.error is not None and summary.trace is None:
@@ -246,6 +246,17 @@ def _run(
     if summary.error is not None:
         raise summary.error
     return TraceError.exit_code if summary.trace_problem else 0
+
+
+def _unjudged(policy: OnnxPolicy) -> str:
+    """Return what is to be said of a policy that does not say what its training saw; else nothing."""
+    if policy.manifest.statistics is not None:
+        return ""
+    return (
+        f"{policy.path} does not say what its training saw, so the guard's stage distribution does not "
+        "run and no shadow report on it can promote: export the policy again from its run folder "
+        "(memrl-ctrl export RUN --out FILE)"
+    )
 
 
 @contextmanager
@@ -271,12 +282,10 @@ def _runtime(
     ladder: FallbackOptions | None,
 ) -> Runtime:
     guard = GuardConfig()
-    fallback = classical = None
+    fallback, classical, notice = None, None, ""
     if ladder is not None:
         fallback = ladder.config()
         classical, notice = make_classical(ladder.fallback, mode.description)
-        if notice:
-            console.print(notice, soft_wrap=True, highlight=False, markup=False)
     return Runtime(
         mode,
         policy,
@@ -295,6 +304,7 @@ def _runtime(
         engage=engage,
         fallback=fallback,
         classical=classical,
+        notice=notice,
         configuration={
             "mode": mode.name,
             "policy": policy.path,

@@ -72,6 +72,7 @@ class Runtime:
         fallback: what is done when the policy must not be followed.
         classical: controller of the fallback; None leaves its rung out.
         configuration: of the run, resolved; goes into the trace.
+        notice: what is to be said once the machine has answered; empty: nothing.
 
     Raises:
         MismatchError: policy and machine do not fit.
@@ -92,6 +93,7 @@ class Runtime:
         fallback: FallbackConfig | None = None,
         classical: Classical | None = None,
         configuration: Mapping[str, Any] | None = None,
+        notice: str = "",
     ) -> None:
         machine = mode.description
         self._mode = mode
@@ -111,6 +113,7 @@ class Runtime:
         self._due_s = 0.0
         self._view: View = view or NoView()
         self._configuration = dict(configuration or {})
+        self._notice = notice
         self._period_s = machine.period_s
         self._pacing = Pacing()
         self._strikes = Strikes()
@@ -171,7 +174,7 @@ class Runtime:
             summary.error = self._handed_over()
         except MemrlError as error:
             if self._recorder is not None:
-                self._leave(Cause.LOST, str(error))
+                self._leave(Cause.LOST, f"ended by {type(error).__name__}")
             summary.error, summary.reason = error, str(error)
         finally:
             self._finish()
@@ -201,6 +204,8 @@ class Runtime:
             configuration=self._configuration,
         )
         self._events.append({"kind": "begun", "mode": self._steering.mode.name})
+        if self._notice:
+            self._view.note(self._notice)
         self._last_cycle = reading.cycle
         self._pacing.skip()
         return reading
@@ -371,7 +376,7 @@ class Runtime:
             return f"refused ({reason}), held"
         except MachineError as error:
             self._pacing.lap("write")
-            self._leave(Cause.LOST, str(error))
+            self._leave(Cause.LOST, f"ended by {type(error).__name__}")
             self._outcome(
                 recorder, cycle, last=True, reason=type(error).__name__, detail=str(error)
             )

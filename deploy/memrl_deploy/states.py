@@ -41,7 +41,17 @@ class Cause(StrEnum):
     LADDER_ENDED = "ladder-ended"
     """The fallback did what it could."""
     OPERATOR = "operator"
-    """A key, a signal, or a take-over."""
+    """A key or a signal."""
+    MISSED = "missed"
+    """Three failures of one kind in a row: deadlines, readings, records or answers."""
+    TAKEN_OVER = "taken-over"
+    """Another client, or `operator take-over`, took control at the machine."""
+    LOST = "lost"
+    """The machine is gone, or cannot be controlled."""
+
+
+GIVING_UP = (Cause.OPERATOR, Cause.MISSED, Cause.TAKEN_OVER, Cause.LOST)
+"""Causes that leave the machine to the operator from everywhere; all but the first end the run."""
 
 
 WRITING = frozenset({State.TRANSITION, State.CLOSED_LOOP, State.FALLBACK})
@@ -55,7 +65,12 @@ TRANSITIONS: dict[tuple[State, Cause], State] = {
     (State.FALLBACK, Cause.RECOVERED): State.SHADOW,
     (State.FALLBACK, Cause.LADDER_ENDED): State.MANUAL,
     (State.MANUAL, Cause.OPERATOR): State.SHADOW,
-    **{(state, Cause.OPERATOR): State.MANUAL for state in State if state is not State.MANUAL},
+    **{
+        (state, cause): State.MANUAL
+        for state in State
+        if state is not State.MANUAL
+        for cause in GIVING_UP
+    },
 }
 """Mode and cause to the mode that follows; nothing else is allowed."""
 

@@ -63,9 +63,10 @@ class Steering:
 
     @property
     def gave_up(self) -> str:
-        """Why the fallback handed over to the operator; empty if it did not, or was engaged again."""
+        """Why the run handed over to the operator by itself; empty if it did not, or was engaged again."""
         last = self.changes[-1] if self.changes else None
-        return last.detail if last is not None and last.cause is Cause.LADDER_ENDED else ""
+        handed = last is not None and last.cause in (Cause.LADDER_ENDED, Cause.MISSED)
+        return last.detail if last is not None and handed else ""
 
     def ask_manual(self) -> None:
         """Give the machine to the operator; may be called from a signal handler. Nothing more is written."""
@@ -123,6 +124,11 @@ class Steering:
             self.mode.taken += 1
             if self.mode.blended:
                 self._go(Cause.BLENDED, cycle, "the machine took every function of the transition")
+
+    def give_up(self, cause: Cause, cycle: int, detail: str) -> None:
+        """Leave the machine to the operator, who may have it already: the policy cannot go on."""
+        if self._backend is not None and self._machine.state is not State.MANUAL:
+            self._go(cause, cycle, detail)
 
     def _answer(self, cycle: int) -> None:
         """Do what the operator asked for; asking for what is so already does nothing."""

@@ -20,18 +20,15 @@ class Strikes:
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
 
-    def add(self, kind: str, detail: str) -> None:
-        """Count a failure.
-
-        Raises:
-            Disengaged: it is the third of its kind in a row.
-        """
+    def add(self, kind: str, detail: str) -> Disengaged | None:
+        """Count a failure; return what ends the run at the third of its kind in a row."""
         self._counts[kind] += 1
-        if self._counts[kind] >= STRIKES:
-            raise Disengaged(
-                f"disengaged after {STRIKES} times {kind!r} in a row: {detail}; "
-                "the machine stays at the last applied function"
-            )
+        if self._counts[kind] < STRIKES:
+            return None
+        return Disengaged(
+            f"disengaged after {STRIKES} times {kind!r} in a row: {detail}; "
+            "the machine stays at the last applied function"
+        )
 
     def clear(self, *kinds: str) -> None:
         """Tell that these went well."""
@@ -50,19 +47,17 @@ class Fence:
         """Tell that a function was refused."""
         self._refused += 1
 
-    def check(self, fence: int) -> None:
-        """End the run where another client was in control since the last function was taken.
+    def check(self, fence: int) -> Disengaged | None:
+        """Return what ends the run where another client was in control since the last function was taken.
 
         A client that slept through its lease takes a new one, whose number is one higher, at most once
         for every function that it sends. A larger gap is somebody else's lease.
-
-        Raises:
-            Disengaged: control was taken and given back.
         """
         allowed, before = 1 + self._refused, self._last
         self._last, self._refused = fence, 0
         if before and fence > before + allowed:
-            raise taken_over(f"the fencing number went from {before} to {fence}")
+            return taken_over(f"the fencing number went from {before} to {fence}")
+        return None
 
 
 def taken_over(detail: str) -> Disengaged:

@@ -81,7 +81,7 @@ class Run:
         out, _ = self.child.communicate(timeout=WAIT_S)
         (trace,) = self._records.glob("*/trace.h5")
         with TraceReader(trace) as reader:
-            events = [event for record in reader for event in record.events]
+            events = [dict(event) for record in reader for event in record.events]
         return self.child.returncode, out, [e for e in events if e["kind"] == "mode"]
 
     def _kill(self) -> None:

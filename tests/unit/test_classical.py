@@ -15,7 +15,7 @@ from memrl_ctrl.backend import Reading
 from memrl_ctrl.controllers import drive
 from memrl_ctrl.errors import MismatchError, UnknownNameError, UsageError
 from memrl_ctrl.testing import FakeBackend
-from memrl_ctrl.trace import TraceReader
+from memrl_ctrl.trace import CycleRecord, TraceReader
 from memrl_deploy.classical import FALLBACK_KEY, ClassicalController, described, make_classical
 from memrl_deploy.cli import FallbackOptions
 from memrl_deploy.fallback import FallbackConfig
@@ -75,12 +75,13 @@ def test_a_controller_leads_on_its_rung_and_replays(name: str, tmp_path: Path) -
             if any(event.get("rung") == "classical" for event in record.events)
         ]
     assert rungs[:9] == ["hold"] * 2 + ["classical"] * 6 + ["restore"]
-    assert all(record.written_rad is not None for record in led)
-    moves = [np.abs(record.written_rad - record.reading.applied_rad).max() for record in led]
-    assert max(moves) > 0.01
     limits, ctime = backend.description.limits, backend.description.ctime_ms
+    moves = []
     for record in led:
+        assert record.written_rad is not None
         limits.check(record.written_rad, record.reading.applied_rad, ctime)
+        moves.append(np.abs(record.written_rad - record.reading.applied_rad).max())
+    assert max(moves) > 0.01
     result = replayed(summary)
     assert result.identical
     assert (result.fallback_cycles, result.unknown_fallback) == (6, 0)
@@ -96,10 +97,11 @@ def test_a_changed_function_of_the_rung_is_found(
     summary, _ = descend(tmp_path, "asymmetry-pi")
     real = TraceReader.record
 
-    def changed(self: TraceReader, index: int) -> Any:
+    def changed(self: TraceReader, index: int) -> CycleRecord:
         record = real(self, index)
         if any(event.get("rung") == "classical" for event in record.events):
-            return replace(record, written_rad=record.written_rad + 1e-15 + 1e-9)
+            assert record.written_rad is not None
+            return replace(record, written_rad=np.nextafter(record.written_rad, np.inf))
         return record
 
     monkeypatch.setattr(TraceReader, "record", changed)

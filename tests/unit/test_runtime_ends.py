@@ -11,20 +11,27 @@ from typing import Any
 import numpy as np
 import pytest
 
-from memrl_ctrl.backend import Receipt
+from memrl_ctrl.backend import Reading, Receipt
 from memrl_ctrl.errors import (
     ConnectionFailed,
+    ReadingTimeout,
     RefusalReason,
     Refused,
 )
 from memrl_ctrl.testing import FakeBackend
-from memrl_ctrl.trace import TraceReader, verify
+from memrl_ctrl.trace import OutcomeRecord, TraceReader, verify
 from memrl_deploy.modes import Shadow
 from memrl_deploy.replaying import replay_trace
 from memrl_deploy.runtime import Disengaged, Runtime
 from memrl_deploy.summary import CycleView
 
 from .online_loop import Collect, Looker, N, Spy, closed_loop, policy
+
+
+def transitions(outcome: OutcomeRecord | None) -> list[tuple[str, str, str]]:
+    assert outcome is not None
+    modes = [event for event in outcome.events if event["kind"] == "mode"]
+    return [(event["from"], event["to"], event["cause"]) for event in modes]
 
 
 def test_a_refusal_holds_and_is_counted(tmp_path: Path) -> None:
@@ -64,6 +71,7 @@ def test_who_takes_over_by_hand_keeps_control(tmp_path: Path) -> None:
         outcome = trace.outcome(2)
     assert outcome is not None
     assert outcome.reason == "fenced"
+    assert transitions(outcome) == [("closed-loop", "manual", "taken-over")]
 
 
 @pytest.mark.parametrize(
@@ -89,6 +97,10 @@ def test_a_lease_in_between_ends_the_run(
     summary = closed_loop(backend, tmp_path, cycles=5).run()
     assert isinstance(summary.error, Disengaged) == ends
     assert len(backend.submitted) == (3 if ends else 5)
+    assert summary.trace is not None
+    with TraceReader(summary.trace) as trace:
+        outcome = trace.outcome(-1)
+    assert transitions(outcome) == ([("closed-loop", "manual", "taken-over")] if ends else [])
 
 
 @pytest.mark.parametrize(("late", "ends"), [((1, 2), False), ((1, 2, 3), True)])
@@ -103,9 +115,48 @@ def test_three_missed_deadlines_in_a_row_end_the_run(
     if ends:
         assert "3 times 'late' in a row" in str(summary.error)
         assert "last applied function" in str(summary.error)
+        assert isinstance(summary.error, Disengaged)
         assert summary.error.exit_code == 5
     assert summary.trace is not None
     assert verify(summary.trace).whole
+    with TraceReader(summary.trace) as trace:
+        outcome = trace.outcome(-1)
+    assert transitions(outcome) == ([("closed-loop", "manual", "missed")] if ends else [])
+
+
+def test_who_sits_at_the_keys_gets_the_machine_and_may_engage_again(tmp_path: Path) -> None:
+    """Three missed deadlines lead to manual, nothing more is written until `e`, then it agrees anew."""
+    error = Refused(RefusalReason.LATE, "too late")
+    backend, view = Spy(fail=lambda count: error if count in (1, 2, 3) else None), Collect()
+    keys = iter(["", "", "", "", "", "", "e", "", ""])
+    runtime = closed_loop(backend, tmp_path, cycles=9, view=view)
+    runtime.listen(lambda: next(keys))
+    summary = runtime.run()
+    assert summary.error is None
+    assert [one.mode for one in view.cycles][4:7] == ["manual", "manual", "transition"]
+    assert [one.outcome == "written" for one in view.cycles] == [
+        True, False, False, False, False, False, True, True, True
+    ]  # fmt: skip
+    assert summary.trace is not None
+    with TraceReader(summary.trace) as trace:
+        changes = [
+            (event["cause"], event["cycle"])
+            for record in trace
+            for event in record.events
+            if event["kind"] == "mode"
+        ]
+        assert replay_trace(trace).identical
+    assert ("missed", 4) in changes
+
+
+def test_a_run_that_stays_handed_over_ends_as_an_error(tmp_path: Path) -> None:
+    """Nobody engaged again: the end says why, with the exit code of a run that disengaged."""
+    error = Refused(RefusalReason.LATE, "too late")
+    runtime = closed_loop(Spy(fail=lambda count: error if count > 0 else None), tmp_path, cycles=6)
+    runtime.listen(lambda: "")
+    summary = runtime.run()
+    assert isinstance(summary.error, Disengaged)
+    assert "handed over to the operator: 3 times 'late' in a row" in str(summary.error)
 
 
 def test_a_decision_after_its_deadline_is_not_sent(tmp_path: Path) -> None:
@@ -145,6 +196,7 @@ def test_a_machine_that_vanishes_ends_the_run(tmp_path: Path) -> None:
     assert summary.trace is not None
     with TraceReader(summary.trace) as trace:
         outcome = trace.outcome(2)
+        assert transitions(outcome) == [("closed-loop", "manual", "lost")]
         assert len(trace) == 3
         assert outcome is not None
         assert outcome.reason == "ConnectionFailed"
@@ -222,3 +274,20 @@ def test_a_stop_just_before_the_wait_ends_the_run(
     summary = runtime.run()
     assert summary.error is None
     assert (summary.cycles, summary.reason) == (0, "stopped by SIGTERM")
+
+
+def test_a_transition_behind_the_last_record_stands_in_the_end(tmp_path: Path) -> None:
+    """Where no more record is made, the reason of the trace's end names the transition and its cause."""
+
+    class Silent(Spy):
+        def observe(self, timeout_s: float | None = None) -> Reading:
+            if len(self.submitted) >= 3:
+                raise ReadingTimeout("nothing came")
+            return super().observe(timeout_s)
+
+    summary = closed_loop(Silent(), tmp_path).run()
+    assert isinstance(summary.error, Disengaged)
+    assert summary.trace is not None
+    with TraceReader(summary.trace) as trace:
+        assert trace.report.end is not None
+        assert trace.report.end.reason.endswith("closed-loop -> manual (missed)")
