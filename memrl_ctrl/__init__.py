@@ -4,9 +4,13 @@ Importing this package registers its environments with Gymnasium (`memrl/BeamPha
 `memrl/BeamCycle-v0`) and pulls neither torch nor BLonD.
 """
 
-from importlib.metadata import PackageNotFoundError, version
+from memrl_ctrl import _early
 
-import gymnasium
+_early.install()  # before anything that takes time to load
+
+from importlib.metadata import PackageNotFoundError, version  # noqa: E402
+
+import gymnasium  # noqa: E402
 
 try:
     __version__ = version("memrl-ctrl")

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Protocol
 
+from memrl_ctrl import _early
+
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that end a run."""
 
@@ -33,7 +35,7 @@ def stopped_by_signals(runtime: Signalled) -> Iterator[None]:
     """Let Ctrl-C, SIGTERM and a closed terminal end a run cleanly; a second one ends it at once.
 
     A closed terminal is no reason where SIGHUP is ignored from the start (`nohup`). SIGUSR1 gives the
-    machine to the operator, SIGUSR2 engages again.
+    machine to the operator, SIGUSR2 engages again, also where they came while the program was loaded.
     """
 
     def handle(number: int, _frame: FrameType | None) -> None:
@@ -53,6 +55,9 @@ def stopped_by_signals(runtime: Signalled) -> Iterator[None]:
     before = {number: signal.signal(number, handle) for number in ending}
     for number in (signal.SIGUSR1, signal.SIGUSR2):
         before[number] = signal.signal(number, operator)
+    for number in _early.asked:  # while the program was being loaded
+        operator(number, None)
+    _early.asked.clear()
     try:
         yield
     finally:
