@@ -152,6 +152,15 @@ def test_travel_over_a_window_is_limited_forth_and_back() -> None:
     )
 
 
+def test_a_change_counts_for_the_window_and_no_longer() -> None:
+    """Of three changes the first leaves nothing for the next two; the fourth is free again."""
+    subject = guard(rate_travel_rad=1.0, rate_cycles=3)
+    place, wish = ZERO, np.full(POINTS, 1.0)
+    for expected in (1.0, 1.0, 1.0, 2.0):
+        place = subject.decide(wish, reading_at(place)).phi_hw_rad
+        np.testing.assert_allclose(place, expected)
+
+
 def test_drift_ends_at_its_budget_until_engaged_anew() -> None:
     """No point goes further from where it was engaged; a new engagement begins anew."""
     subject = guard(drift_rad=0.25)
