@@ -326,19 +326,21 @@ def resident_mb() -> float:
 
 
 @contextmanager
-def twin(place: Path, *options: str) -> Iterator[str]:
+def twin(place: Path, *options: str, slices: int = SLICES, seed: int = 5) -> Iterator[str]:
     """Run `memrl-ctrl machine` at full speed and give its endpoint; its keys are in `place/keys`.
 
     Args:
         place: folder for its keys, state and output.
         options: further options of the command.
+        slices: of a profile.
+        seed: of what the machine hides.
 
     Raises:
         ConnectionFailed: it did not start; with what it said.
     """
     log = place / "machine.log"
-    arguments = ["--endpoint", "tcp://127.0.0.1:0", "--period", "0", "--seed", "5"]
-    shape = ["--points", str(POINTS), "--slices", str(SLICES)]
+    arguments = ["--endpoint", "tcp://127.0.0.1:0", "--period", "0", "--seed", str(seed)]
+    shape = ["--points", str(POINTS), "--slices", str(slices)]
     with log.open("w") as output:
         process = subprocess.Popen(  # noqa: S603 - this interpreter, no shell
             [sys.executable, "-m", "memrl_ctrl", "machine", *arguments, *shape, *options],
