@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 export OMP_NUM_THREADS  ?= 1
 export OMP_WAIT_POLICY  ?= passive
 
-.PHONY: help install demo test coverage-guard lint types contracts wheel tests test-slow bench clean
+.PHONY: help install demo test coverage-guard lint types contracts wheel tests test-slow soak bench clean
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
@@ -53,6 +53,10 @@ coverage-guard: $(STAMP) ## Branch coverage of the guard by its own tests; below
 
 test-slow: $(STAMP) ## Tests of minutes: learning, long attacks
 	$(BIN)/pytest -m slow
+
+SOAK_CYCLES ?= 1000000
+soak: $(STAMP) ## A million twin cycles with faults; goes on where it stopped (SOAK_CYCLES=N for fewer)
+	$(BIN)/memrl-ctrl soak --cycles $(SOAK_CYCLES) --out build/soak
 
 bench: $(STAMP) ## Benchmarks, results as JSON under build/bench
 	@mkdir -p build/bench
