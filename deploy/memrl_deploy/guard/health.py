@@ -37,8 +37,14 @@ def usable_points(reading: Reading) -> BoolArray:
 
 def noise(profile: ProfileArray) -> FloatArray:
     """Estimate the noise per slice [points], in the profile's units, of a profile [points, n_slices]."""
-    second = np.diff(profile, n=2, axis=1)
-    return np.asarray(np.abs(second).mean(axis=1, dtype=np.float64) / SECOND_DIFFERENCE)
+    second = _second_difference(profile)
+    return np.asarray(np.abs(second, out=second).mean(axis=1, dtype=np.float64) / SECOND_DIFFERENCE)
+
+
+def _second_difference(profile: ProfileArray) -> ProfileArray:
+    """Return the second difference along the turn [points, n_slices - 2], in two passes."""
+    first = profile[:, 1:] - profile[:, :-1]
+    return np.asarray(first[:, 1:] - first[:, :-1])
 
 
 def unhealthy_points(
@@ -61,7 +67,7 @@ def unhealthy_points(
         same = (profile == before).all(axis=1)
         # If all stand still it is a reading that came again, which is not one pick-up's fault.
         if same.any() and not same.all():
-            quiet = np.quantile(np.abs(np.diff(profile[same], n=2, axis=1)), 0.25, axis=1)
+            quiet = np.quantile(np.abs(_second_difference(profile[same])), 0.25, axis=1)
             bad[same] |= quiet / QUARTILE >= config.frozen_noise_share * largest[same]
     return np.asarray(bad)
 
