@@ -52,7 +52,11 @@ def arrays(points: int, elements: st.SearchStrategy[float]) -> st.SearchStrategy
 
 @st.composite
 def stories(draw: st.DrawFn) -> Story:
-    """Draw everything; answers are mostly such as a policy can give, now and then none."""
+    """Draw everything; in every other story nothing is wrong but the way that the policy goes.
+
+    Else most would end in a hard excess long before a budget does.
+    """
+    calm = draw(st.booleans())
     points = draw(st.integers(1, 6))
     related = draw(st.booleans())
     ctime = np.cumsum(draw(arrays(points, st.floats(5.0, 50.0))))
@@ -69,14 +73,17 @@ def stories(draw: st.DrawFn) -> Story:
         drift_rad=draw(st.floats(0.05, 6.0)),
         readback_rad=near,
         readback_hard_rad=near + draw(st.floats(0.0, 2.0)),
-        repeats=draw(st.integers(1, 5)),
+        repeats=9 if calm else draw(st.integers(1, 5)),
     )
     wish = np.clip(draw(arrays(points, st.floats(-12.0, 12.0))), limits.min_rad, limits.max_rad)
     start = limits.restrict(wish, wish, ctime).phi_hw_rad
     answer = st.floats(-1.0, 1.0).map(lambda share: share * MAX_STEP_RAD)
-    answer |= st.sampled_from([math.nan, math.inf, -math.inf, 1.2 * MAX_STEP_RAD, -1e30])
-    off = st.sampled_from([0.0, 0.0, 0.0, math.nan]) | st.floats(-3.0, 3.0)
-    ails = st.lists(st.sampled_from(SICK), min_size=points, max_size=points).map(tuple)
+    if not calm:
+        answer |= st.sampled_from([math.nan, math.inf, -math.inf, 1.2 * MAX_STEP_RAD, -1e30])
+    off = st.just(0.0) if calm else st.sampled_from([0.0, math.nan]) | st.floats(-3.0, 3.0)
+    ails = st.lists(
+        st.sampled_from(SICK[:1] if calm else SICK), min_size=points, max_size=points
+    ).map(tuple)
     cycle = st.builds(
         Cycle, delta_rad=arrays(points, answer), off_rad=arrays(points, off), ails=ails
     )
@@ -85,7 +92,7 @@ def stories(draw: st.DrawFn) -> Story:
         config=config,
         ctime_ms=ctime if related else None,
         start_rad=start,
-        cycles=tuple(draw(st.lists(cycle, min_size=1, max_size=8))),
+        cycles=tuple(draw(st.lists(cycle, min_size=4 if calm else 1, max_size=8))),
     )
 
 

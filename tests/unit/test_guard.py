@@ -261,6 +261,8 @@ def test_a_function_that_rounding_puts_beyond_a_limit_is_refused() -> None:
     usable = np.arange(POINTS) == 1
     decision = guard(limits).decide(np.full(POINTS, 0.05), reading_at(applied), usable)
     assert (decision.verdicts[:, SLOPE] == Verdict.REFUSED).all()
+    assert decision.hard_stage == "slope"
+    assert "the nearest function does not keep" in decision.reason
     assert not decision.write
     np.testing.assert_array_equal(decision.phi_hw_rad, applied)
 

@@ -217,3 +217,21 @@ def test_thresholds_that_mean_nothing_are_refused(settings: dict[str, float], sa
     """The sentence names the field and what is allowed."""
     with pytest.raises(ValueError, match=says):
         guard(**settings)
+
+
+def test_a_clean_cycle_begins_the_row_anew() -> None:
+    """Four bad cycles, a good one and four bad ones are no five in a row."""
+    subject, bad = guard(), SMALL.copy()
+    bad[2] = math.nan
+    for cycle in range(9):
+        delta = ZERO if cycle == 4 else bad
+        decision = subject.decide(delta, reading_at(ZERO, cycle=cycle))
+        assert decision.excess is (Excess.NONE if cycle == 4 else Excess.SMALL)
+
+
+def test_one_readback_far_away_is_named() -> None:
+    """One point far off is enough, and it is that point that is named, unknown ones or not."""
+    off = np.array([math.nan, 0.0, 0.1, 0.0, math.radians(100.0), 0.2])
+    decision = guard().decide(SMALL, replace(reading_at(ZERO), readback_rad=off))
+    assert (decision.excess, decision.hard_stage) == (Excess.HARD, "readback")
+    assert "point 4 is 100.0 degrees" in decision.reason
