@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -30,7 +28,7 @@ from memrl_deploy.engaging import EngageConfig
 from memrl_deploy.fallback import FallbackConfig
 from memrl_deploy.guard import GuardConfig
 from memrl_deploy.inference import check_fit
-from memrl_deploy.live import show_summary
+from memrl_deploy.live import in_foreground, show_summary
 from memrl_deploy.modes import ClosedLoop, Mode, Shadow
 from memrl_deploy.replaying import GUARD_KEY
 from memrl_deploy.runtime import Runtime, stopped_by_signals
@@ -262,8 +260,7 @@ def _unjudged(policy: OnnxPolicy) -> str:
 @contextmanager
 def _keys(runtime: Runtime, console: Terminal, *, quiet: bool) -> Iterator[None]:
     """Listen to keys while a person sits at the terminal and the run is in its foreground."""
-    here = console.is_terminal and sys.stdin.isatty() and not quiet
-    if not here or os.tcgetpgrp(sys.stdin.fileno()) != os.getpgrp():
+    if quiet or not console.is_terminal or not in_foreground():
         yield
         return
     with Keys() as keys:

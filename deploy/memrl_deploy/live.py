@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 
 import numpy as np
@@ -71,11 +73,19 @@ class LineView:
         """Nothing is left to do."""
 
 
+def in_foreground() -> bool:
+    """Whether a person can press keys: standard input is a terminal, and this run is in its foreground."""
+    return sys.stdin.isatty() and os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+
+
 class LiveView:
     """A block of lines that is redrawn; notes scroll above it. No thread of its own."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, mode: str) -> None:
         self._console = console
+        self._leads = mode != "shadow"
+        self.keys_work = console.is_terminal and in_foreground()
+        """Whether keys are listened to: they are said only then."""
         self._live = Live(console=console, auto_refresh=False, transient=False)
         self._live.start()
         self._last: CycleView | None = None
@@ -105,7 +115,7 @@ class LiveView:
         low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
         scale = f"{np.degrees(low):.0f}° to {np.degrees(high):.0f}°"
         table = Table.grid(padding=(0, 2))
-        keys = "" if view.mode == "shadow" else "; m: manual, e: engage"
+        keys = "; m: manual, e: engage" if self.keys_work and self._leads else ""
         table.add_row(
             Text(view.mode, style="bold"),
             f"cycle {view.cycle}, {view.decided} decided; Ctrl-C ends{keys}",
@@ -119,9 +129,9 @@ class LiveView:
         return table
 
 
-def make_view(console: Console) -> View:
+def make_view(console: Console, mode: str) -> View:
     """Return the view that fits where the output goes."""
-    return LiveView(console) if console.is_terminal else LineView(console)
+    return LiveView(console, mode) if console.is_terminal else LineView(console)
 
 
 def show_summary(summary: RunSummary, console: Console) -> None:

@@ -45,7 +45,7 @@ def make_views(
     if as_json:
         views.append(JsonView(sys.stderr))
     elif not quiet:
-        views.append(make_view(console))
+        views.append(make_view(console, mode))
     return Views(views)
 
 

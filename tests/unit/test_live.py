@@ -31,7 +31,7 @@ def view(cycle: int = 3) -> CycleView:
 def test_without_a_terminal_a_cycle_is_one_line() -> None:
     """Mode, cycle, difference, asymmetry, limits and latency stand on one plain line."""
     out = io.StringIO()
-    shown = make_view(Console(file=out, width=40))
+    shown = make_view(Console(file=out, width=40), "closed-loop")
     assert isinstance(shown, LineView)
     shown.cycle(view())
     shown.note("refused [late]")
@@ -47,7 +47,7 @@ def test_without_a_terminal_a_cycle_is_one_line() -> None:
 def test_in_a_terminal_a_block_is_redrawn() -> None:
     """The block has both functions as bars, and ends with the last cycle."""
     out = io.StringIO()
-    shown = make_view(Console(file=out, force_terminal=True, width=100))
+    shown = make_view(Console(file=out, force_terminal=True, width=100), "closed-loop")
     assert isinstance(shown, LiveView)
     for cycle in range(20):
         shown.cycle(view(cycle))
