@@ -29,8 +29,8 @@ class Process:
         self.folder, self.keys = folder, folder / "keys"
         environment = {**os.environ, "MEMRL_CTRL_STATE": str(folder), "PYTHONUNBUFFERED": "1"}
         self._popen = subprocess.Popen(
-            [sys.executable, "-m", "memrl_ctrl", "machine", "--slices", "64", "--seed", "5",
-             *options],
+            [sys.executable, "-m", "memrl_ctrl", "machine", "--seed", "5",
+             *([] if "--slices" in options else ["--slices", "64"]), *options],
             env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         self.pid = self._popen.pid
