@@ -20,7 +20,7 @@ from rich.table import Table
 from memrl_ctrl import progress, registry
 from memrl_ctrl.cli.bars import work_bar
 from memrl_ctrl.cli.values import Count, OutputFolder, Seed
-from memrl_ctrl.errors import FileError, MachineError, UsageError
+from memrl_ctrl.errors import FileError, MachineError, TraceError, UsageError
 from memrl_ctrl.outputs import write_json
 from memrl_ctrl.policy import OnnxPolicy
 from memrl_ctrl.policy.catalogue import locate
@@ -295,7 +295,12 @@ def _clear_interrupted(tally: Tally, out: Path) -> None:
     _end_orphan(place / TRUTH_NAME)
     tally.interrupted += 1
     for journal in sorted(place.glob(f"records/*/{JOURNAL_NAME}")):
-        report = verify(journal)
+        try:
+            report = verify(journal)
+        except TraceError as error:
+            if "no whole record" in str(error):
+                continue  # killed while the header was written: no cycle was acknowledged
+            raise
         for damage in report.damage:
             if damage.kind != "torn":
                 tally.totals["lost"] += 1
