@@ -55,8 +55,8 @@ def stopped_by_signals(runtime: Signalled) -> Iterator[None]:
     before = {number: signal.signal(number, handle) for number in ending}
     for number in (signal.SIGUSR1, signal.SIGUSR2):
         before[number] = signal.signal(number, operator)
-    for number in _early.asked:  # while the program was being loaded
-        operator(number, None)
+    for early in _early.asked:  # while the program was being loaded
+        operator(early, None)
     _early.asked.clear()
     try:
         yield
