@@ -25,6 +25,8 @@ SLICE_MS = 50
 """While a reply is waited for, how often it is looked whether the machine is still there, ms."""
 LAST_WORDS_MS = 100
 """After a break, how long a goodbye that is still under way is waited for, ms."""
+FULL = 500
+"""Status of a handshake with a machine that has all the connections that it takes."""
 HANDSHAKE_FAILED = {
     zmq.Event.HANDSHAKE_FAILED_AUTH,
     zmq.Event.HANDSHAKE_FAILED_NO_DETAIL,
@@ -78,6 +80,7 @@ class Link:
         self._keys = keys
         self._sequence = 0
         self._lost = ""
+        self._status = 0
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         try:
             self._dealer = self._socket(zmq.DEALER)
@@ -130,6 +133,11 @@ class Link:
         )
 
     def _why_no_handshake(self, event: zmq.Event) -> str:
+        if event == zmq.Event.HANDSHAKE_FAILED_AUTH and self._status == FULL:
+            return (
+                f"the machine at {self.endpoint} has as many connections as it takes: "
+                "close other clients, then try again"
+            )
         if event == zmq.Event.HANDSHAKE_FAILED_AUTH:
             return (
                 f"the machine at {self.endpoint} does not accept this client's key: "
@@ -143,7 +151,9 @@ class Link:
         )
 
     def _event(self) -> zmq.Event:
-        return zmq.Event(parse_monitor_message(self._monitor.recv_multipart())["event"])
+        told = parse_monitor_message(self._monitor.recv_multipart())
+        self._status = told["value"]
+        return zmq.Event(told["event"])
 
     def _greet(self, name: str, role: wire.Role, expected: wire.Welcome | None) -> None:
         self.session = 0

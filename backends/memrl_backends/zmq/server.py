@@ -18,6 +18,7 @@ import zmq
 from memrl_backends.zmq import endpoint as endpoints
 from memrl_backends.zmq import wire
 from memrl_backends.zmq.commands import CommandDesk, Machine, refusal
+from memrl_backends.zmq.doors import Doors
 from memrl_backends.zmq.endpoint import Endpoint
 from memrl_backends.zmq.events import CycleEvent, Summary
 from memrl_backends.zmq.gate import gate_for
@@ -150,7 +151,8 @@ class MachineServer:
     def _bind(self) -> None:
         """Open both sockets; commands last, so that who reaches them finds everything in place."""
         known = None if self._ring is None else self._may_come_in
-        self._zap = ZapHandler(self._context, known)
+        self._doors = Doors(self._context)
+        self._zap = ZapHandler(self._context, known, self._has_room)
         try:
             self._publisher = Publisher(self._socket, self.readings)
             self._router = self._socket(zmq.ROUTER)
@@ -173,7 +175,12 @@ class MachineServer:
             made.curve_server = True
             made.curve_secretkey = self._ring.secret
             made.curve_publickey = self._ring.public
+        self._doors.watch(made)
         return made
+
+    def _has_room(self, user: str) -> bool:
+        peer = None if self._ring is None else self._ring.find(user)
+        return self._doors.let_in(peer.role if peer else Role.OPERATOR)
 
     def _may_come_in(self, user: str) -> bool:
         return (
@@ -286,6 +293,7 @@ class MachineServer:
             ready: dict[Any, int] = dict(poller.poll(math.ceil(wait_s * 1e3)))
             if self._wake_read in ready:
                 os.read(self._wake_read, 4096)
+            self._doors.look()
             if self._zap.socket in ready:
                 self._zap.answer()
             if self._publisher.socket in ready and self._publisher.take_in(now_s):
@@ -295,7 +303,8 @@ class MachineServer:
 
     def _poller(self) -> zmq.Poller:
         poller = zmq.Poller()
-        for source in (self._router, self._publisher.socket, self._zap.socket, self._wake_read):
+        own = (self._router, self._publisher.socket, self._zap.socket, self._wake_read)
+        for source in (*own, *self._doors.sources):
             poller.register(source, zmq.POLLIN)
         return poller
 

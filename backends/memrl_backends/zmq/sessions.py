@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
 from memrl_backends.zmq import wire
@@ -60,6 +60,7 @@ class Sessions:
 
     def __init__(self) -> None:
         self._sessions: OrderedDict[int, Session] = OrderedDict()
+        self._dropped: dict[Peer, deque[int]] = {}
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -80,6 +81,7 @@ class Sessions:
         own = [n for n, session in self._sessions.items() if session.peer == peer]
         for old in [n for n in own if n != holder][: max(0, len(own) - MAX_SESSIONS)]:
             del self._sessions[old]
+            self._dropped.setdefault(peer, deque(maxlen=MAX_SESSIONS)).append(old)
         return made
 
     def find(self, identity: bytes, peer: Peer, number: int) -> Session:
@@ -89,6 +91,13 @@ class Sessions:
             Refused: it is not known, or not that of this connection and key.
         """
         session = self._sessions.get(number)
+        if session is None and number in self._dropped.get(peer, ()):
+            raise Refused(
+                RefusalReason.STALE,
+                f"session {number} gave way: the key of {peer.name} has more than {MAX_SESSIONS} "
+                "sessions, and it was silent longest; close clients that are not needed, then say hello "
+                "again",
+            )
         if session is None or session.identity != identity or session.peer != peer:
             raise Refused(
                 RefusalReason.STALE,
@@ -99,6 +108,7 @@ class Sessions:
 
     def forget(self, peer: Peer) -> list[int]:
         """End all sessions of a key that is no longer authorized; return their numbers."""
+        self._dropped.pop(peer, None)
         gone = [n for n, session in self._sessions.items() if session.peer == peer]
         for number in gone:
             del self._sessions[number]

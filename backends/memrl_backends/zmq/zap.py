@@ -10,6 +10,8 @@ from zmq.utils import z85
 ENDPOINT = "inproc://zeromq.zap.01"
 DOMAIN = b"memrl-ctrl"
 """The sockets name it; a request from another domain is refused."""
+FULL = b"500"
+"""Status of a connection that is one too many; 300 would be silent at the client."""
 INSECURE = "insecure"
 """User id where there are no keys."""
 
@@ -20,15 +22,19 @@ class ZapHandler:
     Args:
         context: that of the sockets it speaks for; made before they bind.
         known: whether a public key (z85) may connect; None where there are no keys.
+        room: whether there is room for one more connection of a key that may connect.
     """
 
     def __init__(
-        self, context: zmq.Context[zmq.Socket[bytes]], known: Callable[[str], bool] | None
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        known: Callable[[str], bool] | None,
+        room: Callable[[str], bool] = lambda _user: True,
     ) -> None:
         self.socket = context.socket(zmq.REP)
         self.socket.linger = 0
         self.socket.bind(ENDPOINT)
-        self._known = known
+        self._known, self._room = known, room
         self.refused = 0
 
     def answer(self) -> None:
@@ -46,6 +52,8 @@ class ZapHandler:
         if not user:
             self.refused += 1
         status, text = (b"200", b"OK") if user else (b"400", b"this key is not authorized here")
+        if user and not self._room(user.decode()):
+            status, text, user = FULL, b"too many connections", b""
         self.socket.send_multipart([b"1.0", request, status, text, user, b""])
 
     def close(self) -> None:
