@@ -234,8 +234,8 @@ def _run(
         source.close()
         raise
     console.on_gone = partial(runtime.stop, "nobody reads the output any more")
-    for said in filter(None, (notice, _unjudged(loaded))):
-        console.print(said, soft_wrap=True, highlight=False, markup=False)
+    if notice:
+        console.print(notice, soft_wrap=True, highlight=False, markup=False)
     with stopped_by_signals(runtime), _keys(runtime, console, quiet=options.quiet):
         summary = runtime.run()
     if summary.error is not None and summary.trace is None:
@@ -279,10 +279,10 @@ def _runtime(
     ladder: FallbackOptions | None,
 ) -> Runtime:
     guard = GuardConfig()
-    fallback, classical, notice = None, None, ""
+    fallback, classical, left_out = None, None, ""
     if ladder is not None:
         fallback = ladder.config()
-        classical, notice = make_classical(ladder.fallback, mode.description)
+        classical, left_out = make_classical(ladder.fallback, mode.description)
     return Runtime(
         mode,
         policy,
@@ -301,7 +301,7 @@ def _runtime(
         engage=engage,
         fallback=fallback,
         classical=classical,
-        notice=notice,
+        notices=tuple(filter(None, (left_out, _unjudged(policy)))),
         configuration={
             "mode": mode.name,
             "policy": policy.path,

@@ -93,8 +93,10 @@ class MetricsView:
             self._now = view.mode
 
     def note(self, text: str) -> None:
-        """Count a strike by its kind, which is what stands before the colon."""
-        self._strikes.labels(text.partition(":")[0]).inc()
+        """Count a strike by its kind, a word or two before a colon; what else is said is no strike."""
+        kind, colon, _ = text.partition(":")
+        if colon and len(kind.split()) <= 2:
+            self._strikes.labels(kind).inc()
 
     def close(self) -> None:
         """Serve no more."""

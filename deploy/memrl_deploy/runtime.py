@@ -72,7 +72,7 @@ class Runtime:
         fallback: what is done when the policy must not be followed.
         classical: controller of the fallback; None leaves its rung out.
         configuration: of the run, resolved; goes into the trace.
-        notice: what is to be said once the machine has answered; empty: nothing.
+        notices: what is to be said once the machine has answered.
 
     Raises:
         MismatchError: policy and machine do not fit.
@@ -93,7 +93,7 @@ class Runtime:
         fallback: FallbackConfig | None = None,
         classical: Classical | None = None,
         configuration: Mapping[str, Any] | None = None,
-        notice: str = "",
+        notices: tuple[str, ...] = (),
     ) -> None:
         machine = mode.description
         self._mode = mode
@@ -113,7 +113,7 @@ class Runtime:
         self._due_s = 0.0
         self._view: View = view or NoView()
         self._configuration = dict(configuration or {})
-        self._notice = notice
+        self._notices = notices
         self._period_s = machine.period_s
         self._pacing = Pacing()
         self._strikes = Strikes()
@@ -204,8 +204,8 @@ class Runtime:
             configuration=self._configuration,
         )
         self._events.append({"kind": "begun", "mode": self._steering.mode.name})
-        if self._notice:
-            self._view.note(self._notice)
+        for notice in self._notices:
+            self._view.note(notice)
         self._last_cycle = reading.cycle
         self._pacing.skip()
         return reading

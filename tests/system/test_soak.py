@@ -35,7 +35,7 @@ def test_a_killed_soak_goes_on_and_holds_its_promises(tmp_path: Path) -> None:
         assert first.poll() is None
         time.sleep(0.02)
     first.send_signal(signal.SIGKILL)
-    first.wait()
+    first.communicate()
     second = start(tmp_path)
     said, _ = second.communicate(timeout=WAIT_S)
     assert second.returncode == 0, said

@@ -302,6 +302,15 @@ def test_after_the_last_point_comes_the_next_cycle():
     assert not np.isclose(again.offset_rad, first.truth.offset_rad).any()
 
 
+@pytest.mark.parametrize(
+    "options", [{"offset_kinds": ["still", "jitter"]}, {"offset_step_deg": 5.0}]
+)
+def test_kinds_of_offsets_are_for_shots(options):
+    """What is drawn for each shot is refused along a cycle, with what is there instead."""
+    with pytest.raises(UsageError, match="not along a cycle; give offset_jitter_deg"):
+        along(**options)
+
+
 def test_only_the_next_control_point_can_be_set():
     """A function for the point after the next is refused: what happens there is not known yet."""
     backend = along()

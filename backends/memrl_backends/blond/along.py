@@ -138,6 +138,11 @@ class AlongCycleBackend(SimulationBackend):
         threads: int,
         profiles: Fidelity,
     ) -> None:
+        if draw.scenario.offset_kinds or draw.scenario.offset_step_rad:
+            raise UsageError(
+                "offset_kinds and offset_step_deg are for shots, not along a cycle; "
+                "give offset_jitter_deg and offset_drift_deg there"
+            )
         rows = description.points
         super().__init__(
             draw=draw,
@@ -184,7 +189,8 @@ class AlongCycleBackend(SimulationBackend):
         if self._ahead is None:
             return np.full(self.description.points, np.nan)
         everything = np.arange(self.description.points)
-        return wrap(self.held_rad - self._offset_now(everything) - self._ahead.goal_rad)
+        offset = self._lasting_offset(everything) + self._jitter_now(everything)
+        return wrap(self.held_rad - offset - self._ahead.goal_rad)
 
     def submit(self, phi_hw_rad: FloatArray, cycle: int, deadline_s: float) -> Receipt:
         """Set phi_hw of the next control points; later ones are not known before."""
@@ -236,9 +242,9 @@ class AlongCycleBackend(SimulationBackend):
         """Return the peak that the digitiser's range is set for: at each control point its own."""
         return peak.astype(np.float64)
 
-    def _offset_now(self, rows: IntArray) -> FloatArray:
-        """Return the offset of `rows`: one a cycle."""
-        return self._disturbed_offset(self._offset[rows] + self._jitter[rows], rows)
+    def _jitter_now(self, rows: IntArray) -> FloatArray:
+        """Return what the offset of `rows` is off in their cycle only."""
+        return self._jitter[rows]
 
     def _move_on(self, drawn: Drawn) -> Drawn:
         """Take every row to its next control point, or to the first one of its next cycle."""

@@ -323,6 +323,10 @@ class SimulationBackend:
         """Return the offset of `rows` in the cycle that is measured, without its jitter."""
         return self._disturbed_offset(self._offset[rows], rows)
 
+    def _jitter_now(self, rows: NDArray[np.int64]) -> FloatArray | float:
+        """Return what the offset of `rows` is off in the cycle that is measured only."""
+        return self._wander.jitter(rows, self._rng)
+
     def _disturbed_offset(self, offset: FloatArray, rows: NDArray[np.int64]) -> FloatArray:
         """Return the offset of `rows` with what a disturbance adds."""
         added = self._disturbance.offset_rad
@@ -348,7 +352,7 @@ class SimulationBackend:
         drawn = self._met = self._disturbed(drawn)
         # All that is between the function and the beam counts as offset: phi_2 = applied - offset.
         lasting = self._lasting_offset(rows) + (self._setpoint - self._at_cavity)[rows]
-        offset = lasting + self._wander.jitter(rows, self._rng)
+        offset = lasting + self._jitter_now(rows)
         phi2 = self._setpoint[rows] - offset
         readback = self._draw.scenario.hardware.read_back(self._at_cavity, self._rng)
         conditions = drawn.conditions if everything else drawn.conditions.take(rows)
