@@ -4,166 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
-import re
 import socket
-import struct
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
-import msgspec
 import numpy as np
 import pytest
 import zmq
 
-from memrl_backends.zmq import ZmqBackend, open_backend, vectors, wire
+from memrl_backends.zmq import ZmqBackend, open_backend, wire
 from memrl_backends.zmq.client import connector
 from memrl_backends.zmq.keys import load_client, make_folder
 from memrl_backends.zmq.link import Link
 from memrl_backends.zmq.wire import Role
-from memrl_ctrl.errors import ConnectionFailed, RefusalReason, Refused
-from memrl_ctrl.frames import MAGIC, MAJOR, pack, unpack
+from memrl_ctrl.errors import ConnectionFailed, RefusalReason
+from memrl_ctrl.frames import pack, unpack
 
-GROWTH_MIB = 60.0
-"""What a machine may grow by under attack; buffers of its connections are bounded by this."""
-
-MACHINE = """
-import sys
-from pathlib import Path
-from memrl_backends.zmq import MachineServer
-from memrl_ctrl.testing import FakeBackend
-
-class Machine(FakeBackend):
-    def submit(self, phi_hw_rad, cycle, deadline_s):
-        receipt = super().submit(phi_hw_rad, cycle, deadline_s)
-        print("took", phi_hw_rad[0], flush=True)
-        return receipt
-
-server = MachineServer(
-    Machine(points=30, n_slices=64), endpoint=f"tcp://127.0.0.1:0", period_s=0.2,
-    keys=Path(sys.argv[1]), on_ready=lambda: print("ready", server.endpoint, flush=True),
-)
-server.run()
-"""
-
-
-class Attacked:
-    """A machine, and what it took."""
-
-    def __init__(self, keys: Path) -> None:
-        self.keys = keys
-        self._popen = subprocess.Popen(
-            [sys.executable, "-c", MACHINE, str(keys)], stdout=subprocess.PIPE, text=True
-        )
-        assert self._popen.stdout is not None
-        self.endpoint = self._popen.stdout.readline().split()[1]
-        self.port = int(self.endpoint.rpartition(":")[2])
-        self.taken: list[float] = []
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-        self.owner = open_backend(endpoint=self.endpoint, keys=keys, timeout_s=10.0, name="owner")
-        self.readings = self.owner.link.welcome.readings_port
-        for _ in range(5):
-            self.works()
-        self.written = 0.0
-        self.before_mib = self.memory_mib()
-
-    def _read(self) -> None:
-        assert self._popen.stdout is not None
-        for line in self._popen.stdout:
-            self.taken.append(float(line.split()[1]))
-
-    def memory_mib(self) -> float:
-        status = Path(f"/proc/{self._popen.pid}/status").read_text()
-        return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024  # type: ignore[index]
-
-    def works(self) -> None:
-        """It still plays cycles, and its rightful controller can write."""
-        owner = self.owner
-        assert isinstance(owner, ZmqBackend)
-        if not owner._has_lease():
-            owner.start()
-        before = owner.observe(20.0)
-        for _ in range(20):
-            wanted = before.applied_rad + (0.001 if before.applied_rad[0] < 1.0 else -0.5)
-            try:
-                after = owner.play(wanted)
-            except Refused as refused:
-                if refused.reason is not RefusalReason.LATE:
-                    raise
-                before = owner.observe(20.0)
-                continue
-            np.testing.assert_array_equal(after.applied_rad, wanted)
-            return
-        raise AssertionError("its controller is too late twenty times in a row")
-
-    def unharmed(self, *, growth_mib: float = GROWTH_MIB) -> None:
-        """It was not written to by anybody else, works, and has not grown."""
-        assert self._popen.poll() is None
-        count = len(self.taken)
-        self.works()
-        assert len(self.taken) >= count
-        assert 0.777 not in self.taken
-        grown = self.memory_mib() - self.before_mib
-        assert grown < growth_mib, f"grew by {grown:.0f} MiB"
-
-    def end(self) -> None:
-        with contextlib.suppress(ConnectionFailed):
-            self.owner.close()
-        self._popen.kill()
-        self._popen.wait()
-        self._reader.join()
-        assert self._popen.stdout is not None
-        self._popen.stdout.close()
+from .attacked import EVIL, Attacked, bare, hello, under_attack
 
 
 @pytest.fixture
 def attacked(tmp_path: Path) -> Iterator[Attacked]:
-    make_folder(tmp_path / "keys")
-    machine = Attacked(tmp_path / "keys")
-    yield machine
-    machine.end()
-
-
-@contextmanager
-def bare(
-    attacked: Attacked,
-    kind: int,
-    role: Role = Role.OBSERVER,
-    keys: Path | None = None,
-    **options: Any,
-) -> Iterator[zmq.Socket[bytes]]:
-    own = load_client(keys or attacked.keys, role)
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    made = context.socket(kind)
-    made.curve_serverkey, made.curve_publickey = own.server, own.public
-    made.curve_secretkey = own.secret
-    made.rcvtimeo = made.sndtimeo = 20_000
-    for name, value in options.items():
-        setattr(made, name, value)
-    port = attacked.readings if kind == zmq.SUB else attacked.port
-    made.connect(f"tcp://127.0.0.1:{port}")
-    try:
-        yield made
-    finally:
-        context.destroy(linger=0)
-
-
-def hello(socket_: zmq.Socket[bytes], **more: Any) -> wire.Welcome:
-    socket_.send(pack(wire.Hello(sequence=1, oldest=1, newest=1, client="eve", **more)))
-    message = unpack(socket_.recv(), wire.replies)[0]
-    assert isinstance(message, wire.Welcome)
-    return message
-
-
-EVIL = {"phi_hw_rad": np.full(30, 0.777)}
+    with under_attack(tmp_path / "keys") as machine:
+        yield machine
 
 
 def test_a_port_scan_changes_nothing(attacked: Attacked) -> None:
@@ -373,56 +238,4 @@ def test_commits_that_are_replayed_or_reordered_play_nothing(attacked: Attacked)
     attacked.owner = open_backend(
         endpoint=attacked.endpoint, keys=attacked.keys, timeout_s=10.0, name="owner"
     )
-    attacked.unharmed()
-
-
-def mutated(rng: random.Random, seeds: list[bytes]) -> bytes:
-    """Return a frame of one of the vectors with something wrong, mostly behind a right checksum."""
-    data = bytearray(rng.choice(seeds))
-    for _ in range(rng.randrange(1, 6)):
-        place = rng.randrange(len(data))
-        kind = rng.randrange(4)
-        if kind == 0:
-            data[place] = rng.randrange(256)
-        elif kind == 1:
-            data[place:place] = rng.randbytes(rng.randrange(9))
-        elif kind == 2:
-            del data[place : place + rng.randrange(9)]
-        else:
-            data[place : place + 8] = rng.choice([b"\xff" * 8, bytes(8), b"\x7f" + b"\xff" * 7])
-        if not data:
-            data = bytearray(b"\0")
-    if rng.random() < 0.9 and len(data) >= 16:
-        data[:6] = MAGIC + struct.pack("<H", MAJOR)
-        data[12:16] = struct.pack("<I", google_crc32c.value(bytes(data[16:])))
-    return bytes(data)
-
-
-@pytest.mark.parametrize(
-    "count", [3000, pytest.param(200_000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])]
-)
-@pytest.mark.parametrize("role", [Role.OBSERVER, Role.CONTROLLER])
-def test_a_fuzzed_machine_stays_up(attacked: Attacked, role: Role, count: int) -> None:
-    """Damaged messages with a right checksum, with a live session in them: every one is answered, none
-    plays, and memory stays."""
-    rng = random.Random(1)
-    with bare(attacked, zmq.DEALER, role, sndhwm=10_000, rcvhwm=10_000) as eve:
-        session = hello(eve).session
-        seeds = []
-        for name, (data, shown) in vectors.all_vectors().items():
-            if shown["from"] == "client" and "refused" not in shown and name not in {
-                "take-over", "lease-request", "lease-request-after"
-            }:  # fmt: skip
-                message, arrays = wire.decode_request(data)
-                if isinstance(message, wire.Request):
-                    message = msgspec.structs.replace(message, session=session)
-                seeds.append(pack(message, dict.fromkeys(arrays, EVIL["phi_hw_rad"])))
-        answered = 0
-        for _ in range(count // 5):
-            for _ in range(5):  # fewer than 8 replies outstanding: none may be lost
-                eve.send(mutated(rng, seeds))
-            for _ in range(5):
-                eve.recv()
-                answered += 1
-        assert answered == count // 5 * 5
     attacked.unharmed()
