@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from memrl_ctrl.trace import SCHEMA_VERSION, TraceReader, recover, verify
 from memrl_ctrl.trace.codec import encode
@@ -24,6 +25,17 @@ def expected(folder: Path) -> dict[str, Any]:
     """What was recorded, as a digest of each record and some plain values."""
     values: dict[str, Any] = json.loads((folder / "expected.json").read_text())
     return values
+
+
+def digest(values: NDArray[Any]) -> dict[str, Any]:
+    """What is compared of a column: element type, shape, and the SHA-256 of its bytes, or of its texts as JSON."""
+    text = values.dtype == object
+    data = json.dumps(values.tolist()).encode() if text else values.tobytes()
+    return {
+        "type": "str" if text else values.dtype.str,
+        "shape": list(values.shape),
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
 
 
 def test_every_readable_version_has_a_golden_file() -> None:
@@ -49,6 +61,15 @@ def test_golden_files_read_as_they_were_recorded(folder: Path, name: str) -> Non
             np.testing.assert_array_equal(record.reading.applied_rad, cycle["applied_rad"])
             row = record.reading.profile[1][: len(cycle["profile_row_1"])]
             np.testing.assert_array_equal(row, np.float32(cycle["profile_row_1"]))
+
+
+@pytest.mark.parametrize("name", ["trace.journal", "trace.h5"])
+@pytest.mark.parametrize("folder", VERSIONS, ids=lambda folder: folder.name)
+def test_golden_columns_are_byte_for_byte_the_same(folder: Path, name: str) -> None:
+    """Every column of each version has the names, types, shapes and bytes that it always had."""
+    wanted = json.loads((folder / "columns.json").read_text())
+    with TraceReader(folder / name) as trace:
+        assert {column: digest(trace.array(column)) for column in trace.names} == wanted
 
 
 @pytest.mark.parametrize("folder", VERSIONS, ids=lambda folder: folder.name)
