@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import resource
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import zmq
 
-from memrl_backends.zmq import MachineServer, doors, open_backend, wire
+from memrl_backends.zmq import MachineServer, ZmqBackend, doors, open_backend, wire
 from memrl_backends.zmq.doors import Doors
-from memrl_backends.zmq.keys import load_client, make_folder
+from memrl_backends.zmq.keys import load_client, make_folder, write_pair
 from memrl_backends.zmq.wire import Role
-from memrl_ctrl.errors import ConnectionFailed
+from memrl_ctrl.backend import BeamSource
+from memrl_ctrl.errors import ConnectionFailed, RefusalReason, Refused
 from memrl_ctrl.frames import pack, unpack
 from memrl_ctrl.testing import FakeBackend
+
+from .authority import until
 
 
 @pytest.fixture
@@ -59,6 +66,22 @@ def greeted(made: zmq.Socket[bytes]) -> int:
     return message.session
 
 
+def writes(owner: BeamSource) -> None:
+    """Have a controller write a function in time, which it may miss on a busy computer."""
+    assert isinstance(owner, ZmqBackend)
+    for _ in range(20):
+        reading = owner.start()
+        try:
+            played = owner.play(reading.applied_rad + 0.01)
+        except Refused as refused:
+            if refused.reason is not RefusalReason.LATE:
+                raise
+        else:
+            np.testing.assert_array_equal(played.applied_rad, reading.applied_rad + 0.01)
+            return
+    pytest.fail("it is too late twenty times in a row")
+
+
 def _come_until_refused(server: MachineServer, keys: Path) -> None:
     for _ in range(100):
         open_backend(
@@ -82,8 +105,7 @@ def test_a_flood_of_an_observers_connections_keeps_no_controller_out(
         with contextlib.closing(
             open_backend(endpoint=str(served.endpoint), keys=keys, timeout_s=10.0)
         ) as owner:
-            first = owner.start()
-            owner.play(first.applied_rad + 0.01)
+            writes(owner)
         for made in flood:
             made.close(linger=0)
         # Their places are free again.
@@ -129,10 +151,12 @@ def test_who_came_in_and_went_is_not_counted(monkeypatch: pytest.MonkeyPatch) ->
     """A connection counts as long as it is there, and leaves nothing behind."""
     monkeypatch.setattr(doors, "HANDSHAKE_S", 0.0)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    watching = Doors(context)
+    ports: set[int] = set()
+    watching = Doors(context, ports)
     router = context.socket(zmq.ROUTER)
     watching.watch(router)
     port = router.bind_to_random_port("tcp://127.0.0.1")
+    ports.add(port)
     try:
         for _ in range(3):
             other = context.socket(zmq.DEALER)
@@ -147,3 +171,189 @@ def test_who_came_in_and_went_is_not_counted(monkeypatch: pytest.MonkeyPatch) ->
                 watching.look()
     finally:
         context.destroy(linger=0)
+        watching.close()
+
+
+# Connections that do not say who they are
+
+
+def half_open(port: int, count: int, address: str = "127.0.0.1") -> list[socket.socket]:
+    """Connections that begin no handshake, from an address of this computer."""
+    return [
+        socket.create_connection(("127.0.0.1", port), timeout=10, source_address=(address, 0))
+        for _ in range(count)
+    ]
+
+
+def ended(probe: socket.socket) -> bool:
+    """Whether the other side has ended a connection; what it said of itself is read and dropped."""
+    probe.setblocking(False)
+    try:
+        while probe.recv(1000):
+            pass
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        return True
+    return True
+
+
+def test_of_silent_connections_so_many_stay(
+    served: MachineServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The oldest of those that say nothing is hung up on for every one too many, long before its time; who
+    is served stays, who comes is served, and in the end none is left."""
+    monkeypatch.setattr(doors, "MOST_SILENT", 20)
+    where: dict[str, Any] = {
+        "endpoint": str(served.endpoint),
+        "keys": tmp_path / "keys",
+        "timeout_s": 10.0,
+    }
+    with contextlib.ExitStack() as ending:
+        owner = ending.enter_context(contextlib.closing(open_backend(**where)))
+        writes(owner)
+        open_ = half_open(served.endpoint.port, 60) + half_open(served.readings.port, 40)
+        for probe in open_:
+            ending.callback(probe.close)
+        until(lambda: sum(map(ended, open_)) >= 80, "those that are too many are not closed")
+        assert served._doors.silent <= 20
+        late = ending.enter_context(contextlib.closing(open_backend(read_only=True, **where)))
+        late.observe(10.0)
+        writes(owner)
+        until(lambda: all(map(ended, open_)), "half-open connections stay")
+        until(lambda: served._doors.silent == 0, "they are counted still")
+        assert late.observe(10.0).cycle > 0
+
+
+def test_who_says_nothing_is_closed_and_who_speaks_is_not(
+    served: MachineServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that is let in and says neither hello nor what it subscribes to is closed."""
+    monkeypatch.setattr(doors, "SILENT_S", 0.5)
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    try:
+        quiet = dealer(context, served, tmp_path / "keys", Role.OBSERVER)
+        monitor = quiet.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        with contextlib.closing(
+            open_backend(
+                endpoint=str(served.endpoint),
+                keys=tmp_path / "keys",
+                timeout_s=10.0,
+                read_only=True,
+            )
+        ) as speaking:
+            assert monitor.poll(20_000)
+            for _ in range(5):
+                speaking.observe(10.0)
+        quiet.disable_monitor()
+    finally:
+        context.destroy(linger=0)
+
+
+def test_one_key_has_so_many_connections(
+    served: MachineServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An observer's key takes its own places only: another observer's comes in; places that it leaves are
+    its own again."""
+    monkeypatch.setattr(doors, "MOST_OF_KEY", 8)
+    monkeypatch.setattr(doors, "SILENT_S", 1.0)
+    keys = tmp_path / "keys"
+    write_pair(keys, "visitor", "observer", keys / "authorized" / "visitor.pub")
+    until(lambda: len(served._ring._peers) == 5, "the new key is not seen")  # type: ignore[union-attr]
+
+    def come(key: str) -> None:
+        opened = open_backend(
+            endpoint=str(served.endpoint), keys=keys, key=key, read_only=True, timeout_s=10.0
+        )
+        ending.callback(opened.close)
+        opened.observe(10.0)
+
+    with contextlib.ExitStack() as ending:
+        for _ in range(4):
+            come("observer")
+        time.sleep(1.2)  # counted by what is there, not by what was let in
+        with pytest.raises(ConnectionFailed, match="has as many connections as it takes"):
+            come("observer")
+        come("visitor")
+    with contextlib.ExitStack() as ending:
+
+        def comes_in() -> bool:
+            with contextlib.suppress(ConnectionFailed):
+                come("observer")
+                return True
+            return False
+
+        until(comes_in, "no place became free")
+
+
+def test_a_flood_from_one_address_closes_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of silent connections those of the address that has most go first, however old the others are."""
+    monkeypatch.setattr(doors, "MOST_SILENT", 5)
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    ports: set[int] = set()
+    watching = Doors(context, ports)
+    router = context.socket(zmq.ROUTER)
+    watching.watch(router)
+    ports.add(router.bind_to_random_port("tcp://127.0.0.1"))
+    open_: list[socket.socket] = []
+
+    def seen(count: int) -> bool:
+        watching.look()
+        return len(watching._here) >= count
+
+    try:
+        (port,) = ports
+        open_ += half_open(port, 2, "127.0.0.2")
+        until(lambda: seen(2), "connections are not seen")
+        open_ += half_open(port, 20, "127.0.0.3")
+
+        def closed() -> int:
+            watching.look()
+            return sum(map(ended, open_))
+
+        until(lambda: closed() >= 17, "those that are too many are not closed")
+        assert [ended(probe) for probe in open_[:2]] == [False, False]
+        assert watching.silent == 5
+    finally:
+        for probe in open_:
+            probe.close()
+        context.destroy(linger=0)
+        watching.close()
+
+
+def test_what_is_no_connection_of_the_server_is_never_hung_up_on() -> None:
+    """A descriptor that is another port's by now, a file, or nothing at all, is let be."""
+    hand = doors._Hand({1})
+    with contextlib.ExitStack() as ending:
+        ending.callback(hand.close)
+        listening = ending.enter_context(socket.create_server(("127.0.0.1", 0)))
+        other = ending.enter_context(socket.create_connection(listening.getsockname(), timeout=10))
+        there = ending.enter_context(listening.accept()[0])
+        file = ending.enter_context(Path(__file__).open("rb"))
+        for descriptor in (other.fileno(), file.fileno(), 9999):
+            hand.hang_up(descriptor)
+            assert hand.address_of(descriptor) == ""
+        other.sendall(b"still here")
+        assert there.recv(100) == b"still here"
+        assert file.read(3) == b'"""'
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ((1024, 500_000), 4096),
+        ((1024, 2048), 2048),
+        ((20_000, 20_000), 20_000),
+        ((resource.RLIM_INFINITY, resource.RLIM_INFINITY), resource.RLIM_INFINITY),
+        ((1024, resource.RLIM_INFINITY), 4096),
+    ],
+)
+def test_a_server_asks_for_the_descriptors_that_it_may_need(
+    before: tuple[int, int], after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as it may need, where the system lets it; never fewer than it had."""
+    limits = list(before)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: tuple(limits))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, new: limits.__setitem__(slice(0, 2), new))
+    assert doors.ask_for_descriptors() == after
+    assert tuple(limits) == (after, before[1])

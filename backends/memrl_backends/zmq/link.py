@@ -27,17 +27,15 @@ LAST_WORDS_MS = 100
 """After a break, how long a goodbye that is still under way is waited for, ms."""
 FULL = 500
 """Status of a handshake with a machine that has all the connections that it takes."""
-HANDSHAKE_FAILED = {
-    zmq.Event.HANDSHAKE_FAILED_AUTH,
-    zmq.Event.HANDSHAKE_FAILED_NO_DETAIL,
-    zmq.Event.HANDSHAKE_FAILED_PROTOCOL,
-}
+TRIES = 4
+"""Connections that break before the handshake is done, until it is given up: a machine under a flood closes
+some, one with another key closes all."""
+HANDSHAKE_FAILED = {zmq.Event.HANDSHAKE_FAILED_AUTH, zmq.Event.HANDSHAKE_FAILED_PROTOCOL}
 WATCHED = (
     zmq.EVENT_CONNECTED
     | zmq.EVENT_DISCONNECTED
     | zmq.EVENT_HANDSHAKE_SUCCEEDED
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 )
 
@@ -111,6 +109,7 @@ class Link:
 
     def _await_handshake(self) -> None:
         deadline_s = time.monotonic() + self.timeout_s
+        broken = 0
         connected = False
         while (left_s := deadline_s - time.monotonic()) > 0:
             if not self._monitor.poll(math.ceil(left_s * 1e3)):
@@ -120,7 +119,9 @@ class Link:
                 return
             if event == zmq.Event.CONNECTED:
                 connected = True
-            elif event in HANDSHAKE_FAILED or (connected and event == zmq.Event.DISCONNECTED):
+            elif connected and event == zmq.Event.DISCONNECTED:
+                broken += 1
+            if event in HANDSHAKE_FAILED or broken == TRIES:
                 raise ConnectionFailed(self._why_no_handshake(event))
         if connected:
             raise ConnectionFailed(
@@ -196,14 +197,23 @@ class Link:
         # In this order: whoever gets the status has the readings too.
         self._subscriber.subscribe(wire.TOPIC_READING)
         self._subscriber.subscribe(wire.TOPIC_STATUS)
+        refused = self._subscriber.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
         self._subscriber.connect(str(readings))
         self._poller = zmq.Poller()
-        self._poller.register(self._subscriber, zmq.POLLIN)
-        self._poller.register(self._monitor, zmq.POLLIN)
+        for source in (self._subscriber, self._monitor, refused):
+            self._poller.register(source, zmq.POLLIN)
         deadline_s = time.monotonic() + self.timeout_s
-        while (left_s := deadline_s - time.monotonic()) > 0:
-            if self.news(left_s) is not None:
-                return
+        try:
+            while (left_s := deadline_s - time.monotonic()) > 0:
+                if self.news(left_s) is not None:
+                    return
+                if refused.poll(0):
+                    self._status = parse_monitor_message(refused.recv_multipart())["value"]
+                    raise ConnectionFailed(self._why_no_handshake(zmq.Event.HANDSHAKE_FAILED_AUTH))
+        finally:
+            self._poller.unregister(refused)
+            self._subscriber.disable_monitor()
+            refused.close(linger=0)
         raise ConnectionFailed(
             f"commands are answered at {self.endpoint}, but nothing is published at {readings} "
             f"within {self.timeout_s:g} s; is that port let through?"

@@ -40,13 +40,19 @@ class Publisher:
     Args:
         make: returns a new socket of a kind, with keys and limits set.
         endpoint: where it is bound.
+        heard: told of every subscription, and whose key asked for it.
 
     Raises:
         zmq.ZMQError: it cannot be bound.
     """
 
-    def __init__(self, make: Callable[[int], Socket], endpoint: Endpoint) -> None:
-        self._make, self._endpoint = make, endpoint
+    def __init__(
+        self,
+        make: Callable[[int], Socket],
+        endpoint: Endpoint,
+        heard: Callable[[zmq.Frame, str], None] = lambda _frame, _user: None,
+    ) -> None:
+        self._make, self._endpoint, self._heard = make, endpoint, heard
         self._topics: Counter[bytes] = Counter()
         self._asked: Counter[str] = Counter()
         self._bytes = 0
@@ -105,7 +111,9 @@ class Publisher:
             return False
         self._topics[topic] += 1
         self._bytes += cost
-        self._asked[_user(frame)] += cost
+        user = _user(frame)
+        self._asked[user] += cost
+        self._heard(frame, user)
         return said[:1] == b"\1"
 
     def _shut_out_worst(self, now_s: float) -> None:

@@ -18,7 +18,7 @@ import zmq
 from memrl_backends.zmq import endpoint as endpoints
 from memrl_backends.zmq import wire
 from memrl_backends.zmq.commands import CommandDesk, Machine, refusal
-from memrl_backends.zmq.doors import Doors
+from memrl_backends.zmq.doors import Doors, ask_for_descriptors
 from memrl_backends.zmq.endpoint import Endpoint
 from memrl_backends.zmq.events import CycleEvent, Summary
 from memrl_backends.zmq.gate import gate_for
@@ -145,16 +145,17 @@ class MachineServer:
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(THREADS)
+        self._doors = Doors(self._context, {self.endpoint.port, self.readings.port})
 
     # Set-up
 
     def _bind(self) -> None:
         """Open both sockets; commands last, so that who reaches them finds everything in place."""
         known = None if self._ring is None else self._may_come_in
-        self._doors = Doors(self._context)
+        ask_for_descriptors()
         self._zap = ZapHandler(self._context, known, self._has_room)
         try:
-            self._publisher = Publisher(self._socket, self.readings)
+            self._publisher = Publisher(self._socket, self.readings, self._doors.spoke)
             self._router = self._socket(zmq.ROUTER)
             self._router.rcvhwm, self._router.sndhwm = BEHIND, AHEAD
             self._router.router_mandatory = True  # a full queue is told, see `_reply`
@@ -180,7 +181,7 @@ class MachineServer:
 
     def _has_room(self, user: str) -> bool:
         peer = None if self._ring is None else self._ring.find(user)
-        return self._doors.let_in(peer.role if peer else Role.OPERATOR)
+        return self._doors.let_in(peer.role if peer else Role.OPERATOR, peer.key if peer else "")
 
     def _may_come_in(self, user: str) -> bool:
         return (
@@ -358,6 +359,8 @@ class MachineServer:
                 raise FrameError(f"{len(frames)} parts; a message is one")
             peer = self._peer(frames[0])
             request, arrays = wire.decode_request(frames[0].buffer)
+            if isinstance(request, wire.Hello):
+                self._doors.spoke(frames[0], peer.key)
         except FrameError as error:
             self._reply(identity, refusal(0, Refused(RefusalReason.INVALID, str(error))))
             return
@@ -445,6 +448,7 @@ class MachineServer:
         self._ports.release()
         self._state.close()
         self._context.destroy()
+        self._doors.close()
         for descriptor in (self._wake_read, self._wake_write):
             with contextlib.suppress(OSError):
                 os.close(descriptor)
