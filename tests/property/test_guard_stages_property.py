@@ -14,7 +14,7 @@ from memrl_ctrl.limits import PhaseLimits
 from memrl_ctrl.testing.traces import reading_at
 from memrl_ctrl.trace import Verdict
 from memrl_deploy.guard import Decision, Excess, Guard, GuardConfig
-from memrl_deploy.guard.decision import READBACK
+from memrl_deploy.guard.decision import Stage
 
 MAX_STEP_RAD = math.pi / 2.0
 ROUNDING_RAD = 1e-8
@@ -172,7 +172,7 @@ def test_hard_excess_is_never_written_and_small_is_no_more_than_that(story: Stor
         assert decision.held[must_hold].all()
         assert np.isfinite(decision.phi_hw_rad).all()
         unknown = np.isnan(reading.readback_rad)
-        assert (decision.verdicts[unknown, READBACK] == Verdict.NOT_RUN).all()
+        assert (decision.verdicts[unknown, Stage.READBACK] == Verdict.NOT_RUN).all()
 
 
 @settings(max_examples=60)

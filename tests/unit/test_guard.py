@@ -18,16 +18,7 @@ from memrl_ctrl.testing.traces import reading_at
 from memrl_ctrl.trace import Verdict
 from memrl_deploy.guard import STAGES, Guard, GuardConfig, usable_points
 from memrl_deploy.guard.coherence import _cheapest, coherent
-from memrl_deploy.guard.decision import (
-    ACTION,
-    APPLIED,
-    COHERENCE,
-    DISTRIBUTION,
-    FINITE_FRESH,
-    SLOPE,
-    STEP,
-    VALUE,
-)
+from memrl_deploy.guard.decision import Stage
 
 POINTS = 6
 STEP_RAD = math.pi / 2.0
@@ -46,7 +37,7 @@ def test_what_keeps_the_limits_goes_through_unchanged() -> None:
     delta = np.linspace(0.0, 0.3, POINTS)
     decision = guard().decide(delta, reading_at(ZERO), ALL)
     np.testing.assert_array_equal(decision.phi_hw_rad, delta)
-    told = np.delete(decision.verdicts, DISTRIBUTION, axis=1)  # no statistics: not run
+    told = np.delete(decision.verdicts, Stage.DISTRIBUTION, axis=1)  # no statistics: not run
     assert (told == Verdict.PASSED).all()
     assert decision.write
     assert not decision.altered.any()
@@ -60,8 +51,8 @@ def test_a_point_without_a_reading_holds_exactly() -> None:
     decision = guard().decide(np.full(POINTS, 0.7), reading_at(applied), usable)
     assert decision.phi_hw_rad[2] == applied[2]
     assert decision.proposed_rad[2] == applied[2]
-    assert decision.verdicts[2, FINITE_FRESH] == Verdict.HELD
-    assert (decision.verdicts[2, COHERENCE:] == Verdict.NOT_RUN).all()
+    assert decision.verdicts[2, Stage.FINITE_FRESH] == Verdict.HELD
+    assert (decision.verdicts[2, Stage.COHERENCE :] == Verdict.NOT_RUN).all()
     np.testing.assert_allclose(np.delete(decision.phi_hw_rad - applied, 2), 0.7)
 
 
@@ -72,7 +63,7 @@ def test_a_number_that_is_none_holds(bad: float) -> None:
     delta[4] = bad
     decision = guard().decide(delta, reading_at(ZERO), ALL)
     assert decision.phi_hw_rad[4] == 0.0
-    assert decision.verdicts[4, ACTION] == Verdict.HELD
+    assert decision.verdicts[4, Stage.ACTION] == Verdict.HELD
     assert decision.write
 
 
@@ -90,8 +81,8 @@ def test_a_function_that_breaks_the_limits_is_refused(applied: float) -> None:
     decision = guard().decide(np.full(POINTS, 0.1), reading_at(now), ALL)
     assert decision.refused
     assert not decision.write
-    assert (decision.verdicts[:, APPLIED] == Verdict.REFUSED).all()
-    assert (decision.verdicts[:, APPLIED + 1 :] == Verdict.NOT_RUN).all()
+    assert (decision.verdicts[:, Stage.APPLIED] == Verdict.REFUSED).all()
+    assert (decision.verdicts[:, Stage.APPLIED + 1 :] == Verdict.NOT_RUN).all()
 
 
 def test_engaging_on_a_function_outside_the_limits_is_refused_in_words() -> None:
@@ -108,7 +99,7 @@ def test_step_is_cut() -> None:
     delta = np.array([0.1, 0.2, 0.5, 0.2, 0.1, 0.0])
     decision = guard(replace(LIMITS, step_rad=0.3)).decide(delta, reading_at(ZERO), ALL)
     assert decision.phi_hw_rad[2] == pytest.approx(0.3)
-    np.testing.assert_array_equal(np.flatnonzero(decision.verdicts[:, STEP]), [2])
+    np.testing.assert_array_equal(np.flatnonzero(decision.verdicts[:, Stage.STEP]), [2])
 
 
 def test_value_is_cut() -> None:
@@ -117,7 +108,7 @@ def test_value_is_cut() -> None:
         np.full(POINTS, 0.4), reading_at(ZERO), ALL
     )
     np.testing.assert_allclose(decision.phi_hw_rad, 0.25)
-    assert (decision.verdicts[:, VALUE] == Verdict.ALTERED).all()
+    assert (decision.verdicts[:, Stage.VALUE] == Verdict.ALTERED).all()
 
 
 def test_slope_is_cut() -> None:
@@ -125,7 +116,7 @@ def test_slope_is_cut() -> None:
     limits = replace(LIMITS, slope_rad_per_ms=0.001)  # 0.1 rad between points
     decision = guard(limits).decide(np.array([0, 0, 0, 0.5, 0.5, 0.5]), reading_at(ZERO), ALL)
     assert np.abs(np.diff(decision.phi_hw_rad)).max() == pytest.approx(0.1)
-    assert decision.verdicts[2, SLOPE] == decision.verdicts[3, SLOPE] == Verdict.ALTERED
+    assert decision.verdicts[2, Stage.SLOPE] == decision.verdicts[3, Stage.SLOPE] == Verdict.ALTERED
 
 
 def test_slope_beside_a_held_point_bends_the_others() -> None:
@@ -136,8 +127,8 @@ def test_slope_beside_a_held_point_bends_the_others() -> None:
     decision = guard(limits).decide(np.full(POINTS, 0.5), reading_at(ZERO), usable)
     np.testing.assert_allclose(decision.phi_hw_rad, [0.0, 0.1, 0.2, 0.3, 0.4, 0.5], atol=1e-12)
     limits.check(decision.phi_hw_rad, ZERO, CTIME)
-    assert decision.verdicts[1, SLOPE] == Verdict.ALTERED
-    assert decision.verdicts[0, SLOPE] == Verdict.NOT_RUN
+    assert decision.verdicts[1, Stage.SLOPE] == Verdict.ALTERED
+    assert decision.verdicts[0, Stage.SLOPE] == Verdict.NOT_RUN
 
 
 def wide() -> Guard:
@@ -149,7 +140,7 @@ def test_undecided_points_go_round_together() -> None:
     """Half a turn from the goal, the few follow the many, and the many keep what they asked for."""
     delta = STEP_RAD * np.array([1, 1, -1, 1, -1, 1]) * 0.95
     decision = guard().decide(delta, reading_at(ZERO), ALL)
-    np.testing.assert_array_equal(np.flatnonzero(decision.verdicts[:, COHERENCE]), [2, 4])
+    np.testing.assert_array_equal(np.flatnonzero(decision.verdicts[:, Stage.COHERENCE]), [2, 4])
     assert (decision.phi_hw_rad > 0.9 * STEP_RAD).all()
     np.testing.assert_array_equal(decision.phi_hw_rad[[0, 1, 3, 5]], delta[0])
 
@@ -159,7 +150,7 @@ def test_points_at_the_unstable_place_are_taken_along() -> None:
     delta = np.array([-1.57, -1.57, -1.5, 0.0, 0.4, -1.4])
     applied = np.full(POINTS, -1.3)
     decision = wide().decide(delta, reading_at(applied), ALL)
-    np.testing.assert_array_equal(np.flatnonzero(decision.verdicts[:, COHERENCE]), [3, 4])
+    np.testing.assert_array_equal(np.flatnonzero(decision.verdicts[:, Stage.COHERENCE]), [3, 4])
     assert (decision.phi_hw_rad < applied - 1.0).all()
 
 
@@ -185,7 +176,7 @@ def test_a_converged_cycle_is_left_alone() -> None:
     """While all ask for small changes that can be played, signs are the policy's, however rough."""
     delta = 0.79 * STEP_RAD * np.array([1, -1, 1, -1, 1, -1]) * 0.5
     decision = guard().decide(delta, reading_at(ZERO), ALL)
-    assert (decision.verdicts[:, COHERENCE] == Verdict.PASSED).all()
+    assert (decision.verdicts[:, Stage.COHERENCE] == Verdict.PASSED).all()
 
 
 def test_one_wild_answer_is_not_followed() -> None:
@@ -193,14 +184,14 @@ def test_one_wild_answer_is_not_followed() -> None:
     delta = np.array([0.0, 0.0, 0.0, STEP_RAD, 0.0, 0.0])
     decision = guard().decide(delta, reading_at(ZERO), ALL)
     np.testing.assert_allclose(decision.phi_hw_rad, 0.0, atol=0.1)
-    np.testing.assert_array_equal(np.flatnonzero(decision.verdicts[:, COHERENCE]), [3])
+    np.testing.assert_array_equal(np.flatnonzero(decision.verdicts[:, Stage.COHERENCE]), [3])
 
 
 def test_held_points_do_not_stop_the_others_from_going_together() -> None:
     """Coherence looks past a held point at its next neighbours."""
     delta = STEP_RAD * np.array([1.0, 1.0, math.nan, -1.0, 1.0, 1.0])
     decision = wide().decide(delta, reading_at(ZERO), ALL)
-    np.testing.assert_array_equal(np.flatnonzero(decision.verdicts[:, COHERENCE] == 1), [3])
+    np.testing.assert_array_equal(np.flatnonzero(decision.verdicts[:, Stage.COHERENCE] == 1), [3])
     assert decision.phi_hw_rad[2] == 0.0
 
 
@@ -260,7 +251,7 @@ def test_a_function_that_rounding_puts_beyond_a_limit_is_refused() -> None:
     limits.check(applied, applied, CTIME)
     usable = np.arange(POINTS) == 1
     decision = guard(limits).decide(np.full(POINTS, 0.05), reading_at(applied), usable)
-    assert (decision.verdicts[:, SLOPE] == Verdict.REFUSED).all()
+    assert (decision.verdicts[:, Stage.SLOPE] == Verdict.REFUSED).all()
     assert decision.hard_stage == "slope"
     assert "the nearest function does not keep" in decision.reason
     assert not decision.write
@@ -269,5 +260,5 @@ def test_a_function_that_rounding_puts_beyond_a_limit_is_refused() -> None:
 
 def test_stages_have_their_places() -> None:
     """The verdicts' columns are the named stages."""
-    assert STAGES.index("coherence") == COHERENCE
+    assert STAGES.index("coherence") == Stage.COHERENCE
     assert len(STAGES) == guard().decide(ZERO, reading_at(ZERO), ALL).verdicts.shape[1]

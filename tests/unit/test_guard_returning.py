@@ -11,7 +11,7 @@ from memrl_ctrl.limits import PhaseLimits
 from memrl_ctrl.testing.traces import reading_at
 from memrl_ctrl.trace import Verdict
 from memrl_deploy.guard import Guard, GuardConfig
-from memrl_deploy.guard.decision import COHERENCE
+from memrl_deploy.guard.decision import Stage
 
 POINTS = 30
 STEP_RAD = math.pi / 2.0
@@ -101,7 +101,7 @@ def test_the_way_back_does_not_turn_round() -> None:
         loop.cycle(goal)
         if 0 < cycle < 60:
             assert (loop.place <= before).all()
-            assert (loop.decision.verdicts[:30, COHERENCE] <= Verdict.ALTERED).all()
+            assert (loop.decision.verdicts[:30, Stage.COHERENCE] <= Verdict.ALTERED).all()
     np.testing.assert_allclose(loop.place, goal - 2.0 * math.pi, atol=0.1)
 
 

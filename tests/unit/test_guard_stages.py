@@ -15,7 +15,7 @@ from memrl_ctrl.policy.statistics import measure_statistics
 from memrl_ctrl.testing.traces import reading_at
 from memrl_ctrl.trace import Verdict
 from memrl_deploy.guard import Excess, Guard, GuardConfig
-from memrl_deploy.guard.decision import ACTION, DISTRIBUTION, DRIFT, HEALTH, RATE, READBACK
+from memrl_deploy.guard.decision import Stage
 
 POINTS = 6
 STEP_RAD = math.pi / 2.0
@@ -50,7 +50,7 @@ def test_a_sick_pick_up_is_not_shown_and_holds(make: object) -> None:
     subject = guard()
     np.testing.assert_array_equal(np.flatnonzero(~subject.usable(reading)), [1])
     decision = subject.decide(SMALL, reading)
-    assert decision.verdicts[1, HEALTH] == Verdict.HELD
+    assert decision.verdicts[1, Stage.HEALTH] == Verdict.HELD
     assert decision.phi_hw_rad[1] == 0.0
     assert decision.excess is Excess.SMALL
     assert decision.write
@@ -103,8 +103,8 @@ def test_readings_unlike_the_training_hold() -> None:
     strange = with_profile(reading, 2, reading.profile[2] + np.roll(reading.profile[2], 50))
     decision = subject.decide(SMALL, strange)
     np.testing.assert_array_equal(np.flatnonzero(~decision.in_distribution), [2])
-    assert decision.verdicts[2, DISTRIBUTION] == Verdict.HELD
-    assert decision.verdicts[0, DISTRIBUTION] == Verdict.PASSED
+    assert decision.verdicts[2, Stage.DISTRIBUTION] == Verdict.HELD
+    assert decision.verdicts[0, Stage.DISTRIBUTION] == Verdict.PASSED
     assert decision.phi_hw_rad[2] == 0.0
 
 
@@ -115,7 +115,7 @@ def test_a_machine_that_does_not_follow_holds_and_in_the_end_is_hard() -> None:
     off[4] = math.radians(20.0)
     for cycle in range(5):
         decision = subject.decide(SMALL, replace(reading_at(ZERO, cycle=cycle), readback_rad=off))
-        assert decision.verdicts[4, READBACK] == Verdict.HELD
+        assert decision.verdicts[4, Stage.READBACK] == Verdict.HELD
         assert decision.excess is (Excess.HARD if cycle == 4 else Excess.SMALL)
     assert decision.hard_stage == "readback"
     assert "5 cycles in a row" in decision.reason
@@ -131,7 +131,7 @@ def test_an_unknown_readback_is_not_judged() -> None:
     decision = guard().decide(
         SMALL, replace(reading_at(ZERO), readback_rad=np.full(POINTS, np.nan))
     )
-    assert (decision.verdicts[:, READBACK] == Verdict.NOT_RUN).all()
+    assert (decision.verdicts[:, Stage.READBACK] == Verdict.NOT_RUN).all()
     assert decision.excess is Excess.NONE
 
 
@@ -143,7 +143,7 @@ def test_travel_over_a_window_is_limited_forth_and_back() -> None:
         decision = subject.decide(np.full(POINTS, 0.4 * sign), reading_at(place))
         place, sign = decision.phi_hw_rad, -sign
         np.testing.assert_allclose(place, expected, atol=1e-12)
-    assert (decision.verdicts[:, RATE] == Verdict.ALTERED).all()
+    assert (decision.verdicts[:, Stage.RATE] == Verdict.ALTERED).all()
     assert decision.excess is Excess.SMALL
     for _ in range(3):
         place = subject.decide(ZERO, reading_at(place)).phi_hw_rad
@@ -169,7 +169,7 @@ def test_drift_ends_at_its_budget_until_engaged_anew() -> None:
         decision = subject.decide(SMALL, reading_at(place))
         place = decision.phi_hw_rad
         np.testing.assert_allclose(place, expected)
-    assert (decision.verdicts[:, DRIFT] == Verdict.ALTERED).all()
+    assert (decision.verdicts[:, Stage.DRIFT] == Verdict.ALTERED).all()
     subject.note_engaged(place)
     np.testing.assert_allclose(subject.decide(SMALL, reading_at(place)).phi_hw_rad, 0.35)
 
@@ -184,7 +184,7 @@ def test_answers_that_are_none_or_too_large_are_hard() -> None:
     decision = guard().decide(delta, reading_at(ZERO))
     assert (decision.excess, decision.hard_stage) == (Excess.HARD, "action")
     assert "point 2 for 1.5 times" in decision.reason
-    assert decision.verdicts[2, ACTION] == Verdict.PASSED
+    assert decision.verdicts[2, Stage.ACTION] == Verdict.PASSED
 
 
 def test_a_refused_function_is_hard() -> None:

@@ -38,27 +38,13 @@ from memrl_ctrl.trace.records import Verdict
 from memrl_deploy.guard.budget import Budget, readback_distance
 from memrl_deploy.guard.coherence import coherent
 from memrl_deploy.guard.config import GuardConfig
-from memrl_deploy.guard.decision import (
-    ACTION,
-    APPLIED,
-    COHERENCE,
-    DISTRIBUTION,
-    DRIFT,
-    FINITE_FRESH,
-    HEALTH,
-    RATE,
-    READBACK,
-    SLOPE,
-    STAGES,
-    STEP,
-    VALUE,
-    BoolArray,
-    Decision,
-    FloatArray,
-)
+from memrl_deploy.guard.decision import STAGES, BoolArray, Decision, FloatArray, Stage
 from memrl_deploy.guard.excess import Judged, judge
 from memrl_deploy.guard.health import ProfileArray, unhealthy_points, usable_points
 from memrl_deploy.guard.returning import MARGIN_RAD, Returning
+
+BREAKS = {RefusalReason.STEP: Stage.STEP, RefusalReason.SLOPE: Stage.SLOPE}
+"""Stage whose limit a refused function breaks; any other reason is `value`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +94,11 @@ class Guard:
         self.statistics = statistics
         self._max_step_rad = max_step_rad
         self._far_rad = self.config.coherence_fraction * max_step_rad
+        # How far two points may part by the slope [points, points], rad; unused where they are unrelated.
+        self._reach_rad = np.zeros((0, 0))
+        if ctime_ms is not None:
+            apart_ms = np.abs(ctime_ms[:, None] - ctime_ms[None, :])
+            self._reach_rad = limits.slope_rad_per_ms * apart_ms
         self._now = _Memory()
         self._before = self._now
         self._seen: _Seen | None = None
@@ -166,7 +157,7 @@ class Guard:
         verdicts = np.full((applied.size, len(STAGES)), Verdict.PASSED, dtype=np.uint8)
         if not self._keeps_limits(applied):
             verdicts[:] = Verdict.NOT_RUN
-            verdicts[:, APPLIED] = Verdict.REFUSED
+            verdicts[:, Stage.APPLIED] = Verdict.REFUSED
             judged = judge(verdicts, None, None, self._now.repeats, self.config)
             self._now = replace(self._now, profile=reading.profile, repeats=judged.repeats)
             return _decision(applied.copy(), applied.copy(), verdicts, like, judged)
@@ -177,12 +168,12 @@ class Guard:
         delta = np.where(held, 0.0, delta_rad)
         proposed = applied + delta
         delta, altered = self._round_the_circle(delta, applied, held)
-        verdicts[altered, COHERENCE] = Verdict.ALTERED
+        verdicts[altered, Stage.COHERENCE] = Verdict.ALTERED
         restricted, fits = self._restrict(applied + delta, applied, held, budget, verdicts)
-        verdicts[restricted.step, STEP] = Verdict.ALTERED
-        verdicts[restricted.value, VALUE] = Verdict.ALTERED
-        verdicts[restricted.slope & fits, SLOPE] = Verdict.ALTERED
-        verdicts[held, COHERENCE:] = Verdict.NOT_RUN
+        verdicts[restricted.step, Stage.STEP] = Verdict.ALTERED
+        verdicts[restricted.value, Stage.VALUE] = Verdict.ALTERED
+        verdicts[restricted.slope & fits, Stage.SLOPE] = Verdict.ALTERED
+        verdicts[held, Stage.COHERENCE :] = Verdict.NOT_RUN
         phi_hw_rad, broken = restricted.phi_hw_rad, self._broken(restricted.phi_hw_rad, applied)
         if broken is not None:
             phi_hw_rad = applied.copy()
@@ -230,23 +221,23 @@ class Guard:
     ) -> BoolArray:
         """Write the verdicts on reading, answer and readback; return the points that hold [points]."""
         held = np.zeros(shown.size, dtype=np.bool_)
-        answered = np.isfinite(delta)
         for stage, passes in (
-            (FINITE_FRESH, seen.complete & (shown | ~seen.healthy)),
-            (HEALTH, seen.healthy),
-            (DISTRIBUTION, like),
-            (ACTION, answered),
-            (READBACK, ~(far > self.config.readback_rad)),
+            (Stage.FINITE_FRESH, seen.complete & (shown | ~seen.healthy)),
+            (Stage.HEALTH, seen.healthy),
+            (Stage.DISTRIBUTION, like),
+            (Stage.ACTION, np.isfinite(delta)),
+            (Stage.READBACK, ~(far > self.config.readback_rad)),
         ):
             verdicts[held, stage] = Verdict.NOT_RUN
-            verdicts[~held & ~passes, stage] = Verdict.HELD
-            held |= ~passes
+            if not passes.all():
+                verdicts[~held & ~passes, stage] = Verdict.HELD
+                held |= ~passes
         if self.statistics is None:
-            verdicts[:, DISTRIBUTION] = Verdict.NOT_RUN
-        verdicts[~np.isfinite(far), READBACK] = Verdict.NOT_RUN
+            verdicts[:, Stage.DISTRIBUTION] = Verdict.NOT_RUN
+        verdicts[~np.isfinite(far), Stage.READBACK] = Verdict.NOT_RUN
         return held
 
-    def _broken(self, phi_hw_rad: FloatArray, applied_rad: FloatArray) -> int | None:
+    def _broken(self, phi_hw_rad: FloatArray, applied_rad: FloatArray) -> Stage | None:
         """Return the stage whose limit a function breaks after all, None if it keeps all.
 
         What is applied may itself be beyond a limit by what a check forgives; the function that comes
@@ -255,7 +246,9 @@ class Guard:
         try:
             self.limits.check(phi_hw_rad, applied_rad, self.ctime_ms)
         except Refused as refused:
-            return {RefusalReason.STEP: STEP, RefusalReason.SLOPE: SLOPE}.get(refused.reason, VALUE)
+            return {RefusalReason.STEP: Stage.STEP, RefusalReason.SLOPE: Stage.SLOPE}.get(
+                refused.reason, Stage.VALUE
+            )
         return None
 
     def undo(self) -> None:
@@ -326,28 +319,39 @@ class Guard:
         low, high = np.full(wanted.size, -np.inf), np.full(wanted.size, np.inf)
         fits = np.ones(wanted.size, dtype=np.bool_)
         for stage, (least, most) in (
-            (RATE, budget.rate_bounds(applied, self.config.rate_travel_rad)),
-            (DRIFT, budget.drift_bounds(applied, self.config.drift_rad)),
+            (Stage.RATE, budget.rate_bounds(applied, self.config.rate_travel_rad)),
+            (Stage.DRIFT, budget.drift_bounds(applied, self.config.drift_rad)),
         ):
             inside = (wanted >= least) & (wanted <= most)
             verdicts[~inside, stage] = Verdict.ALTERED
             fits &= inside
             low, high = np.maximum(low, least), np.minimum(high, most)
+        if fits.all() and not held.any() and self._plays(wanted, applied):
+            none = np.zeros(wanted.size, dtype=np.bool_)
+            return Restricted(phi_hw_rad=wanted, step=none, value=none, slope=none), fits
         low, high = np.where(held, applied, low), np.where(held, applied, high)
-        within, ctime = np.clip(wanted, low, high), self.ctime_ms
-        if ctime is not None:
-            reach = self.limits.slope_rad_per_ms * np.abs(ctime[:, None] - ctime[None, :])
-            low = np.max(low[None, :] - reach, axis=1)
-            high = np.min(high[None, :] + reach, axis=1)
+        within = np.clip(wanted, low, high)
+        if self.ctime_ms is not None:
+            low = np.max(low - self._reach_rad, axis=1)
+            high = np.min(high + self._reach_rad, axis=1)
             within = np.clip(within, low, high)
         cut = np.abs(within - wanted) > 0.0
-        restricted = self.limits.restrict(within, applied, ctime)
+        restricted = self.limits.restrict(within, applied, self.ctime_ms)
         return Restricted(
             phi_hw_rad=np.where(held, applied, restricted.phi_hw_rad),
             step=restricted.step,
             value=restricted.value,
             slope=restricted.slope | cut,
         ), fits
+
+    def _plays(self, wanted: FloatArray, applied: FloatArray) -> bool:
+        """Whether a function keeps step, value and slope as it is, with no rounding forgiven."""
+        limits = self.limits
+        kept = np.abs(wanted - applied) <= limits.step_rad
+        kept &= (wanted >= limits.min_rad) & (wanted <= limits.max_rad)
+        if self.ctime_ms is not None:
+            kept[1:] &= np.abs(np.diff(wanted)) <= np.diagonal(self._reach_rad, 1)
+        return bool(kept.all())
 
 
 def _decision(

@@ -10,35 +10,31 @@ from numpy.typing import NDArray
 
 from memrl_ctrl.trace.records import Verdict
 
-STAGES = (
-    "applied",
-    "finite-fresh",
-    "health",
-    "distribution",
-    "action",
-    "readback",
-    "coherence",
-    "rate",
-    "drift",
-    "step",
-    "value",
-    "slope",
-)
+
+class Stage(IntEnum):
+    """The stages, in the order of the verdicts."""
+
+    APPLIED = 0
+    FINITE_FRESH = 1
+    HEALTH = 2
+    DISTRIBUTION = 3
+    ACTION = 4
+    READBACK = 5
+    COHERENCE = 6
+    RATE = 7
+    DRIFT = 8
+    STEP = 9
+    VALUE = 10
+    SLOPE = 11
+
+    @property
+    def label(self) -> str:
+        """The name in traces, reports and sentences: `finite-fresh`."""
+        return self.name.lower().replace("_", "-")
+
+
+STAGES = tuple(stage.label for stage in Stage)
 """Names of the stages, in the order of the verdicts."""
-(
-    APPLIED,
-    FINITE_FRESH,
-    HEALTH,
-    DISTRIBUTION,
-    ACTION,
-    READBACK,
-    COHERENCE,
-    RATE,
-    DRIFT,
-    STEP,
-    VALUE,
-    SLOPE,
-) = range(len(STAGES))
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]

@@ -11,7 +11,7 @@ Points of one cycle form a smooth function and go back together; unrelated rows 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +64,8 @@ class Returning:
         A point ends its way where the policy leads on, where it was moved away from its aim, or where it
         does not come nearer. A point that is held waits.
         """
+        if not self.going.any():
+            return replace(Returning.nowhere(applied_rad.size), last_rad=applied_rad.copy())
         left = np.abs(self.aim_rad - applied_rad)
         before = np.abs(self.aim_rad - self.last_rad)
         idle = np.where(free & ~(left < before - NEARER_RAD), self.idle + 1, self.idle)
@@ -84,6 +86,8 @@ class Returning:
         above = wanted_rad > limits.max_rad + MARGIN_RAD
         below = wanted_rad < limits.min_rad - MARGIN_RAD
         staying = ~self.going
+        if not ((above | below) & staying).any():
+            return self
         if together:
             higher, lower = (above & staying).sum(), (below & staying).sum()
             aim = wanted_rad - TURN * np.sign(float(higher) - float(lower))
@@ -93,7 +97,7 @@ class Returning:
             goes = staying & (above | below)
         fits = (aim >= limits.min_rad) & (aim <= limits.max_rad)
         if together:
-            goes = goes & bool(((above | below) & staying).any() and fits[staying].all())
+            goes = goes & bool(fits[staying].all())
         goes = goes & fits & (aim != wanted_rad)
         return Returning(
             aim_rad=np.where(goes, aim, self.aim_rad), last_rad=self.last_rad, idle=self.idle
