@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from memrl_ctrl.cli.bars import work_bar
 from memrl_ctrl.cli.values import ExistingPath, OutputFile, Seed
 from memrl_ctrl.errors import MemrlError
+from memrl_ctrl.installed import DISTRIBUTION
 from memrl_ctrl.outputs import write_json, write_output
 from memrl_ctrl.terminal import Terminal
 from memrl_ctrl.trace import TraceReader
@@ -43,7 +44,8 @@ def report(
     out
         The page; the JSON has the same name with `.json`.
     thresholds
-        YAML file with the limits, declared before the run; `docs/shadow-report.md` has one.
+        YAML file with the limits, declared before the run. Without it those that come with memrl-ctrl are
+        used, and the report says so (`docs/shadow-report.md`).
     twin
         Also close the loop on a simulation fitted to the readings: some minutes.
     program
@@ -61,6 +63,7 @@ def report(
             figures,
             declared,
             started_utc=reader.header.started_utc,
+            recorded_with=reader.header.versions.get(DISTRIBUTION, ""),
             problems=() if state.whole else (f"the trace is not whole: {state.sentences()[-1]}",),
             twin=found,
         )
@@ -78,6 +81,7 @@ def report(
     console.print(str(judgement.verdict), style="bold")
     for reason in judgement.reasons:
         console.print(f"- {reason}")
+    console.print(f"thresholds: {declared.words}")
     console.print(f"written: {out} and {out.with_suffix('.json')}")
     return 0
 

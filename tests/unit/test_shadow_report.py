@@ -151,6 +151,31 @@ def test_a_run_that_keeps_all_limits_is_promoted(run: Path, tmp_path: Path) -> N
     assert (lossy.verdict, lossy.reasons) == ("HOLD", ("it is torn",))
 
 
+def test_the_shipped_thresholds_are_the_defaults_with_a_reason_for_each() -> None:
+    """The file that is used where none is given holds every default, behind a comment of its own."""
+    shipped = load_thresholds(None)
+    assert shipped.thresholds == Thresholds()
+    lines = Path(shipped.path).read_text(encoding="utf-8").splitlines()
+    names = [field.name for field in dataclasses.fields(Thresholds)]
+    found = [line.partition(":")[0] for line in lines if line and not line.startswith("#")]
+    assert found == names
+    for name in names:
+        (place,) = (n for n, line in enumerate(lines) if line.startswith(f"{name}:"))
+        assert lines[place - 1].startswith("# ")
+
+
+def test_thresholds_of_a_release_stand_before_the_runs_that_it_recorded(run: Path) -> None:
+    """They were there when that release recorded; of another release's run that is not known."""
+    shipped = load_thresholds(None)
+    assert shipped.doubt("", shipped.release) == ""
+    assert "recorded with memrl-ctrl 0.0.1" in shipped.doubt("", "0.0.1")
+    assert "recorded with memrl-ctrl (unknown)" in shipped.doubt("", "")
+    with TraceReader(run) as trace:
+        figures = shadow_figures(trace, shipped.thresholds)
+    found = judge(figures, shipped, started_utc="", recorded_with="0.0.1")
+    assert "0.0.1" in found.reasons[-1]
+
+
 def test_a_broken_limit_rejects_with_its_reason(tmp_path: Path) -> None:
     """Hits of the guard that cannot be chance reject, and the reason names figure and limit."""
     folder = shadow_run(tmp_path / "run", hits=40, late=60)
@@ -213,13 +238,13 @@ def test_the_page_stands_alone(
     assert "nan" not in re.sub(r"<[^>]*>", " ", text).split()
     assert "rule of three" in text
     values = json.loads(out.with_suffix(".json").read_text())
-    assert values["verdict"] == "HOLD"
+    assert values["verdict"] == "REJECT"  # a third of the points is 20 degrees away
     assert values["cycles"] == CYCLES
     assert values["difference_deg"]["within"]["value"] == pytest.approx(2 / 3)
     assert "memory follows the trajectory" in values["blind_spot"]
     said = capsys.readouterr().out
-    assert "HOLD" in said
-    assert "no thresholds were declared" in said
+    assert said.startswith("REJECT")
+    assert "the defaults of memrl-ctrl" in said  # nobody declared others
 
 
 def test_svg_is_well_formed(run: Path, tmp_path: Path) -> None:

@@ -61,6 +61,7 @@ def judge(
     declared: Declared,
     *,
     started_utc: str,
+    recorded_with: str = "",
     problems: tuple[str, ...] = (),
     twin: Counterfactual | None = None,
 ) -> Judgement:
@@ -70,6 +71,7 @@ def judge(
         figures: of the run.
         declared: the thresholds, and where they come from.
         started_utc: start of the run: thresholds that are younger were not declared beforehand.
+        recorded_with: release that recorded it: its own thresholds were.
         problems: what is wrong with the trace itself.
         twin: what the fitted simulation says, if it was asked.
     """
@@ -100,19 +102,13 @@ def judge(
     )
     broken = [one for one in findings if one.state is State.BROKEN]
     open_ = [one for one in findings if one.state is State.OPEN]
-    doubts = [*problems]
-    if not declared.path:
-        doubts.append("no thresholds were declared: --thresholds FILE")
-    elif not declared.before(started_utc):
-        doubts.append(
-            f"the thresholds were written ({declared.written_utc}) after the run began ({started_utc}): "
-            "they were not declared beforehand"
-        )
+    doubt = declared.doubt(started_utc, recorded_with)
+    doubts = [*problems, doubt] if doubt else [*problems]
     reasons = [
         f"{one.words}: {one.measured}, {one.limit} was declared" for one in (*broken, *open_)
     ]
     verdict = Verdict.PROMOTE
-    if broken and declared.path:  # limits that nobody declared reject nobody
+    if broken:
         verdict = Verdict.REJECT
     elif broken or open_ or doubts:
         verdict = Verdict.HOLD

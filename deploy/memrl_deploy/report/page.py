@@ -111,13 +111,10 @@ def _thresholds(subject: Subject) -> str:
         f'<td class="{one.state}">{one.state}</td><td class="dim">{escape(one.name)}</td></tr>'
         for one in subject.judgement.findings
     )
-    declared = subject.declared
-    source = "the defaults of this release, declared by nobody"
-    if declared.path:
-        source = f"{declared.path}, written {declared.written_utc}, SHA-256 {declared.sha256[:16]}…"
+    source = escape(subject.declared.words)
     return (
         "<table><tr><th>figure</th><th>measured (95 % interval)</th><th>declared</th><th></th>"
-        f'<th></th></tr>{rows}</table><p class="dim">Thresholds: {escape(source)}. A limit is met where '
+        f'<th></th></tr>{rows}</table><p class="dim">Thresholds: {source}. A limit is met where '
         "the whole interval keeps it, broken where the whole interval does not, and open in between. One "
         "broken limit rejects, one open limit holds.</p>"
     )

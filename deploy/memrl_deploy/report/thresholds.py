@@ -5,15 +5,20 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.resources import files
 from pathlib import Path
 
+from memrl_ctrl import __version__
 from memrl_ctrl.config.checks import require
 from memrl_ctrl.config.reading import checked, read_yaml
+
+SHIPPED = "thresholds.yaml"
+"""The file beside this one: the values below with their reasons (a test keeps the two equal)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Thresholds:
-    """Limits of the figures. The defaults are a proposal, not a decision: see `docs/shadow-report.md`."""
+    """Limits of the figures. The reasons for the defaults stand in `thresholds.yaml` beside this file."""
 
     min_cycles: int = 3000
     """Fewest cycles in which the policy was asked; 3,000 are an hour."""
@@ -68,39 +73,64 @@ class Declared:
     """Thresholds, and where they come from."""
 
     thresholds: Thresholds
-    path: str = ""
-    """The file; empty where none was given."""
-    sha256: str = ""
+    path: str
+    sha256: str
     written_utc: str = ""
-    """When the file was last written."""
+    """When the file was last written; empty for those that come with a release."""
+    release: str = ""
+    """The release that they come with; empty for a user's file."""
 
-    def before(self, started_utc: str) -> bool:
-        """Whether the file was last written before a run started."""
-        if not self.written_utc:
-            return False
+    def doubt(self, started_utc: str, recorded_with: str) -> str:
+        """Return why these may not have been declared before a run; empty if they were.
+
+        Args:
+            started_utc: start of the run.
+            recorded_with: release that recorded it: whoever ran it had that release's thresholds.
+        """
+        if self.release:
+            if self.release == recorded_with:
+                return ""
+            return (
+                f"the run was recorded with memrl-ctrl {recorded_with or '(unknown)'} and the thresholds "
+                f"are those of {self.release}: whether they stood beforehand is not known; give "
+                "--thresholds FILE"
+            )
         try:
-            started = datetime.fromisoformat(started_utc)
-        except ValueError:
-            return False
-        return datetime.fromisoformat(self.written_utc) <= started
+            before = datetime.fromisoformat(self.written_utc) <= datetime.fromisoformat(started_utc)
+        except (ValueError, TypeError):  # no date, or one without a zone
+            before = False
+        if before:
+            return ""
+        return (
+            f"the thresholds were written ({self.written_utc}) after the run began ({started_utc}): "
+            "they were not declared beforehand"
+        )
+
+    @property
+    def words(self) -> str:
+        """Where they come from, for people."""
+        digest = f"SHA-256 {self.sha256[:16]}…"
+        if self.release:
+            return f"the defaults of memrl-ctrl {self.release} ({SHIPPED}, {digest}), for want of others"
+        return f"{self.path}, written {self.written_utc}, {digest}"
 
 
 def load_thresholds(path: str | Path | None) -> Declared:
-    """Read thresholds from a YAML file; None gives the defaults, declared by nobody.
+    """Read thresholds from a YAML file; None reads those that come with this release.
 
     Raises:
         FileError: the file cannot be read, or is no mapping.
         UsageError: an unknown key, or a value that cannot be.
     """
+    file = Path(str(files(__package__) / SHIPPED)) if path is None else Path(path)
+    found = checked(read_yaml(file, "thresholds"), Thresholds, f"{file}")
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
     if path is None:
-        return Declared(thresholds=Thresholds())
-    path = Path(path)
-    values = read_yaml(path, "thresholds")
-    found = checked(values, Thresholds, f"{path}")
-    written = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+        return Declared(thresholds=found, path=str(file), sha256=digest, release=__version__)
+    written = datetime.fromtimestamp(file.stat().st_mtime, UTC)
     return Declared(
         thresholds=found,
-        path=str(path),
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        path=str(file),
+        sha256=digest,
         written_utc=written.isoformat(timespec="seconds"),
     )
