@@ -17,6 +17,13 @@ from memrl_ctrl.trace.records import CycleRecord, OutcomeRecord
 CYCLES = "cycles/"
 OUTCOMES = "outcomes/"
 TIMINGS = "timings_ns/"
+MEMORY_FROM = CYCLES + "memory_from/"
+PROFILE = CYCLES + "profile"
+PROFILE_STEP, PROFILE_FIRST = CYCLES + "profile_step", CYCLES + "profile_first"
+LEVELS = "levels/profile"
+"""Path of what the steps of `profile_step` are steps between."""
+MAX_LEVELS = 1 << 12
+"""Most levels in one table of a digitiser's levels; 30 profiles from one of 10 bits have some hundred."""
 NO_OUTCOME, TAKEN_NOT, TAKEN = -1, 0, 1
 """Values of `outcomes/state`."""
 
@@ -40,7 +47,19 @@ COLUMNS = {
     ),
     "cycles/events_json": Column("", "cycle", "what happened, a JSON list of objects"),
     "cycles/profile": Column(
-        "arbitrary", "cycle, point, slice", "line density against RF phase, earlier phase first"
+        "arbitrary",
+        "cycle, point, slice",
+        "line density against RF phase, earlier phase first; NaN where profile_first is not -1",
+    ),
+    "cycles/profile_step": Column(
+        "1",
+        "cycle, point, slice",
+        "place of the slice's value in /levels/profile less that of the slice before; 0 in the first",
+    ),
+    "cycles/profile_first": Column(
+        "1",
+        "cycle, point",
+        "place of the first slice's value in /levels/profile; -1: the profile stands in profile",
     ),
     "cycles/setpoint_rad": Column("rad", "cycle, point", "phi_hw that was asked for"),
     "cycles/applied_rad": Column("rad", "cycle, point", "phi_hw that the limits let through"),
@@ -73,6 +92,11 @@ COLUMNS = {
 GROUPS = {
     CYCLES + MEMORY_IN: Column("1", "cycle, point, ...", "memory that went into the policy"),
     CYCLES + MEMORY_OUT: Column("1", "cycle, point, ...", "memory that came out of the policy"),
+    MEMORY_FROM: Column(
+        "1",
+        "cycle",
+        "which memory_out of the row before it is, by name from 0; -1: it stands in memory_in",
+    ),
     CYCLES + MEASURE: Column("1", "cycle, point", "a further number of the run"),
     CYCLES + TIMINGS: Column("ns", "cycle", "duration of a section; -1 where it did not run"),
     OUTCOMES + TIMINGS: Column("ns", "cycle", "duration of a section; -1 where it did not run"),

@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 from memrl_ctrl.errors import TraceError
 from memrl_ctrl.limits import PhaseLimits
 from memrl_ctrl.trace.blocks import column_of, filler
+from memrl_ctrl.trace.chunks import write_chunks
 from memrl_ctrl.trace.codec import json_text
-from memrl_ctrl.trace.columns import cycle_row, described, outcome_row, unquoted
+from memrl_ctrl.trace.coder import Coder
+from memrl_ctrl.trace.columns import LEVELS, PROFILE, cycle_row, described, outcome_row, unquoted
 from memrl_ctrl.trace.folder import sync_folder
 from memrl_ctrl.trace.layout import Layout
 from memrl_ctrl.trace.records import (
@@ -42,6 +44,8 @@ CHUNK_BYTES = 1 << 17
 """Wanted size of a chunk; one cycle of profiles is about that."""
 CHUNK_ROWS = 1024
 """Most cycles in a chunk."""
+LEVEL_ROWS = 4096
+"""Levels of a digitiser in a chunk."""
 GZIP_LEVEL = 1
 SAMPLE_FROM_BYTES = 1024
 """A row of a column from this length on is tried with and without shuffle; shorter ones are shuffled."""
@@ -165,6 +169,7 @@ class _Columns:
     def __init__(self, file: Any) -> None:
         self._file = file
         self._rows: list[dict[str, Any]] = []
+        self._coder = Coder()
         self._written = 0
         self._names: dict[str, Any] = {}
         self._empty: dict[str, tuple[str, list[int]]] = {}
@@ -188,25 +193,48 @@ class _Columns:
         self._file.require_group("outcomes")
 
     def _flush(self) -> None:
-        present = {name: value for row in self._rows for name, value in row.items()}
+        known = self._values()
+        levels = self._coder.replace(self._rows)
+        stored = self._values()
         end = self._written + len(self._rows)
-        for name, example in present.items():
+        for name, example in (known | stored).items():
             array = np.asarray(example)
             if array.size == 0:
                 self._empty[name] = (array.dtype.str, list(array.shape))
                 continue
-            block = column_of(self._rows, name, example)
             dataset = self._names.get(name)
             if dataset is None:
-                dataset = self._names[name] = _create(self._file, name, example, block)
+                dataset = _create(self._file, name, example, stored.get(name))
+                self._names[name] = dataset
             dataset.resize(end, axis=0)
-            dataset[self._written : end] = block
+            if name in stored:
+                self._write(dataset, name, example)
+        _append_levels(self._file, levels)
         self._written = end
         self._rows.clear()
 
+    def _values(self) -> dict[str, Any]:
+        """Return a value of each column that the rows have."""
+        return {name: value for row in self._rows for name, value in row.items()}
 
-def _create(file: Any, path: str, example: Any, block: NDArray[Any]) -> Any:
-    """Make the resizable dataset of a column; `block` is its beginning."""
+    def _write(self, dataset: Any, name: str, example: Any) -> None:
+        block = column_of(self._rows, name, example)
+        if block.dtype == object or BLOCK_CYCLES % dataset.chunks[0]:
+            dataset[self._written :] = block
+            return
+        held = np.array([name in row for row in self._rows])
+        write_chunks(dataset, self._written, block, held, GZIP_LEVEL)
+
+
+def _create(file: Any, path: str, example: Any, stored: Any) -> Any:
+    """Make the resizable dataset of a column.
+
+    Args:
+        file: `h5py.File`, open for writing.
+        path: of the column.
+        example: one of its values, for element type and shape.
+        stored: one that is stored as it is; None where the first ones are stored otherwise.
+    """
     options: dict[str, Any]
     if isinstance(example, str):
         shape: tuple[int, ...] = ()
@@ -215,13 +243,17 @@ def _create(file: Any, path: str, example: Any, block: NDArray[Any]) -> Any:
         array = np.asarray(example)
         shape = array.shape
         rows = max(1, min(CHUNK_ROWS, CHUNK_BYTES // array.nbytes))
+        rows = 1 << (
+            rows.bit_length() - 1
+        )  # whole chunks in a block of cycles, or the other way round
         options = {
             "dtype": array.dtype.newbyteorder("<"),
             "chunks": (rows, *shape),
             "fillvalue": filler(array.dtype),
             "compression": "gzip",
             "compression_opts": GZIP_LEVEL,
-            "shuffle": array.dtype.itemsize > 1 and _shuffled_is_shorter(block[0]),
+            "shuffle": array.dtype.itemsize > 1
+            and (stored is None or _shuffled_is_shorter(np.asarray(stored))),
         }
     dataset = file.create_dataset(path, shape=(0, *shape), maxshape=(None, *shape), **options)
     column = described(path)
@@ -232,6 +264,30 @@ def _create(file: Any, path: str, example: Any, block: NDArray[Any]) -> Any:
     dataset.attrs["dimensions"] = column.dimensions
     dataset.attrs["description"] = column.description
     return dataset
+
+
+def _append_levels(file: Any, levels: NDArray[np.float32]) -> None:
+    """Put levels behind those that there are already."""
+    if not levels.size:
+        return
+    if LEVELS not in file:
+        dataset = file.create_dataset(
+            LEVELS,
+            shape=(0,),
+            maxshape=(None,),
+            dtype="<f4",
+            chunks=(LEVEL_ROWS,),
+            compression="gzip",
+            compression_opts=GZIP_LEVEL,
+            shuffle=True,
+        )
+        dataset.attrs["units"] = described(PROFILE).units
+        dataset.attrs["description"] = (
+            "values of a digitiser's levels, table after table, each rising"
+        )
+    dataset = file[LEVELS]
+    dataset.resize(dataset.shape[0] + levels.size, axis=0)
+    dataset[-levels.size :] = levels
 
 
 def _shuffled_is_shorter(array: NDArray[Any]) -> bool:

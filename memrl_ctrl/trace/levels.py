@@ -8,8 +8,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-MAX_LEVELS = 1 << 12
-"""Most levels that are looked for; a record of 30 profiles from a digitiser of 10 bits has some hundred."""
+from memrl_ctrl.trace.columns import MAX_LEVELS
+
 TABLE_BITS = 14
 """Slots of the hash table, as a power of two: four for each level."""
 MULTIPLIER = 2654435761
@@ -30,6 +30,21 @@ def find_levels(
     Returns:
         Levels [levels] as bits, by rising value, and codes [n]; None if there are more levels.
     """
+    found = number_levels(bits, most)
+    if found is None:
+        return None
+    levels, place, codes = found
+    return levels, place[codes]
+
+
+def number_levels(
+    bits: NDArray[np.uint32], most: int
+) -> tuple[NDArray[np.uint32], NDArray[np.uint16], NDArray[np.uint16]] | None:
+    """Return levels as `find_levels` does, but each element's place in two steps: `place[codes]`.
+
+    Returns:
+        Levels [levels] as bits, by rising value, place [levels] and codes [n]; None if there are more levels.
+    """
     codes = np.empty(bits.size, dtype=np.uint16)
     levels = np.empty(MAX_LEVELS, dtype=np.uint32)
     count = _collect(bits, min(most, MAX_LEVELS), levels, codes)
@@ -41,7 +56,7 @@ def find_levels(
     order = np.argsort(rising)
     place = np.empty(count, dtype=np.uint16)
     place[order] = np.arange(count, dtype=np.uint16)
-    return found[order], place[codes]
+    return found[order], place, codes
 
 
 @njit(cache=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -80,11 +81,18 @@ class TraceReader:
 
         Args:
             name: path in the file, for example `cycles/profile`; `cycles/` may be left out.
-            rows: which cycles, by index.
+            rows: which cycles, by index: one, negative counts from the end, or a slice as of a list.
 
         Raises:
+            IndexError: there is no such cycle.
+            TypeError: `rows` is neither a whole number nor a slice.
+            ValueError: the step of the slice is 0.
             TraceError: there is no such column, or it is damaged.
         """
+        if isinstance(rows, slice):
+            rows.indices(len(self))  # says what is wrong with it, if anything is
+        else:
+            rows = self._checked(_whole(rows))
         path = name if name in self.names else CYCLES + name
         if path not in self.names:
             raise TraceError(self.path, f"no column {name!r}; there is: {', '.join(self.names)}")
@@ -150,6 +158,14 @@ class TraceReader:
         ) as error:
             where = "" if index is None else f" at cycle index {index}"
             raise TraceError(self.path, f"damaged{where}: {error}") from error
+
+
+def _whole(rows: Any) -> int:
+    try:
+        return operator.index(rows)
+    except TypeError as error:
+        what = type(rows).__name__
+        raise TypeError(f"rows must be a whole number or a slice, not {what}") from error
 
 
 def find_trace(path: str | Path) -> Path:

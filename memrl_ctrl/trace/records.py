@@ -21,10 +21,11 @@ from memrl_ctrl.backend import FloatArray, MachineDescription, Reading, Receipt
 from memrl_ctrl.limits import PhaseLimits
 from memrl_ctrl.trace.provenance import environment_fingerprint, recorded_versions
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Version of the records and of the HDF5 layout that is written."""
-READABLE_SCHEMAS = (1, 2)
-"""Versions that are read; another one is refused. Version 1 knew no signatures."""
+READABLE_SCHEMAS = (1, 2, 3)
+"""Versions that are read; another one is refused. Version 1 knew no signatures; 1 and 2 stored profiles and
+memories as they stand."""
 POLICY_FILE = "policy.onnx"
 """Name under which a trace carries the policy file."""
 

@@ -13,6 +13,7 @@ from memrl_ctrl.errors import TraceError
 from memrl_ctrl.trace.blocks import column_of
 from memrl_ctrl.trace.codec import json_value
 from memrl_ctrl.trace.columns import CYCLES, OUTCOMES, cycle_row, outcome_row
+from memrl_ctrl.trace.decoder import Decoder
 from memrl_ctrl.trace.hdf5 import EMPTY, FORMAT
 from memrl_ctrl.trace.layout import Layout
 from memrl_ctrl.trace.records import (
@@ -26,6 +27,8 @@ from memrl_ctrl.trace.report import TraceReport
 from memrl_ctrl.trace.rows import cycle_of, header_of, outcome_of, report_of, signatures_of
 from memrl_ctrl.trace.scan import Entry, JournalReader, Progress, Summary
 
+CODED_FROM = 3
+"""Schema version from which on values are stored as `memrl_ctrl.trace.coder` makes them."""
 BLOCK_CYCLES = 16
 """Cycles that are read at once from an HDF5 file."""
 
@@ -39,7 +42,7 @@ class Store(Protocol):
     names: tuple[str, ...]
 
     def column(self, path: str, rows: slice | int) -> NDArray[Any]:
-        """Return some rows of a column."""
+        """Return some rows of a column; a single one is not counted from the end."""
         ...
 
     def record(self, index: int) -> CycleRecord:
@@ -80,12 +83,14 @@ class Hdf5Store:
             raise TraceError(path, f"cannot be opened as HDF5: {error}") from error
         self._block: tuple[int, dict[str, Any]] = (-1, {})
         try:
-            self._check_format(path)
+            version = self._checked_version(path)
             self.header = header_of(self._file)
             self.report = report_of(self._file, path)
             self._empty = json_value(self._file["cycles"].attrs[EMPTY])
             self.cycles = self._cycle_numbers()
-            self.names = tuple(sorted(_datasets(self._file)))
+            stored = _datasets(self._file)
+            self._decoder = Decoder(self._file, self.cycles.size) if version >= CODED_FROM else None
+            self.names = Decoder.names(stored) if self._decoder else tuple(sorted(stored))
         except BaseException:
             self._file.close()
             raise
@@ -96,7 +101,22 @@ class Hdf5Store:
 
     def column(self, path: str, rows: slice | int) -> NDArray[Any]:
         """Return some rows of a column."""
-        return np.asarray(_decoded(self._file[path])[rows])
+        if not isinstance(rows, slice):
+            return np.asarray(self._rising(path, slice(rows, rows + 1))[0])
+        wanted = range(self.cycles.size)[rows]
+        forward = wanted if wanted.step > 0 else wanted[::-1]
+        within = slice(forward.start, forward.stop, forward.step) if wanted else slice(0, 0)
+        values = self._rising(path, within)
+        return values if wanted.step > 0 else values[::-1].copy()
+
+    def _rising(self, path: str, rows: slice) -> NDArray[Any]:
+        """Return some rows of a column, in their order in the file: step positive, ends within it."""
+        if self._decoder is not None and self._decoder.derives(path):
+            return self._decoder.column(path, rows)
+        dataset = self._file[path]
+        if dataset.shape[:1] != self.cycles.shape:
+            raise ValueError(f"{path} has {dataset.shape} values for {self.cycles.size} cycles")
+        return np.asarray(_decoded(dataset)[rows])
 
     def record(self, index: int) -> CycleRecord:
         """Return a cycle."""
@@ -114,7 +134,7 @@ class Hdf5Store:
         """Return the signatures."""
         return signatures_of(self._file)
 
-    def _check_format(self, path: Path) -> None:
+    def _checked_version(self, path: Path) -> int:
         if self._file.attrs.get("format") != FORMAT:
             raise TraceError(path, "is HDF5, but no trace of memrl-ctrl")
         version = int(self._file.attrs["schema_version"])
@@ -124,6 +144,7 @@ class Hdf5Store:
                 f"schema version {version}; this release reads "
                 f"{' and '.join(map(str, READABLE_SCHEMAS))}",
             )
+        return version
 
     def _cycle_numbers(self) -> NDArray[np.int64]:
         if "cycle" not in self._file["cycles"]:
@@ -139,7 +160,7 @@ class Hdf5Store:
         return {name: values[index - start] for name, values in self._block[1].items()}
 
     def _rows(self, start: int, end: int) -> dict[str, Any]:
-        block = {name: _decoded(self._file[name])[start:end] for name in self.names}
+        block = {name: self._rising(name, slice(start, end)) for name in self.names}
         for name, (dtype, shape) in self._empty.items():
             block[name] = np.empty((end - start, *shape), dtype=dtype)
         for values in block.values():

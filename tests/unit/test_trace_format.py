@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from memrl_ctrl.testing.traces import write_sample_journal
-from memrl_ctrl.trace import recover
+from memrl_ctrl.trace import TraceReader, recover
 from memrl_ctrl.trace.columns import COLUMNS, GROUPS
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "trace-format.md"
@@ -42,6 +42,26 @@ def test_the_documents_reader_reads_a_journal(text: str, tmp_path: Path) -> None
     for (_, arrays), record in zip(cycles, written, strict=True):
         np.testing.assert_array_equal(arrays["profile"], record.reading.profile)
         assert ("action" in arrays) == (record.policy is not None)
+
+
+@pytest.mark.parametrize("version", ["v1", "v2", "v3"])
+def test_the_documents_reader_reads_hdf5_of_every_version(text: str, version: str) -> None:
+    """The functions printed in the document, with h5py and numpy only, give every bit of each golden file."""
+    source = re.findall(r"```python\n(import h5py.*?def .*?)```", text, flags=re.DOTALL)
+    assert len(source) == 1
+    assert "memrl" not in source[0]
+    names: dict[str, Any] = {}
+    exec(source[0], names)  # noqa: S102 - the document's own example
+    golden = DOCUMENT.parents[1] / "tests" / "data" / "traces" / version / "trace.h5"
+    with TraceReader(golden) as trace, h5py.File(golden) as file:
+        cycles = len(trace)
+        for begin, end in ((0, cycles), (1, cycles - 1), (cycles - 1, cycles)):
+            found = names["read_profiles"](file, begin, end)
+            assert found.tobytes() == trace.array("profile", slice(begin, end)).tobytes()
+            for name in file["cycles/memory_in"]:
+                found = names["read_memory"](file, name, begin, end)
+                wanted = trace.array(f"memory_in/{name}", slice(begin, end))
+                assert found.tobytes() == wanted.tobytes()
 
 
 def test_every_column_stands_in_the_document(text: str, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def expected(folder: Path) -> dict[str, Any]:
 
 
 def digest(values: NDArray[Any]) -> dict[str, Any]:
-    """What is compared of a column: element type, shape, and the SHA-256 of its bytes, or of its texts as JSON."""
+    """What is compared of a column: type, shape, SHA-256 of its bytes, or of its texts as JSON."""
     text = values.dtype == object
     data = json.dumps(values.tolist()).encode() if text else values.tobytes()
     return {

@@ -90,7 +90,7 @@ def test_plain_h5py_reads_it(run: Path) -> None:
     """Stacked columns, units, provenance and JSON are there for a reader that knows only HDF5."""
     with h5py.File(run / "trace.h5", "r") as file:
         assert file.attrs["format"] == "memrl-ctrl trace"
-        assert file.attrs["schema_version"] == 2
+        assert file.attrs["schema_version"] == 3
         assert file.attrs["cycles"] == 70
         profile = file["cycles/profile"]
         assert profile.shape == (70, 3, 16)

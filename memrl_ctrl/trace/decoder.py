@@ -1,0 +1,156 @@
+"""Makes the values again that `memrl_ctrl.trace.coder` replaced, bit for bit.
+
+The file may come from anywhere: types, shapes, and every number that points into another dataset are checked
+before they are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from memrl_ctrl.trace.codec import MEMORY_IN, MEMORY_OUT
+from memrl_ctrl.trace.columns import (
+    CYCLES,
+    LEVELS,
+    MAX_LEVELS,
+    MEMORY_FROM,
+    PROFILE,
+    PROFILE_FIRST,
+    PROFILE_STEP,
+)
+
+BLOCK_CYCLES = 64
+"""Cycles whose profiles are made at once, those that are left out between them counted."""
+PLAIN = -1
+"""In `profile_first` and `memory_from`: the value stands in the file as it is."""
+
+
+class Decoder:
+    """Columns of an HDF5 file some of whose values have to be made.
+
+    Args:
+        file: `h5py.File`, a trace.
+        cycles: how many cycles it has.
+    """
+
+    def __init__(self, file: Any, cycles: int) -> None:
+        self._file = file
+        self._cycles = cycles
+
+    @staticmethod
+    def names(stored: Sequence[str]) -> tuple[str, ...]:
+        """Return the names of the records' columns, given those of the file's."""
+        own = (PROFILE_STEP, PROFILE_FIRST, MEMORY_FROM)
+        return tuple(sorted(name for name in stored if not name.startswith(own)))
+
+    def derives(self, path: str) -> bool:
+        """Whether a column has values that have to be made."""
+        source = self._source(path)
+        return bool(source) and source in self._file
+
+    def column(self, path: str, rows: slice) -> NDArray[Any]:
+        """Return some rows of such a column.
+
+        Args:
+            path: of the column.
+            rows: within the cycles, step positive.
+
+        Raises:
+            ValueError: the file contradicts itself.
+        """
+        wanted = range(self._cycles)[rows]
+        return self._profiles(wanted) if path == PROFILE else self._memory(path, wanted)
+
+    @staticmethod
+    def _source(path: str) -> str:
+        """Return the path of what says where the values of a column stand; empty where nothing does."""
+        if path.startswith(CYCLES + MEMORY_IN):
+            return MEMORY_FROM + path.removeprefix(CYCLES + MEMORY_IN)
+        return PROFILE_FIRST if path == PROFILE else ""
+
+    def _dataset(self, path: str, types: Sequence[Any], shape: tuple[int, ...]) -> Any:
+        """Return a dataset of one row a cycle.
+
+        Raises:
+            ValueError: it is missing, or of another type or shape.
+        """
+        dataset = _found(self._file, path)
+        if dataset.shape != (self._cycles, *shape) or dataset.dtype not in types:
+            raise ValueError(f"{path} is {dataset.dtype} {dataset.shape}, which does not fit")
+        return dataset
+
+    def _profiles(self, wanted: range) -> NDArray[Any]:
+        points, slices = self._file[PROFILE].shape[1:]
+        plain = self._dataset(PROFILE, [np.dtype("<f4")], (points, slices))
+        first = self._dataset(PROFILE_FIRST, [np.dtype("<i4")], (points,))
+        narrow, wide = np.dtype("<i1"), np.dtype("<i2")
+        step = self._dataset(PROFILE_STEP, [narrow, wide], (points, slices))
+        values = np.array(plain[_slice(wanted)])
+        count = max(1, BLOCK_CYCLES // wanted.step)
+        for begin in range(0, len(wanted), count):
+            block = wanted[begin : begin + count]
+            places = np.asarray(first[_slice(block)])
+            coded = places != PLAIN
+            steps = np.asarray(step[_slice(block)])[coded]
+            # 32 bits may wrap in a file that was tampered with; what comes out is checked anyway.
+            places = places[coded][:, None] + np.cumsum(steps, axis=-1, dtype=np.int32)
+            values[begin : begin + len(block)][coded] = self._levels(places, block)
+        return values
+
+    def _levels(self, places: NDArray[np.int32], block: range) -> NDArray[np.float32]:
+        """Return the levels at some places; cycles that are neighbours have theirs side by side."""
+        if not places.size:
+            return np.empty(places.shape, dtype=np.float32)
+        levels = _found(self._file, LEVELS)
+        low, high = int(places.min()), int(places.max())
+        if levels.ndim != 1 or levels.dtype != np.dtype("<f4"):
+            raise ValueError(f"{LEVELS} is {levels.dtype} {levels.shape}, which does not fit")
+        if low < 0 or high >= levels.shape[0] or high - low >= MAX_LEVELS * _span(block):
+            raise ValueError("a profile names a level that is not there")
+        return np.asarray(levels[low : high + 1])[places - low]
+
+    def _memory(self, path: str, wanted: range) -> NDArray[Any]:
+        plain = self._file[path]
+        source = self._dataset(self._source(path), [np.dtype("<i1")], ())
+        number = np.asarray(source[_slice(wanted)])
+        values = np.array(self._dataset(path, [plain.dtype], plain.shape[1:])[_slice(wanted)])
+        used = np.unique(number[number != PLAIN])
+        group = self._file[CYCLES + MEMORY_OUT] if used.size else {}
+        outs = sorted(group)
+        if used.size and (used[0] < 0 or used[-1] >= len(outs)):
+            raise ValueError(f"{path} came out of a memory that is not there")
+        if number.size and number[0] != PLAIN and wanted[0] == 0:
+            raise ValueError(f"{path} of the first cycle came out of a cycle that is not there")
+        before = range(wanted.start - 1, wanted.stop - 1, wanted.step)
+        skip = int(before.start < 0)
+        for which in used:
+            out = self._dataset(CYCLES + MEMORY_OUT + outs[which], [plain.dtype], plain.shape[1:])
+            here = number[skip:] == which
+            values[skip:][here] = np.asarray(out[_slice(before[skip:])])[here]
+        return values
+
+
+def _found(file: Any, path: str) -> Any:
+    """Return a dataset.
+
+    Raises:
+        ValueError: there is none of that path.
+    """
+    dataset = file.get(path)
+    if not isinstance(dataset, h5py.Dataset):
+        raise ValueError(f"{path} is missing")
+    return dataset
+
+
+def _slice(rows: range) -> slice:
+    return slice(rows.start, rows.stop, rows.step) if rows else slice(0, 0)
+
+
+def _span(rows: range) -> int:
+    """Return how many cycles lie from the first to the last one."""
+    return rows[-1] - rows[0] + 1
