@@ -6,6 +6,9 @@ a slow or absent scraper never holds a cycle up. Needs the extra `metrics`.
 
 from __future__ import annotations
 
+import math
+import shutil
+from pathlib import Path
 from typing import Any
 
 from memrl_ctrl.errors import MissingExtraError, UsageError
@@ -69,6 +72,14 @@ class MetricsView:
         self._last_cycle = prometheus.Gauge(
             "memrl_last_cycle", "number of the last cycle decided", registry=registry
         )
+        self._trace_bytes = prometheus.Gauge(
+            "memrl_trace_bytes", "length of the run's journal so far", registry=registry
+        )
+        free = prometheus.Gauge(
+            "memrl_trace_free_bytes", "room left on the disk of the run's trace", registry=registry
+        )
+        free.set_function(self._free_bytes)
+        self._folder: Path | None = None
         self._now = mode
         self._mode.labels(mode).set(1.0)
         try:
@@ -85,6 +96,9 @@ class MetricsView:
         self._outcomes.labels(view.outcome).inc()
         self._decision.observe(view.decision_ms / 1e3)
         self._last_cycle.set(view.cycle)
+        if view.trace is not None:
+            self._folder = view.trace.folder
+            self._trace_bytes.set(view.trace.size_bytes)
         for stage, points in view.stages.items():
             self._guard.labels(stage).inc(points)
         if view.mode != self._now:
@@ -97,6 +111,13 @@ class MetricsView:
         kind, colon, _ = text.partition(":")
         if colon and len(kind.split()) <= 2:
             self._strikes.labels(kind).inc()
+
+    def _free_bytes(self) -> float:
+        """Return what is free on the trace's disk, asked by the thread that serves; NaN: not known."""
+        try:
+            return math.nan if self._folder is None else float(shutil.disk_usage(self._folder).free)
+        except OSError:
+            return math.nan
 
     def close(self) -> None:
         """Serve no more."""

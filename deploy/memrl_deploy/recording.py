@@ -72,6 +72,11 @@ class Recorder:
         self._journal = JournalWriter(self.folder / JOURNAL_NAME, header, signer)
         self._ended = False
 
+    @property
+    def size_bytes(self) -> int:
+        """Length of the journal so far."""
+        return self._journal.size_bytes
+
     def cycle(self, record: CycleRecord) -> None:
         """Record a cycle; on return it is on the disk.
 

@@ -277,6 +277,7 @@ class Runtime:
                 stages=stage_counts(decision),
                 outcome=outcome,
                 decision_ms=pacing.decision_ns / 1e6,
+                trace=self._recorder,
             )
         )
         answered = usable & np.isfinite(delta)

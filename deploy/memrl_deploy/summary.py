@@ -18,6 +18,18 @@ from memrl_deploy.pacing import SECTIONS
 FloatArray = NDArray[np.float64]
 
 
+class Recorded(Protocol):
+    """What a run is recorded in."""
+
+    folder: Path
+    """Its folder."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Length of the journal so far."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class CycleView:
     """One cycle, as shown. Phases [points], rad."""
@@ -38,6 +50,8 @@ class CycleView:
     """`written`, `recommended`, `held`, or why it was not taken."""
     decision_ms: float
     """From the reading's arrival to the machine's answer."""
+    trace: Recorded | None = None
+    """Where it is recorded; None where it is not."""
 
 
 class View(Protocol):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import socket
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -77,6 +79,35 @@ def test_metrics_are_served_while_the_view_is_open() -> None:
         assert line in lines
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(url, timeout=20)
+
+
+def test_the_traces_bytes_and_the_room_for_it_are_served(tmp_path: Path) -> None:
+    """The journal's length is the last cycle's; the room is that of its disk, NaN where nobody knows."""
+    pytest.importorskip("prometheus_client")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    trace = SimpleNamespace(folder=folder, size_bytes=1234)
+    view = MetricsView("127.0.0.1:0", "shadow")
+
+    def served() -> dict[str, float]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{view.port}/metrics", timeout=20) as answer:
+            lines = answer.read().decode().splitlines()
+        named = (line.split() for line in lines if line.startswith("memrl_trace"))
+        return {name: float(value) for name, value in named}
+
+    try:
+        assert np.isnan(served()["memrl_trace_free_bytes"])
+        view.cycle(a_cycle(trace=trace))
+        trace.size_bytes = 2345
+        view.cycle(a_cycle(cycle=8, trace=trace))
+        found = served()
+        assert found["memrl_trace_bytes"] == 2345.0
+        room = shutil.disk_usage(folder)
+        assert 0.0 < found["memrl_trace_free_bytes"] <= room.total
+        folder.rmdir()
+        assert np.isnan(served()["memrl_trace_free_bytes"])
+    finally:
+        view.close()
 
 
 @pytest.mark.parametrize("address", ["9464", "host:", ":9464", "host:70000", "host:-1", "host:x"])
