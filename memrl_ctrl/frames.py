@@ -43,6 +43,7 @@ DTYPES = {
     for name in ("<f4", "<f8", "<i4", "<i8", "<u2", "<u4", "<u8", "|u1", "|i1", "|b1")
 }
 """The element types that a frame may carry."""
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class FrameError(ValueError):
@@ -82,14 +83,20 @@ class PackedArrays:
         self.specs: list[tuple[str, str, list[int]]] = []
         contents: list[Any] = []
         for name, array in arrays.items():
-            little = array.dtype.newbyteorder("<") if array.dtype.itemsize > 1 else array.dtype
-            if little.str not in DTYPES:
-                raise FrameError(
-                    f"array {name!r} has dtype {array.dtype}; allowed: {sorted(DTYPES)}"
-                )
-            flat = np.ascontiguousarray(array, dtype=little).reshape(-1)
-            self.specs.append((name, little.str, list(array.shape)))
-            contents += [flat.view(np.uint8), PADDING[-flat.nbytes % 8]]
+            own = _NAMES.get(array.dtype)
+            flat = array
+            if own is None:
+                little = array.dtype.newbyteorder("<")
+                own = _NAMES.get(little)
+                if own is None:
+                    raise FrameError(
+                        f"array {name!r} has dtype {array.dtype}; allowed: {sorted(DTYPES)}"
+                    )
+                flat = array.astype(little)
+            if not flat.flags.c_contiguous:
+                flat = np.ascontiguousarray(flat)
+            self.specs.append((name, own, list(array.shape)))
+            contents += [flat, PADDING[-flat.nbytes % 8]]
         # numpy arrays are buffers: joined without a copy of their own
         self.data = b"".join(contents)
 

@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -118,8 +119,7 @@ def measure(profile: npt.ArrayLike) -> ProfileMetrics:
     leading, n_slices = values.shape[:-1], values.shape[-1]
     rows = np.ascontiguousarray(values.reshape(-1, n_slices))
     result = np.empty((rows.shape[0], _COLUMNS))
-    phase = (np.arange(n_slices) + 0.5) * (2.0 * np.pi / n_slices)
-    _measure_rows(rows, np.cos(phase), np.sin(phase), result)
+    _measure_rows(rows, *_turn(n_slices), result)
     columns = result.T.reshape(_COLUMNS, *leading)
     return ProfileMetrics(
         asymmetry=columns[_SKEWNESS],
@@ -135,6 +135,13 @@ def measure(profile: npt.ArrayLike) -> ProfileMetrics:
         peak=columns[_PEAK],
         window_turns=columns[_RIGHT] - columns[_LEFT],
     )
+
+
+@lru_cache(maxsize=16)
+def _turn(n_slices: int) -> tuple[Array, Array]:
+    """Return cosine and sine of the middle of each slice; nobody writes into them."""
+    phase = (np.arange(n_slices) + 0.5) * (2.0 * np.pi / n_slices)
+    return np.cos(phase), np.sin(phase)
 
 
 def asymmetry(profile: npt.ArrayLike) -> Array:

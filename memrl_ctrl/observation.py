@@ -107,12 +107,18 @@ def _fill(profile, synchronous_phase_rad, cos, sin, out):  # type: ignore[no-unt
         # The circular mean goes to the middle of the turn: the window starts half a turn before it.
         start = (math.atan2(s, c) / (2.0 * math.pi) + 0.5) * n_in
         start -= math.floor(start / n_in) * n_in
-        cumulative[0] = 0.0
-        for i in range(2 * n_in):
-            cumulative[i + 1] = cumulative[i] + profile[row, i % n_in]
+        index = int(start)
+        # The window ends within a turn of where it starts; behind that nothing is looked at.
+        running = 0.0
+        cumulative[0] = running
+        for i in range(n_in):
+            running += profile[row, i]
+            cumulative[i + 1] = running
+        for i in range(min(index + 2, n_in)):
+            running += profile[row, i]
+            cumulative[n_in + i + 1] = running
         scale = n_out / total
         width = n_in / n_out
-        index = int(start)
         below = cumulative[index] + (start - index) * (cumulative[index + 1] - cumulative[index])
         for j in range(n_out):
             edge = start + (j + 1) * width

@@ -145,8 +145,12 @@ def kind_of(record: Record) -> Kind:
             return Kind.SIGNATURE
 
 
-def encode(record: Record) -> bytes:
+def encode(record: Record, arrays: Arrays | None = None) -> bytes:
     """Return a record's payload.
+
+    Args:
+        record: any.
+        arrays: those of a cycle, if they were collected already (`cycle_arrays`).
 
     Raises:
         ValueError: a part of it cannot be recorded; says which.
@@ -154,7 +158,8 @@ def encode(record: Record) -> bytes:
     message: Message
     match record:
         case CycleRecord():
-            message, arrays = _cycle_message(record), cycle_arrays(record)
+            message = _cycle_message(record)
+            arrays = cycle_arrays(record) if arrays is None else arrays
         case OutcomeRecord():
             message, arrays = _outcome_parts(record)
         case TraceHeader():

@@ -37,7 +37,7 @@ from typing import NamedTuple
 import google_crc32c
 
 from memrl_ctrl.errors import TraceError
-from memrl_ctrl.trace.codec import FileRecord, Kind, Record, encode, kind_of
+from memrl_ctrl.trace.codec import Arrays, FileRecord, Kind, Record, encode, kind_of
 from memrl_ctrl.trace.folder import sync_folder
 from memrl_ctrl.trace.layout import Layout
 from memrl_ctrl.trace.packing import Earlier, packed, warm_up
@@ -150,8 +150,9 @@ class JournalWriter:
             ValueError: the record does not fit the run (shapes, names), or is an outcome of
                 another cycle than the last. Nothing was written.
         """
+        arrays = None
         if isinstance(record, CycleRecord):
-            self._layout.check(record)
+            arrays = self._layout.check(record)
         else:
             if record.cycle != self._last_cycle:
                 raise ValueError(
@@ -161,7 +162,7 @@ class JournalWriter:
             self._layout.check_outcome(record)
         if isinstance(record, CycleRecord) and self._last_cycle is not None:
             self._sign_now_and_then()
-        sequence = self._write(record)
+        sequence = self._write(record, arrays)
         if durable:
             self._sync()
         if isinstance(record, CycleRecord):
@@ -223,12 +224,12 @@ class JournalWriter:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return file
 
-    def _write(self, record: Record) -> int:
+    def _write(self, record: Record, arrays: Arrays | None = None) -> int:
         if self._file < 0:
             raise TraceError(self.path, "is closed; nothing more can be recorded")
         if self._failed:
             raise TraceError(self.path, f"recording failed before: {self._failed}")
-        payload = encode(record)
+        payload = encode(record, arrays)
         if len(payload) > MAX_PAYLOAD_BYTES:
             raise ValueError(f"record of {len(payload)} bytes; at most {MAX_PAYLOAD_BYTES}")
         tail, kind = self._tail, kind_of(record)

@@ -38,7 +38,6 @@ import google_crc32c
 import msgspec
 import numpy as np
 import zstandard
-from numpy.typing import NDArray
 
 from memrl_ctrl.frames import DTYPES, MAX_ARRAYS, PREFIX, FrameError
 
@@ -59,6 +58,9 @@ LEVEL = 1
 """Zstandard's level; higher ones gain 1 % and cost the loop's time."""
 MAX_WINDOW_BYTES = 1 << 23
 """Largest window of a Zstandard frame that is decoded; level 1 uses 0.5 MB."""
+
+
+Part = bytes | memoryview
 
 
 class Way(IntEnum):
@@ -124,10 +126,13 @@ def packed(payload: bytes, crc: int, earlier: Earlier | None = None) -> bytes | 
         return None
     front, specs = _layout(payload)
     found = {} if earlier is None else earlier.memory
-    ways, parts, noise, refers = bytearray(), [b""], [], 0
+    ways, refers = bytearray(), 0
+    parts: list[Part] = [b""]
+    noise: list[Part] = []
+    whole = memoryview(payload)
     for spec in specs:
-        data = payload[spec.offset : spec.offset + spec.size]
-        same = found.get(data) if spec.name.startswith(MEMORY_IN) else None
+        data = whole[spec.offset : spec.offset + spec.size]
+        same = found.get(bytes(data)) if spec.name.startswith(MEMORY_IN) else None
         if same is not None and earlier is not None:
             ways.append(Way.EARLIER)
             parts.append(bytes((same,)))
@@ -244,31 +249,24 @@ def _padded(size: int) -> int:
     return (size + 7) & ~7
 
 
-def _stored(spec: Spec, data: bytes) -> tuple[Way, list[bytes], bytes]:
+def _stored(spec: Spec, data: bytes | memoryview) -> tuple[Way, list[Part], Part]:
     """Return how an array is stored, its parts of the stream, and what stands behind it."""
     itemsize = spec.dtype.itemsize
-    if spec.dtype == np.float32 and spec.elements >= LEVELS_FROM:
-        from memrl_ctrl.trace.levels import find_levels
-
-        found = find_levels(np.frombuffer(data, dtype="<u4"), spec.elements // ELEMENTS_PER_LEVEL)
-        if found is not None:
-            levels, codes = found
-            steps = np.diff(codes, prepend=np.uint16(0)).view(np.int16)
-            folded = ((steps << 1) ^ (steps >> 15)).view(np.uint16)
-            count = struct.pack("<I", levels.size)
-            return Way.LEVELS, [count + b"".join(_planes(levels)), *_planes(folded)], b""
     if itemsize == 1 or spec.size < BLOCK_FROM_BYTES:
         return Way.PLAIN, [data], b""
-    *low, high = _planes(np.frombuffer(data, dtype=f"<u{itemsize}"))
-    if spec.dtype.kind == "f" and len(set(low[-1][:SAMPLE_BYTES])) >= NOISE_VALUES:
-        return Way.SPLIT, [high], b"".join(low)
-    return Way.PLANES, [*low, high], b""
+    from memrl_ctrl.trace.planes import folded_levels, split_planes
 
-
-def _planes(values: NDArray[Any]) -> list[bytes]:
-    size = values.dtype.itemsize
-    octets = np.ascontiguousarray(values).view(np.uint8).reshape(-1, size)
-    return [octets[:, index].tobytes() for index in range(size)]
+    if spec.dtype == np.float32 and spec.elements >= LEVELS_FROM:
+        found = folded_levels(data, spec.elements // ELEMENTS_PER_LEVEL)
+        if found is not None:
+            levels, steps = found
+            listed = struct.pack("<I", levels.size) + split_planes(levels.tobytes(), 4).tobytes()
+            return Way.LEVELS, [listed, steps[0].data, steps[1].data], b""
+    planes = split_planes(data, itemsize)
+    sample = planes[-2, :SAMPLE_BYTES].tobytes()
+    if spec.dtype.kind == "f" and len(set(sample)) >= NOISE_VALUES:
+        return Way.SPLIT, [planes[-1].data], planes[:-1].data
+    return Way.PLANES, [plane.data for plane in planes], b""
 
 
 def _whole(planes: bytes, itemsize: int) -> bytes:
@@ -276,7 +274,7 @@ def _whole(planes: bytes, itemsize: int) -> bytes:
     return np.frombuffer(planes, dtype=np.uint8).reshape(itemsize, -1).T.tobytes()
 
 
-def _compressed(parts: Sequence[bytes]) -> bytes:
+def _compressed(parts: Sequence[Part]) -> bytes:
     """Compress a stream; each long part gets statistics of its own."""
     total = sum(len(part) for part in parts)
     squeeze = zstandard.ZstdCompressor(level=LEVEL).compressobj(size=total)

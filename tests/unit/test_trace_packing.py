@@ -21,6 +21,7 @@ from memrl_ctrl.trace import (
 from memrl_ctrl.trace.codec import decode, encode
 from memrl_ctrl.trace.levels import MAX_LEVELS, find_levels
 from memrl_ctrl.trace.packing import Earlier, packed, parsed, unpacked
+from memrl_ctrl.trace.planes import folded_levels, split_planes
 
 LIMIT = 1 << 28
 
@@ -179,3 +180,29 @@ def test_a_payload_that_would_fill_the_memory_is_refused(run: Path) -> None:
 def test_small_payloads_stay_as_they_are() -> None:
     """A payload that packing does not make shorter is stored plain."""
     assert packed(bytes(100), 0) is None
+
+
+@pytest.mark.parametrize("itemsize", [1, 2, 4, 8])
+def test_planes_hold_the_first_bytes_then_the_second(itemsize: int) -> None:
+    """Byte k of element i stands in plane k at place i, whatever the element's size."""
+    octets = np.random.default_rng(3).integers(0, 256, 24 * itemsize, dtype=np.uint8)
+    planes = split_planes(octets.tobytes(), itemsize)
+    assert planes.shape == (itemsize, 24)
+    for k in range(itemsize):
+        assert (planes[k] == octets[k::itemsize]).all()
+
+
+def test_steps_between_levels_fold_signs_and_wrap() -> None:
+    """The folded step is what the format says, over the whole range of codes."""
+    values = np.arange(MAX_LEVELS, dtype=np.float32) - 17.0
+    chosen = np.random.default_rng(4).integers(0, MAX_LEVELS, 5 * MAX_LEVELS)
+    chosen[:MAX_LEVELS] = np.arange(MAX_LEVELS)
+    found = folded_levels(values[chosen].tobytes(), MAX_LEVELS)
+    assert found is not None
+    levels, planes = found
+    assert (levels.view(np.float32) == values).all()
+    steps = np.diff(chosen.astype(np.uint16), prepend=np.uint16(0)).view(np.int16)
+    folded = ((steps << 1) ^ (steps >> 15)).view(np.uint16)
+    assert (planes[0] == folded & 0xFF).all()
+    assert (planes[1] == folded >> 8).all()
+    assert folded_levels(values[chosen].tobytes(), MAX_LEVELS - 1) is None
