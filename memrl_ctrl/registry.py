@@ -30,6 +30,7 @@ EXTRA_OF_LIBRARY = {
     "imageio": ("imageio", "plot"),
     "wandb": ("Weights & Biases", "wandb"),
     "optuna": ("Optuna", "sweep"),
+    "sklearn": ("scikit-learn", "rivals"),
     "pybullet": ("PyBullet", "bench"),
     "pybullet_envs_gymnasium": ("pybullet-envs-gymnasium", "bench"),
     "minigrid": ("MiniGrid", "bench"),

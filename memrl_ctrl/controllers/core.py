@@ -13,11 +13,12 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from memrl_ctrl.errors import MismatchError
 from memrl_ctrl.policy.manifest import (
     ActionSpec,
     MemorySpec,
@@ -25,6 +26,9 @@ from memrl_ctrl.policy.manifest import (
     PolicyManifest,
     Training,
 )
+
+if TYPE_CHECKING:
+    from memrl_ctrl.beam import Conditions
 
 Array = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
@@ -47,6 +51,34 @@ class Controller(ABC):
     """Name in tables, on the command line and in traces."""
     n_slices: int = N_SLICES
     """Bins of the profile that it sees."""
+    needs_points: ClassVar[bool] = False
+    """Whether it has to be told what the control system knows of each point; see `inform`."""
+    _points: Conditions | None = None
+
+    def inform(self, points: Conditions) -> None:
+        """Tell what the control system knows of each row: field, voltages, ring.
+
+        Args:
+            points: one for each row; phi_2, emittance and intensity do not count.
+        """
+        self._points = points
+
+    def points(self, rows: int) -> Conditions:
+        """Return what is known of each row.
+
+        Raises:
+            MismatchError: it was not told, or of another number of rows.
+        """
+        if self._points is None:
+            raise MismatchError(
+                f"controller {self.name!r} works with a model of each point: it needs the cycle program "
+                "that the machine plays"
+            )
+        if len(self._points) != rows:
+            raise MismatchError(
+                f"controller {self.name!r} knows {len(self._points)} points, and {rows} are asked for"
+            )
+        return self._points
 
     @abstractmethod
     def memory_specs(self) -> dict[str, tuple[int, ...]]:
@@ -148,6 +180,10 @@ class Driven:
     def digest(self) -> str:
         """SHA-256 of name and settings, hexadecimal."""
         return hashlib.sha256(self.data).hexdigest()
+
+    def inform(self, points: Conditions) -> None:
+        """Tell what the control system knows of each row; see `Controller.inform`."""
+        self.controller.inform(points)
 
     @property
     def rows(self) -> int:

@@ -6,10 +6,30 @@ import numpy as np
 import pytest
 
 from memrl_ctrl import controllers
+from memrl_ctrl.beam import Conditions
 from memrl_ctrl.controllers.core import LARGEST_STEP_RAD, N_SLICES, Driven
-from memrl_ctrl.errors import UnknownNameError
+from memrl_ctrl.errors import MismatchError, UnknownNameError
+from memrl_ctrl.program import load_program
 
 NAMES = controllers.available()
+QUICK = [name for name in NAMES if name != "fit-damped"]
+"""Those that are played: `fit-damped` is `fit` with another number."""
+SLOW = ("fit", "fit-damped")
+
+
+def points(rows: int) -> Conditions:
+    """Points of a shipped program, as the control system knows them."""
+    program = load_program("psb-2gev")
+    at = program.at(np.linspace(300.0, 780.0, rows))
+    return at.conditions(program.machine.ring)
+
+
+def driven_of(name: str, rows: int) -> Driven:
+    """A controller with the memory of `rows` rows, told what it needs."""
+    driven = controllers.drive(name)
+    driven.inform(points(rows))
+    driven.reset(rows)
+    return driven
 
 
 def observations(rows: int, seed: int) -> np.ndarray:
@@ -24,26 +44,26 @@ def observations(rows: int, seed: int) -> np.ndarray:
     return np.concatenate([profile, np.full((rows, 1), 0.1)], axis=1).astype(np.float32)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", QUICK)
 def test_rows_do_not_touch_each_other(name: str) -> None:
     """A row alone gets the same changes as among others, shot after shot."""
-    many, one = controllers.drive(name), controllers.drive(name)
-    many.reset(5)
+    rows, shots = (3, 1) if name in SLOW else (5, 6)
+    many, one = driven_of(name, rows), controllers.drive(name)
+    one.inform(points(rows).take(np.array([2])))
     one.reset(1)
-    applied = np.zeros((5, 1), dtype=np.float32)
-    for shot in range(6):
-        seen = observations(5, shot)
+    applied = np.zeros((rows, 1), dtype=np.float32)
+    for shot in range(shots):
+        seen = observations(rows, shot)
         together = many.act(seen, applied)
         alone = one.act(seen[2:3], applied[2:3])
         np.testing.assert_allclose(alone[0], together[2], atol=1e-5)
         applied = 0.9 * together
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", QUICK)
 def test_a_row_that_is_not_shown_neither_moves_nor_learns(name: str) -> None:
     """An observation of zeros brings no change and leaves the memory as it was."""
-    driven = controllers.drive(name)
-    driven.reset(3)
+    driven = driven_of(name, 3)
     applied = driven.act(observations(3, 0), np.zeros((3, 1), dtype=np.float32))
     before = driven.memory
     seen = observations(3, 1)
@@ -54,18 +74,18 @@ def test_a_row_that_is_not_shown_neither_moves_nor_learns(name: str) -> None:
         np.testing.assert_array_equal(array[1], before[key][1])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", QUICK)
 def test_same_memory_brings_the_same_answer(name: str) -> None:
     """Put back to a memory, a controller repeats its answer bit for bit, within its largest step."""
-    driven = controllers.drive(name)
-    driven.reset(4)
-    applied = np.zeros((4, 1), dtype=np.float32)
-    for shot in range(3):
-        applied = driven.act(observations(4, shot), applied)
+    rows, shots = (2, 1) if name in SLOW else (4, 3)
+    driven = driven_of(name, rows)
+    applied = np.zeros((rows, 1), dtype=np.float32)
+    for shot in range(shots):
+        applied = driven.act(observations(rows, shot), applied)
     held = driven.memory
-    first = driven.act(observations(4, 9), applied)
+    first = driven.act(observations(rows, 9), applied)
     driven.memory = held
-    np.testing.assert_array_equal(driven.act(observations(4, 9), applied), first)
+    np.testing.assert_array_equal(driven.act(observations(rows, 9), applied), first)
     assert np.abs(first).max() <= np.float32(LARGEST_STEP_RAD)
 
 
@@ -95,3 +115,18 @@ def test_kalman_weighs_by_what_is_known() -> None:
     precision = driven.memory["precision_in"][0, 0]
     driven.act(seen, none)
     assert driven.memory["precision_in"][0, 0] > precision
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_a_model_needs_the_points(name: str) -> None:
+    """A controller with a model that was not told the points, or of other ones, says so."""
+    driven = controllers.drive(name)
+    driven.reset(2)
+    none = np.zeros((2, 1), dtype=np.float32)
+    with pytest.raises(
+        MismatchError, match=f"controller '{name}' works with a model of each point"
+    ):
+        driven.act(observations(2, 0), none)
+    driven.inform(points(3))
+    with pytest.raises(MismatchError, match="knows 3 points, and 2 are asked for"):
+        driven.act(observations(2, 0), none)
