@@ -99,6 +99,11 @@ def log_distance(shot: Shot) -> FloatArray:
     return -np.log1p(degrees / 2.0) - degrees / 60.0
 
 
+def fine_log_distance(shot: Shot) -> FloatArray:
+    """-log(1 + |e| / 0.3 deg): the last tenths of a degree count too."""
+    return -np.log1p(np.degrees(np.abs(shot.error_rad)) / 0.3)
+
+
 def symmetry(shot: Shot) -> FloatArray:
     """-|skewness| of the measured profile."""
     return -np.abs(shot.asymmetry)
@@ -188,6 +193,17 @@ log_error = Reward(
     weights={"log_distance": 1.0, "movement": 0.0},
     needs_truth=True,
     doc="logarithm of the phase error: rewards the last degree as much as the first",
+)
+fine_error = Reward(
+    name="fine-error",
+    terms={
+        "fine_log_distance": fine_log_distance,
+        "distance": distance,
+        "movement": movement,
+    },
+    weights={"fine_log_distance": 1.0, "distance": 18.0, "movement": 0.0},
+    needs_truth=True,
+    doc="logarithm of the phase error down to tenths of a degree, and a tenth per degree",
 )
 measured = Reward(
     name="measured",

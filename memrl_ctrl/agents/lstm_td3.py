@@ -125,6 +125,7 @@ class LstmTd3:
             squashed = torch.empty_like(pre_tanh).uniform_(-1.0, 1.0, generator=self.exploration)
         else:
             noise = torch.empty_like(pre_tanh).normal_(generator=self.exploration)
+            noise[math.ceil(self.config.exploration_share * len(noise)) :] = 0.0
             squashed = squash(pre_tanh) + self.config.exploration_noise * noise
             squashed = squashed.clamp(-1.0, 1.0)
         unit = map_action(squashed, self.config.action_map)

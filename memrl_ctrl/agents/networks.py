@@ -26,10 +26,12 @@ def build_memory(
     """Return the kind of memory that the configuration names; `acts` for the policy's."""
     sizes = (task.n_observation, task.n_action, layers)
     if config.memory == "sequence":
-        return SequenceMemory(*sizes, actions=config.history_actions, acts=acts)
+        return SequenceMemory(
+            *sizes, actions=config.history_actions, scale=config.history_scale, acts=acts
+        )
     if config.history_length == 0:
         return NoMemory(task.n_observation)
-    return WindowMemory(*sizes, actions=config.history_actions)
+    return WindowMemory(*sizes, actions=config.history_actions, scale=config.history_scale)
 
 
 def squash(pre_tanh: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ same one step at a time while acting. That both give the same numbers is tested.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Protocol
@@ -114,6 +115,30 @@ class Memory(Protocol):
         ...
 
 
+FINEST = 360.0
+"""1 over the size of an action, as a share of the range, up to which the logarithmic scale is linear."""
+
+
+class PastActions(nn.Module):
+    """Unit actions [..., n] as a memory sees them [..., n_out].
+
+    `linear` leaves them as they are; `logarithmic` adds sign(a) log(1 + 360 |a|), divided by its largest
+    value: of an action range of 90 degrees it shows a quarter of a degree as a ninth of the whole.
+    """
+
+    def __init__(self, n: int, scale: str) -> None:
+        super().__init__()
+        self.fine = scale == "logarithmic"
+        self.n_out = 2 * n if self.fine else n
+
+    def forward(self, actions: Tensor) -> Tensor:
+        """Return the actions [..., n] on every scale."""
+        if not self.fine:
+            return actions
+        size = torch.log1p(FINEST * actions.abs()) / math.log1p(FINEST)
+        return torch.cat((actions, torch.sign(actions) * size), dim=-1)
+
+
 class NoMemory(nn.Module):
     """Sees the present only."""
 
@@ -136,16 +161,28 @@ class WindowMemory(nn.Module):
     """
 
     def __init__(
-        self, n_observation: int, n_action: int, layers: LayersConfig, *, actions: bool
+        self,
+        n_observation: int,
+        n_action: int,
+        layers: LayersConfig,
+        *,
+        actions: bool,
+        scale: str = "linear",
     ) -> None:
         super().__init__()
-        self.actions = actions
-        n_in = n_observation + (n_action if actions else 0)
+        self.actions, self.past = actions, PastActions(n_action, scale)
+        n_in = n_observation + (self.past.n_out if actions else 0)
         self.before = mlp(n_in, layers.pre_lstm)
         self.lstm = StackedLstm([n_in, *layers.pre_lstm][-1], layers.lstm)
         self.behind = mlp(layers.lstm[-1], layers.post_lstm)
         self.n_memory = [layers.lstm[-1], *layers.post_lstm][-1]
         self.n_features = n_observation
+
+    def steps(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """Return what the layers before the LSTM get: scaled observations and unit actions, joined."""
+        if not self.actions:
+            return observations
+        return torch.cat((observations, self.past(actions)), dim=-1)
 
     def forward(self, observations: Tensor, actions: Tensor, count: Tensor) -> Tensor:
         """Read a window.
@@ -158,8 +195,7 @@ class WindowMemory(nn.Module):
         Returns:
             Memory [batch, n_memory].
         """
-        x = torch.cat((observations, actions), dim=-1) if self.actions else observations
-        out, _ = self.lstm(self.before(x))
+        out, _ = self.lstm(self.before(self.steps(observations, actions)))
         last = (count - 1).clamp(min=0).view(1, -1, 1).expand(1, -1, out.shape[-1])
         read = out.gather(0, last).squeeze(0)
         return torch.as_tensor(self.behind(read * (count > 0).unsqueeze(-1)))
@@ -189,13 +225,15 @@ class SequenceMemory(nn.Module):
         layers: LayersConfig,
         *,
         actions: bool,
+        scale: str = "linear",
         acts: bool = False,
     ) -> None:
         super().__init__()
         self.actions, self.acts = actions, acts
+        self.past = PastActions(n_action, scale)
         self.encoder = mlp(n_observation, layers.pre_lstm)
         n_encoded = [n_observation, *layers.pre_lstm][-1]
-        self.lstm = StackedLstm(n_encoded + (n_action if actions else 0), layers.lstm)
+        self.lstm = StackedLstm(n_encoded + (self.past.n_out if actions else 0), layers.lstm)
         self.behind = mlp(layers.lstm[-1], layers.post_lstm)
         self.n_memory = [layers.lstm[-1], *layers.post_lstm][-1]
         self.shares_encoder = not layers.current
@@ -215,7 +253,7 @@ class SequenceMemory(nn.Module):
             Memory [time, batch, n_memory], features [time, batch, n_features], state.
         """
         encoded = self.encoder(observations)
-        x = torch.cat((encoded, previous), dim=-1) if self.actions else encoded
+        x = torch.cat((encoded, self.past(previous)), dim=-1) if self.actions else encoded
         out, state = self.lstm(x, state)
         return self.behind(out), encoded if self.shares_encoder else observations, state
 

@@ -51,6 +51,9 @@ class LstmTd3Config:
     actor's begins with what it was when it acted, the critics' with zero."""
     history_actions: bool = True
     """Whether the memory sees past actions beside past observations."""
+    history_scale: Literal["linear", "logarithmic"] = "linear"
+    """How the memory sees a past action: as it is, or also sign(a) log(1 + 360 |a|). A memory that
+    averages has to know what was applied to a thousandth of the range."""
     actor: LayersConfig = LayersConfig()
     """Layers of the actor."""
     critic: LayersConfig = LayersConfig()
@@ -100,6 +103,9 @@ class LstmTd3Config:
     """Updates in a round."""
     exploration_noise: float = 0.1
     """Standard deviation of the noise on a while training, a in [-1, 1]."""
+    exploration_share: float = 1.0
+    """Share of the environments that act with this noise; the others act as the policy says. Where
+    every action is noisy, what a memory knows of earlier shots is worth less than it will be."""
     target_noise: float = 0.2
     """Standard deviation of the target smoothing noise, before clipping."""
     noise_clip: float = 0.5
@@ -130,6 +136,7 @@ class LstmTd3Config:
         require_between(self, 0, 10**12, "start_steps", "update_after", "actor_start_updates")
         require_between(self, 1, 10**6, "updates_per_round")
         require_between(self, 0.0, 1.0, "gamma", "polyak", "actor_average", "lr_final")
+        require_between(self, 0.0, 1.0, "exploration_share")
         require_between(self, 0.0, 1e6, "exploration_noise", "target_noise", "noise_clip")
         require_between(self, 0.0, 1e6, "pre_tanh_penalty", "pre_tanh_limit", "gradient_clip")
         require_between(self, 1e-9, 10.0, "actor_lr", "critic_lr")
@@ -164,5 +171,9 @@ class LstmTd3Config:
         require(
             self.critic_sees_observation or not self.critic_memory,
             "critic_memory needs critic_sees_observation: true",
+        )
+        require(
+            self.history_actions or self.history_scale == "linear",
+            "history_scale: logarithmic needs history_actions: true",
         )
         require(self.actor_average < 1.0, "actor_average must be below 1")

@@ -171,8 +171,7 @@ def memory_units(agent: Any, collector: Collector) -> dict[str, Floats]:
         actions = torch.cat((actions[rows, : length - 1], newest.unsqueeze(1)), dim=1)
         seen = policy.normaliser(observations[rows, :length]).transpose(0, 1)
         memory = policy.actor.memory
-        x = torch.cat((seen, actions.transpose(0, 1)), dim=-1) if memory.actions else seen
-        _, after = memory.lstm(memory.before(x))
+        _, after = memory.lstm(memory.before(memory.steps(seen, actions.transpose(0, 1))))
     states = [state[:MOST_ROWS] for state in after]
     states = [state[state.abs().sum(dim=-1) > 0.0].reshape(-1) for state in states]
     found = {

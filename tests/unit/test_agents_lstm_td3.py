@@ -292,3 +292,19 @@ def test_the_normaliser_keeps_mean_and_variance() -> None:
     np.testing.assert_allclose(normaliser.mean.numpy(), data.mean(0), rtol=1e-5)
     np.testing.assert_allclose(normaliser.variance.numpy(), data.var(0), rtol=1e-4)
     assert float(normaliser(torch.full((1, 4), 1e6)).max()) == Normaliser.LIMIT
+
+
+@pytest.mark.parametrize(("share", "noisy"), [(1.0, 8), (0.25, 2), (0.3, 3), (0.0, 0)])
+def test_a_share_of_the_environments_explores(share: float, noisy: int) -> None:
+    """The others act as the policy says; random acting at the start is everybody's."""
+    agent = LstmTd3(TASK, settings(exploration_share=share, exploration_noise=0.3), seed=1)
+    quiet = LstmTd3(TASK, settings(exploration_noise=0.0), seed=1)
+    rng = np.random.default_rng(0)
+    seen = rng.standard_normal((8, 3)).astype("f4")
+    before = np.zeros((8, 1), dtype="f4")
+    decided, _, _ = agent.act(seen, before, agent.initial_memory(8))
+    intended, _, _ = quiet.act(seen, before, quiet.initial_memory(8))
+    differs = (decided != intended).ravel()
+    assert differs.tolist() == [i < noisy for i in range(8)]
+    random, _, _ = agent.act(seen, before, agent.initial_memory(8), random=True)
+    assert (random != intended).all()

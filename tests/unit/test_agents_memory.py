@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import gymnasium
@@ -12,9 +13,11 @@ from gymnasium.vector import AutoresetMode
 
 from memrl_ctrl.agents.exportable import untrained_policy
 from memrl_ctrl.agents.lstm_td3 import LstmTd3
+from memrl_ctrl.agents.networks import Actor
 from memrl_ctrl.agents.replay import Replay
 from memrl_ctrl.agents.task import TaskSpec, beam_task
 from memrl_ctrl.config import LayersConfig, LstmTd3Config
+from memrl_ctrl.errors import UsageError
 from memrl_ctrl.tasks import recall
 from memrl_ctrl.training.collect import Collector
 from memrl_ctrl.training.environments import task_of
@@ -166,3 +169,23 @@ def test_actions_of_other_tasks_are_in_their_own_unit() -> None:
         for _ in range(20)
     ]
     assert 1.0 <= min(actions) <= max(actions) <= 5.0
+
+
+@pytest.mark.parametrize("memory", ["window", "sequence"])
+def test_small_actions_show_on_the_logarithmic_scale(memory: Any) -> None:
+    """What a memory sees of a quarter of a degree of 90 is a ninth of its range, with its sign."""
+    config = LstmTd3Config(memory=memory, history_scale="logarithmic", actor=SMALL, critic=SMALL)
+    actor = Actor(beam_task(), config)
+    past = actor.memory.past
+    seen = past(torch.tensor([[-0.25 / 90.0], [0.0], [1.0]]))
+    assert seen[:, 0].tolist() == pytest.approx([-0.25 / 90.0, 0.0, 1.0])
+    assert seen[0, 1].item() == pytest.approx(-math.log(2.0) / math.log(361.0))
+    assert seen[1:, 1].tolist() == pytest.approx([0.0, 1.0])
+    plain = LstmTd3Config(memory=memory, actor=SMALL, critic=SMALL)
+    assert Actor(beam_task(), plain).memory.past(seen[:, :1]).shape == (3, 1)
+
+
+def test_a_scale_of_actions_that_nobody_sees_is_refused() -> None:
+    """The scale is one of past actions."""
+    with pytest.raises(UsageError, match="needs history_actions: true"):
+        LstmTd3Config(history_actions=False, history_scale="logarithmic")

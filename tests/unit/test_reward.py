@@ -49,6 +49,13 @@ def test_log_error_by_hand():
     assert reward.log_error(shot(6.0))[0] == pytest.approx(-math.log(4.0) - 0.1)
 
 
+def test_fine_error_by_hand():
+    """The fine reward equals its formula, and a tenth of a degree counts at the end."""
+    assert reward.fine_error(shot(6.0))[0] == pytest.approx(-math.log(21.0) - 0.6)
+    last = reward.fine_error(shot(0.0))[0] - reward.fine_error(shot(0.1))[0]
+    assert last > 5.0 * (reward.log_error(shot(0.0))[0] - reward.log_error(shot(0.1))[0])
+
+
 def test_measured_needs_no_truth():
     """The measured reward is finite where the error is not known."""
     value = reward.measured(shot(math.nan, previous_deg=math.nan))[0]
@@ -56,7 +63,7 @@ def test_measured_needs_no_truth():
     assert not reward.measured.needs_truth
 
 
-@pytest.mark.parametrize("name", ["seed-shaped", "seed-simple", "log-error"])
+@pytest.mark.parametrize("name", ["seed-shaped", "seed-simple", "log-error", "fine-error"])
 def test_undefined_error_gives_zero(name):
     """Where no reference exists a truth-based reward is 0, never NaN."""
     chosen = registry.load(registry.REWARDS, "reward", name)
@@ -64,7 +71,7 @@ def test_undefined_error_gives_zero(name):
     assert chosen(shot(math.nan, previous_deg=math.nan))[0] == 0.0
 
 
-@pytest.mark.parametrize("name", ["seed-shaped", "seed-simple", "log-error"])
+@pytest.mark.parametrize("name", ["seed-shaped", "seed-simple", "log-error", "fine-error"])
 def test_nearer_is_better(name):
     """The reward falls as the error grows, all else equal."""
     chosen = registry.load(registry.REWARDS, "reward", name)

@@ -124,10 +124,8 @@ class _WindowReader:
         newest = torch.arange(actions.shape[1]) == (count.unsqueeze(-1) - 1)
         actions = torch.where(newest.unsqueeze(-1), previous.unsqueeze(1), actions)
         seen = normaliser(observations).transpose(0, 1)
-        x = torch.cat((seen, actions.transpose(0, 1)), dim=-1) if self._memory.actions else seen
-        packed = pack_padded_sequence(
-            self._memory.before(x), count.clamp(min=1), enforce_sorted=False
-        )
+        steps = self._memory.before(self._memory.steps(seen, actions.transpose(0, 1)))
+        packed = pack_padded_sequence(steps, count.clamp(min=1), enforce_sorted=False)
         filled = (count > 0).unsqueeze(-1)
         state: list[Tensor] = []
         for layer in self._memory.lstm.layers:
