@@ -15,7 +15,7 @@ import numpy as np
 from memrl_deploy.counterfactual import Counterfactual
 from memrl_deploy.report.figures import ShadowFigures
 from memrl_deploy.report.thresholds import Declared, Thresholds
-from memrl_deploy.statistics import Figure, Rate
+from memrl_deploy.statistics import LEVEL, Figure, Rate
 
 
 class State(StrEnum):
@@ -128,11 +128,17 @@ def _state(figure_low: float, figure_high: float, limit: float, *, most: bool) -
     return State.MET if met else State.BROKEN if broken else State.OPEN
 
 
-def rate_words(rate: Rate) -> str:
-    """Return a rate in words, with what it bounds."""
+def rate_words(rate: Rate, *, least: bool = False) -> str:
+    """Return a rate in words, with what it bounds: from above, or from below where a `least` is asked for."""
     if not rate.of:
         return "no case"
-    return f"{rate.events} of {rate.of} ({100 * rate.value:.3g} %; below {100 * rate.high:.3g} % at 95 %)"
+    bound = f"above {100 * rate.low:.3g}" if least else f"below {100 * rate.high:.3g}"
+    return f"{rate.events} of {rate.of} ({100 * rate.value:.3g} %; {bound} % at 95 %)"
+
+
+def quiet_cases(limit: float) -> int:
+    """Return in how many cases nothing has to happen before a rate is below a limit, one-sided at 95 %."""
+    return math.ceil(math.log(1.0 - LEVEL) / math.log1p(-limit))
 
 
 class _Limits:
@@ -155,7 +161,11 @@ class _Limits:
         if rate is None or not rate.of:
             measured = "not recorded by this run" if rate is None else "no case"
             return self._finding(name, words, measured, (math.nan, math.nan), (100.0, " %"))
-        return self._finding(name, words, rate_words(rate), (rate.low, rate.high), (100.0, " %"))
+        measured = rate_words(rate, least=name.startswith("min_"))
+        most = float(getattr(self._limits, name))
+        if name.startswith("max_") and not rate.events and rate.high > most > 0.0:
+            measured = f"{measured[:-1]}, {quiet_cases(most):,} without one would do)"
+        return self._finding(name, words, measured, (rate.low, rate.high), (100.0, " %"))
 
     def _finding(
         self,

@@ -133,8 +133,11 @@ def _covered(subject: Subject) -> list[tuple[str, str]]:
     limits, ctime = header.limits, figures.ctime_ms
     step, least, most = (math.degrees(v) for v in (limits.step_rad, limits.min_rad, limits.max_rad))
     first, last = figures.cycle[0], figures.cycle[-1]
+    played = int(last - first) + 1
+    seen = f"{figures.asked} of the {played}" if played > figures.asked else f"all {played}"
+    lasted = f"{hours:.2f} h" if hours >= 1.0 else f"{60.0 * hours:.1f} min"
     return [
-        ("cycles", f"{figures.asked}, {first} to {last}, over {hours:.2f} h"),
+        ("cycles", f"{seen} from {first} to {last}, in {lasted}"),
         ("control points", f"{ctime.size}, ctime {ctime[0]:g} to {ctime[-1]:g} ms"),
         ("intensity (area of the profiles)", spread),
         ("phi_hw that the operators played", f"{low:.1f} to {high:.1f} degrees"),
@@ -181,8 +184,8 @@ def _comparison(subject: Subject) -> list[str]:
     lead = figures.lead
     median = f"{np.median(lead.cycles):.0f}" if lead.cycles.size else "–"
     moves = f"The operators moved a point {lead.moves} times by more than half a degree" + (
-        f"; {rate_words(lead.same_sign)} of them in the direction that the policy had recommended "
-        f"the cycle before, for {median} cycles in the median."
+        f"; {rate_words(lead.same_sign, least=True)} of them in the direction that the policy had "
+        f"recommended the cycle before, for {median} cycles in the median."
         if lead.moves
         else ": whether it would have moved before them cannot be said."
     )

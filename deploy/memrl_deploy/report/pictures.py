@@ -120,7 +120,7 @@ def _asymmetry(figures: ShadowFigures) -> str:
         low = np.array([np.percentile(skew[g], 25.0) for g in groups])
         high = np.array([np.percentile(skew[g], 75.0) for g in groups])
     return lines(
-        "Measured asymmetry against the difference",
+        "|Asymmetry| against the difference",
         "|recommended - applied| [degrees]",
         "|asymmetry|",
         [Series(x=x, y=y, low=low, high=high, label="mean, middle half", colour=GREEN)],

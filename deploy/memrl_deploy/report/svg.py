@@ -156,10 +156,12 @@ def _picture(
         f'<text x="14" y="{(TOP + bottom) / 2}" text-anchor="middle" '
         f'transform="rotate(-90 14 {(TOP + bottom) / 2})">{escape(y_label)}</text>'
     )
-    for index, one in enumerate(s for s in series if s.label):
-        y = TOP + 14 + 14 * index
-        parts.append(
-            f'<rect x="{LEFT + 8}" y="{y - 7}" width="14" height="4" fill="{one.colour}"/>'
+    names = [one for one in series if one.label]
+    if names:  # beside the title: within the frame it would lie on a curve
+        spans = "  ".join(
+            f'<tspan fill="{one.colour}">■</tspan> <tspan>{escape(one.label)}</tspan>'
+            for one in names
         )
-        parts.append(f'<text x="{LEFT + 27}" y="{y - 1}">{escape(one.label)}</text>')
+        place = f'x="{WIDTH - RIGHT}" y="16" text-anchor="end" font-size="10"'
+        parts.append(f"<text {place}>{spans}</text>")
     return "".join([*parts, "</svg>"])
