@@ -84,6 +84,23 @@ def publish(
     return result
 
 
+def as_markdown(rows: Sequence[Mapping[str, Any]], notes: Sequence[str], group: str) -> str:
+    """Return the rows as Markdown: a table for each value of the column `group`, then the notes."""
+    tables = []
+    for value in dict.fromkeys(row[group] for row in rows):
+        some = [row for row in rows if row[group] == value]
+        columns = [name for name in some[0] if name != group]
+        lines = [
+            f"### {value}\n",
+            "| " + " | ".join(columns) + " |",
+            "|" + "---|" * len(columns),
+            *("| " + " | ".join(_text(row[name]) for name in columns) + " |" for row in some),
+        ]
+        tables.append("\n".join(lines))
+    said = "\n".join(f"- {note}" for note in notes)
+    return "\n\n".join([*tables, said]) + "\n"
+
+
 def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 100.0 else f"{value:.4g}"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,12 +17,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from memrl_ctrl import controllers
 from memrl_ctrl.bench.beam.conditions import PROGRAMS, USUAL, Condition, chosen
 from memrl_ctrl.bench.beam.figures import AFTER, AFTER_SHARE, figures
+from memrl_ctrl.bench.beam.picture import draw
 from memrl_ctrl.bench.beam.play import Forgetful, Played, Player, check_player, play
 from memrl_ctrl.bench.beam.store import Store, key_of
-from memrl_ctrl.bench.report import publish
-from memrl_ctrl.cli.values import Count, JsonFile, OutputFolder, Seed
+from memrl_ctrl.bench.beam.summary import sentences, standings
+from memrl_ctrl.bench.report import as_markdown, publish
+from memrl_ctrl.cli.values import Count, JsonFile, OutputFile, OutputFolder, Seed
 from memrl_ctrl.errors import UsageError
-from memrl_ctrl.outputs import STDOUT
+from memrl_ctrl.outputs import STDOUT, write_output
 from memrl_ctrl.policy.catalogue import locate
 from memrl_ctrl.terminal import Terminal
 
@@ -57,6 +59,8 @@ class Contestant:
     player: Player
     digest: str
     ablated: bool = False
+    policy: bool = False
+    """A policy that is judged, not a rival."""
 
 
 def run(
@@ -70,8 +74,10 @@ def run(
     episodes: Annotated[Count, Parameter()] = EPISODES,
     seed: Annotated[Seed, Parameter()] = SEED,
     program: Annotated[list[Path] | None, Parameter(consume_multiple=True)] = None,
-    ablate_memory: Annotated[bool, Parameter(negative="")] = False,
+    cut_memory: Annotated[bool, Parameter(negative="")] = False,
+    shots: Annotated[Count | None, Parameter()] = None,
     out: Annotated[OutputFolder | None, Parameter()] = None,
+    markdown: Annotated[OutputFile | None, Parameter()] = None,
 ) -> None:
     """Policies against classical controllers on the beam: phase errors by condition.
 
@@ -93,14 +99,21 @@ def run(
         Of machine, bunches and noise.
     program
         Programs by name or file whose points the conditions are drawn from, in the place of those shipped.
-    ablate_memory
+    cut_memory
         Play each policy once more with its memory cut: reset before every shot.
+    shots
+        Shots of an episode, in the place of the conditions' own (30; 10 where BLonD tracks).
     out
-        Keep every cell here; the same command then goes on where it was interrupted.
+        Keep every cell here, and draw phase error against shot; the same command then goes on where it was
+        interrupted.
+    markdown
+        Also write the tables to this file, as Markdown.
     """
     console = Terminal(stderr=str(json_path) == STDOUT)
     met = chosen(conditions or ["all"])
-    contestants = _contestants(policy or [], controllers_ or [], ablate=ablate_memory)
+    if shots is not None:
+        met = [replace(each, shots=shots) for each in met]
+    contestants = _contestants(policy or [], controllers_ or [], ablate=cut_memory)
     programs = [str(each) for each in program] if program else list(PROGRAMS)
     with ExitStack() as stack:
         folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -112,15 +125,24 @@ def run(
             store=Store(out),
             console=console,
         )
+    found = {(who.name, each.name): figures(played) for who, each, played in cells}
+    rows = [_row(who, each, found[who.name, each.name]) for who, each, _ in cells]
+    notes = _notes(met, programs, episodes, seed)
+    said = _said(found, contestants)
     publish(
         name="beam",
         columns=COLUMNS,
-        rows=[_row(who, each, figures(played)) for who, each, played in cells],
-        figures=_figures(cells),
+        rows=rows,
+        figures=_figures(found),
         json_path=json_path,
-        notes=_notes(met, programs, episodes, seed),
+        notes=[*notes, *said],
         console=console,
     )
+    if markdown is not None:
+        write_output(markdown, as_markdown(rows, [*notes, *said], "condition"))
+        console.print(f"written: {markdown}", highlight=False)
+    if out is not None:
+        _draw(cells, out, console)
 
 
 def _contestants(
@@ -166,7 +188,7 @@ def _policy(path: Path, *, ablate: bool) -> list[Contestant]:
         player = OnnxPolicy.load(located)
         digest = player.digest
     name = path.name.removesuffix(".onnx")
-    found = [Contestant(name=name, player=player, digest=digest)]
+    found = [Contestant(name=name, player=player, digest=digest, policy=True)]
     if ablate and player.manifest.memory:
         found.append(
             Contestant(name=name + CUT, player=Forgetful(player), digest=digest, ablated=True)
@@ -256,13 +278,33 @@ def _or_dash(value: float) -> float | str:
     return value if math.isfinite(value) else "-"
 
 
-def _figures(cells: Sequence[Cell]) -> dict[str, float]:
+Found = Mapping[tuple[str, str], Mapping[str, float]]
+
+
+def _figures(found: Found) -> dict[str, float]:
     return {
-        f"{who.name}.{condition.name}.{name}": value
-        for who, condition, played in cells
-        for name, value in figures(played).items()
+        f"{who}.{condition}.{name}": value
+        for (who, condition), values in found.items()
+        for name, value in values.items()
         if math.isfinite(value)
     }
+
+
+def _said(found: Found, contestants: Sequence[Contestant]) -> list[str]:
+    judged = [each.name for each in contestants if each.policy]
+    rivals = [each.name for each in contestants if not each.policy and not each.ablated]
+    return sentences(standings(found, judged, rivals))
+
+
+def _draw(cells: Sequence[Cell], out: Path, console: Terminal) -> None:
+    for kind, is_random in (("programs", False), ("random", True)):
+        panels: dict[str, list[tuple[str, Played]]] = {}
+        for who, condition, played in cells:
+            if condition.is_random is is_random:
+                panels.setdefault(condition.name, []).append((who.name, played))
+        path = draw(panels, out / f"{kind}.png") if panels else None
+        if path is not None:
+            console.print(f"picture: {path}", highlight=False)
 
 
 def _notes(

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from memrl_ctrl.beam import Conditions
 from memrl_ctrl.errors import UnknownNameError
 from memrl_ctrl.outputs import write_output
 from memrl_ctrl.program import (
@@ -48,6 +49,8 @@ class Condition:
     """Faults, as a scenario file lists them."""
     machine: MachineChange | None = None
     """What the true machine is, made from the one that was trained on."""
+    correlation_slices: float = 0.0
+    """Above 0: neighbouring slices share their noise over about so many; the noise of a slice stays."""
     shots: int = SHOTS
     default: bool = True
     """Whether `all` holds it."""
@@ -69,6 +72,8 @@ USUAL: Mapping[str, Any] = MappingProxyType(
     }
 )
 """Options of the simulation in every condition, unless it says otherwise."""
+EMITTANCE_EVS = (0.6, 1.2)
+"""Where the true bucket is not the one that is known: of bunches that came from outside, eV s."""
 
 
 def _gamma_transition(machine: MachineFile) -> MachineFile:
@@ -96,6 +101,11 @@ _BASE = (
     Condition(
         name="noise-5", words="still, 5 % noise a slice instead of 2 %", options={"noise": 0.05}
     ),
+    Condition(
+        name="correlated",
+        words="still, the noise of 2 % a slice shared by neighbours over 4 slices",
+        correlation_slices=4.0,
+    ),
     Condition(name="jitter", words="jitter of 1 degree a shot", options={"offset_jitter_deg": 1.0}),
     Condition(
         name="drift", words="random walk of 0.3 degree a shot", options={"offset_drift_deg": 0.3}
@@ -120,11 +130,22 @@ _BASE = (
         faults=({"fault": "dead_pickup", "at_cycle": [12], "for_cycles": 3},),
     ),
     Condition(
-        name="model-gamma-t", words="gamma_transition 30 % higher", machine=_gamma_transition
+        name="model-gamma-t",
+        words="gamma_transition 30 % higher, emittance "
+        f"{EMITTANCE_EVS[0]} to {EMITTANCE_EVS[1]} eV s whatever the bucket",
+        options={"emittance_evs": EMITTANCE_EVS, "filling": None},
+        machine=_gamma_transition,
     ),
     Condition(name="model-cells", words="cavity cells fewer by a factor 1.3", machine=_cells),
     Condition(
         name="model-impedance", words="impedance and space charge 30 % higher", machine=_impedance
+    ),
+    Condition(
+        name="tracked",
+        words="the kernel replaced by BLonD tracking, 20,000 macroparticles, three synchrotron periods",
+        options={"fidelity": "tracking", "macroparticles": 20_000},
+        shots=10,
+        default=False,
     ),
 )
 CONDITIONS: dict[str, Condition] = {
@@ -169,6 +190,24 @@ class Part:
     episodes: int
     where: str
     """Program or machine."""
+    nominal: MachineFile
+    """The machine as it is believed to be."""
+    correlation_slices: float = 0.0
+    """See `Condition`."""
+    change: MachineChange | None = None
+    """See `Condition.machine`."""
+
+    def known(self, true: Conditions) -> Conditions:
+        """Return what the control system believes of the rows, from what they are."""
+        if self.change is None:
+            return true
+        factor = (
+            self.change(self.nominal).gamma_transition.value[0]
+            / self.nominal.gamma_transition.value[0]
+        )
+        return true.replace(
+            gamma_transition=true.gamma_transition / factor, machine=self.nominal.ring
+        )
 
 
 def parts(
@@ -193,27 +232,43 @@ def parts(
         }
         write_output(scenario, yaml.safe_dump(document))
         options |= {"backend": "twin", "scenario": str(scenario)}
+    common: dict[str, Any] = {
+        "correlation_slices": condition.correlation_slices,
+        "change": condition.machine,
+    }
+    if condition.correlation_slices > 0.0:
+        options["noise"] = 0.0
     if condition.is_random:
         machine: str | Path = MACHINE
+        nominal = load_machine(MACHINE)
         if condition.machine is not None:
             machine = folder / f"{condition.name}-machine.yaml"
-            changed = condition.machine(load_machine(MACHINE))
-            save_machine(changed, machine, force=True)
+            save_machine(condition.machine(nominal), machine, force=True)
         return [
-            Part(options={**options, "machine": str(machine)}, episodes=episodes, where=MACHINE)
+            Part(
+                options={**options, "machine": str(machine)},
+                episodes=episodes,
+                where=MACHINE,
+                nominal=nominal,
+                **common,
+            )
         ]
     shared = [episodes // len(programs)] * len(programs)
     for k in range(episodes - sum(shared)):
         shared[k] += 1
-    return [
-        Part(
-            options={**options, "program": _as_true(load_program(program), condition)},
+    found = []
+    for name, count in zip(programs, shared, strict=True):
+        program = load_program(name)
+        true = _as_true(program, condition)
+        part = Part(
+            options={**options, "program": true},
             episodes=count,
-            where=str(program),
+            where=str(name),
+            nominal=program.machine,
+            **common,
         )
-        for program, count in zip(programs, shared, strict=True)
-        if count
-    ]
+        found += [part] if count else []
+    return found
 
 
 def _as_true(program: CycleProgram, condition: Condition) -> CycleProgram:

@@ -14,6 +14,8 @@ AFTER = 5
 AFTER_SHARE = 10
 """Shots after which it speaks of the share within 2 degrees."""
 WITHIN_DEG = 2.0
+FAR_DEG = 5.0
+"""An excursion that must not happen once a bunch is in place."""
 LATE = 10
 """The last so many shots of an episode are late ones."""
 RESAMPLES = 1000
@@ -38,7 +40,7 @@ def figures(played: Played, seed: int = 0) -> dict[str, float]:
         "episodes": float(known.sum()),
         "without_reference": float((~known).sum()),
         "decision_us": float(np.median(played.decide_s) * 1e6),
-        "decision_us_a_row": float(played.decide_s.sum() / played.rows.sum() * 1e6),
+        "decision_us_a_row": float(np.median(played.decide_s / played.rows) * 1e6),
     }
     if not known.any():
         return found
@@ -54,6 +56,8 @@ def figures(played: Played, seed: int = 0) -> dict[str, float]:
         "late_p95_deg": float(np.percentile(error[late], 95)),
         "late_worst_deg": float(error[late].max()),
         "late_move_median_deg": float(np.median(applied[-LATE:])),
+        "late_move_p95_deg": float(np.percentile(applied[-LATE:], 95)),
+        "share_beyond_5_deg_after_10": float(np.mean((error[share_after:] > FAR_DEG).any(axis=0))),
         "shots_to_2_deg": float(np.median(first)),
         "shots_to_stay": float(np.median(stays)),
         "share_never": float(np.mean(np.isinf(stays))),

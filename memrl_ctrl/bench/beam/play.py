@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from memrl_ctrl.angles import wrap
 from memrl_ctrl.backend import Truth
-from memrl_ctrl.bench.beam.conditions import Condition, parts
+from memrl_ctrl.beam import Conditions
+from memrl_ctrl.bench.beam.conditions import USUAL, Condition, Part, parts
 from memrl_ctrl.env.task import BeamPhase
 from memrl_ctrl.errors import MismatchError
 from memrl_ctrl.observation import beam_observation
@@ -133,7 +134,14 @@ def play(
             task = BeamPhase(rows, **part.options)
             try:
                 # Each batch has a seed of its own, whatever was played before it.
-                one = _episode(player, task, seed + 1000 * k + done, rows / episodes, advance)
+                one = _episode(
+                    player,
+                    task,
+                    part,
+                    seed + 1000 * k + done,
+                    share=rows / episodes,
+                    advance=advance,
+                )
             finally:
                 task.close()
             played.append(one)
@@ -147,17 +155,26 @@ def play(
 
 
 def _episode(
-    player: Player, task: BeamPhase, seed: int, share: float, advance: Callable[[float], None]
+    player: Player,
+    task: BeamPhase,
+    part: Part,
+    seed: int,
+    *,
+    share: float,
+    advance: Callable[[float], None],
 ) -> Played:
     rows, shots = task.rows.size, task.episode_length
     n_slices = player.manifest.observation.n_slices
+    noise = np.random.default_rng(seed)
     task.start(seed, None)
+    _inform(player, task, part)
     player.reset(rows)
     previous = np.zeros((rows, 1), dtype=np.float32)
     errors, applied, times = [_error_deg(task)], [], []
     for _ in range(shots):
         reading = task.reading
-        seen = beam_observation(reading.profile, reading.synchronous_phase_rad, n_slices)
+        profile = with_correlated_noise(reading.profile, part.correlation_slices, noise)
+        seen = beam_observation(profile, reading.synchronous_phase_rad, n_slices)
         begun = time.perf_counter()
         action = _decide(player, seen, previous)
         times.append(time.perf_counter() - begun)
@@ -172,6 +189,42 @@ def _episode(
         decide_s=np.array(times),
         rows=np.full(shots, rows),
     )
+
+
+def _inform(player: Player, task: BeamPhase, part: Part) -> None:
+    """Tell a controller that works with a model what the control system knows of each row."""
+    inform = getattr(player, "inform", None)
+    if inform is None:
+        return
+    told = getattr(task.backend, "conditions", None)
+    true = None if told is None else told()
+    if isinstance(true, Conditions):
+        inform(part.known(true.replace(phi2_rad=0.0, intensity=0.0, emittance_evs=1.0)))
+
+
+def with_correlated_noise(
+    profile: NDArray[np.float32], correlation_slices: float, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Return profiles with noise that neighbouring slices share.
+
+    White noise is smoothed around the turn with a Gaussian and brought back to the usual size a slice.
+
+    Args:
+        profile: [rows, n_slices]; dead ones (without a peak above 0) stay as they are.
+        correlation_slices: standard deviation of the Gaussian, slices; 0 adds nothing.
+        rng: of the noise.
+    """
+    if correlation_slices <= 0.0:
+        return profile
+    n_slices = profile.shape[1]
+    turns = np.arange(n_slices // 2 + 1) / n_slices
+    gain = np.exp(-2.0 * (np.pi * turns * correlation_slices) ** 2)
+    white = rng.standard_normal(profile.shape)
+    smooth = np.fft.irfft(np.fft.rfft(white, axis=1) * gain, n_slices, axis=1)
+    whole = np.concatenate([gain, gain[1 : (n_slices + 1) // 2]])
+    size = float(USUAL["noise"]) / np.sqrt(np.mean(whole**2))
+    peak = np.maximum(profile.max(axis=1, keepdims=True), 0.0)
+    return np.asarray(profile + size * peak * smooth, dtype=np.float32)
 
 
 def _decide(

@@ -38,6 +38,7 @@ def key_of(
     what = [
         __version__, digest, condition.name, condition.shots, dict(USUAL), dict(condition.options),
         [dict(fault) for fault in condition.faults], machine.__name__ if machine else "",
+        condition.correlation_slices,
         episodes, seed, [str(program) for program in programs], ablated,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
