@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,10 @@ class OverLoopback(BackendContract):
     """Starts a server in a thread for every test."""
 
     period_s = 0.0
+
+    @pytest.fixture(autouse=True)
+    def _own_state(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MEMRL_CTRL_STATE", str(tmp_path))
 
     def make_backend(self) -> BeamBackend:
         from memrl_backends.epics import open_backend

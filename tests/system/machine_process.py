@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import zmq
 from memrl_backends.zmq import MachineServer, ZmqBackend, open_backend, wire
 from memrl_backends.zmq.keys import load_client
 from memrl_ctrl.backend import BeamBackend
+from memrl_ctrl.errors import MemrlError
 from memrl_ctrl.testing import FakeBackend
 
 LOOPBACK = "tcp://127.0.0.1:0"
@@ -87,6 +88,21 @@ def served(
     finally:
         server.stop()
         thread.join()
+
+
+def started(run: Callable[[], object]) -> tuple[threading.Thread, list[MemrlError]]:
+    """Run a server in a thread; return it, and the list of what it fails with."""
+    failures: list[MemrlError] = []
+
+    def noting() -> None:
+        try:
+            run()
+        except MemrlError as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=noting)
+    thread.start()
+    return thread, failures
 
 
 def controller(server: MachineServer, keys: Path, name: str = "test") -> ZmqBackend:

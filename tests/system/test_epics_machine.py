@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +26,7 @@ from memrl_backends.epics.server import EpicsServer
 from memrl_ctrl.cli import main
 from memrl_ctrl.errors import (
     ConnectionFailed,
-    MemrlError,
+    FileError,
     ReadingTimeout,
     RefusalReason,
     Refused,
@@ -36,6 +35,15 @@ from memrl_ctrl.errors import (
 from memrl_ctrl.registry import open_source
 from memrl_ctrl.testing import FakeBackend
 
+from .machine_process import started
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Fencing numbers of this test alone."""
+    monkeypatch.setenv("MEMRL_CTRL_STATE", str(tmp_path / "state"))
+    return tmp_path / "state"
+
 
 @contextmanager
 def served(backend: FakeBackend | None = None, **options: Any) -> Iterator[EpicsServer]:
@@ -43,22 +51,14 @@ def served(backend: FakeBackend | None = None, **options: Any) -> Iterator[Epics
         FakeBackend(points=5, n_slices=32) if backend is None else backend,
         **{"port": 0, "broadcast_port": 0, "period_s": 0.0, **options},
     )
-    failures: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            server.run()
-        except MemrlError as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
+    thread, failures = started(server.run)
     assert server.ready.wait(20)
     try:
         yield server
     finally:
         server.stop()
         thread.join()
+    assert not failures
 
 
 def controller(server: EpicsServer, name: str = "test") -> EpicsBackend:
@@ -98,6 +98,48 @@ def test_a_second_controller_is_refused_by_name() -> None:
         np.testing.assert_allclose(later.applied_rad, reading.applied_rad + 0.1)
         assert second.submit(later.applied_rad, later.cycle + 1, 1.0).fence > receipt.fence
         second.close()
+
+
+def fence_of_a_start() -> int:
+    """Serve anew, and return the fencing number of who takes control."""
+    with served() as server:
+        backend = controller(server)
+        backend.start()
+        fence = backend._fence
+        backend.close()
+    return fence
+
+
+def test_fencing_numbers_grow_though_the_clock_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that is started again with its clock a year back gives larger numbers than before; the first
+    one ever is not below the present time in ms, from which earlier versions counted."""
+    now_ms = time.time_ns() // 1_000_000
+    first = fence_of_a_start()
+    assert first >= now_ms
+    own_ns = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: own_ns() - 365 * 86_400 * 10**9)
+    assert time.time_ns() // 1_000_000 < now_ms
+    second = fence_of_a_start()
+    assert second > first
+    monkeypatch.setattr(time, "time_ns", lambda: own_ns() + 365 * 86_400 * 10**9)
+    assert fence_of_a_start() > max(second, now_ms + 364 * 86_400 * 1000)
+
+
+def test_without_fencing_numbers_nobody_is_given_control(state: Path) -> None:
+    """Where they cannot be kept, a machine does not start, and one that runs out of them refuses."""
+    state.mkdir()
+    (state / "fence-epics").write_text("nonsense")
+    with pytest.raises(FileError, match="'nonsense' is no fencing number"):
+        EpicsServer(FakeBackend(points=5), port=0)
+    (state / "fence-epics").unlink()
+    with served() as server:
+        backend = controller(server)
+        (state / "fence-epics").write_text("nonsense")
+        server._fences._next = server._fences._end  # the block that was had is used up
+        with pytest.raises(Refused, match="nobody can be given control") as refused:
+            backend.start()
+        assert refused.value.reason is RefusalReason.NOT_ARMED
+        backend.close()
 
 
 def test_control_ends_by_itself() -> None:

@@ -27,7 +27,7 @@ from memrl_ctrl.frames import pack
 from memrl_ctrl.registry import open_source
 from memrl_ctrl.testing import FakeBackend
 
-from .machine_process import LOOPBACK, bare, controller, served
+from .machine_process import LOOPBACK, bare, controller, served, started
 
 
 @pytest.fixture
@@ -228,16 +228,7 @@ def test_a_failing_backend_tells_its_clients(keys: Path) -> None:
     """When the machine's backend fails, the client hears why."""
     backend = FakeBackend(points=30, n_slices=32)
     server = MachineServer(backend, endpoint=LOOPBACK, period_s=0.0, keys=keys, idle_s=0.01)
-    failures: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            server.run()
-        except MemrlError as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
+    thread, failures = started(server.run)
     source = open_backend(endpoint=str(server.endpoint), keys=keys, read_only=True)
     backend.close()
     with pytest.raises(ConnectionFailed, match="it failed: the fake backend is closed"):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,23 @@ class WallClock:
         monkeypatch.setattr(time, "time", lambda: (self.own_ns() + self.shift_ns) * 1e-9)
 
 
+@contextmanager
+def served(keys: Path, **options: Any) -> Iterator[MachineServer]:
+    """Serve a fake machine that waits for its controller, in a thread."""
+    make_folder(keys)
+    server = MachineServer(
+        FakeBackend(points=3, n_slices=16),
+        endpoint="tcp://127.0.0.1:0", period_s=0.0, keys=keys, **options,
+    )  # fmt: skip
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+        thread.join()
+
+
 @pytest.mark.parametrize("jump_ns", [400 * DAY_NS, -400 * DAY_NS])
 def test_a_jump_of_the_time_of_day_changes_no_right_and_no_deadline(
     jump_ns: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -36,14 +54,7 @@ def test_a_jump_of_the_time_of_day_changes_no_right_and_no_deadline(
     """Lease, fencing number, deadlines, an idempotency key and a new handshake hold across a jump; a
     deadline that has passed is late still."""
     clock = WallClock(monkeypatch)
-    make_folder(tmp_path / "keys")
-    server = MachineServer(
-        FakeBackend(points=3, n_slices=16),
-        endpoint="tcp://127.0.0.1:0", period_s=0.0, keys=tmp_path / "keys",
-    )  # fmt: skip
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
+    with served(tmp_path / "keys") as server:
         backend = open_backend(
             endpoint=str(server.endpoint), keys=tmp_path / "keys", timeout_s=10.0
         )
@@ -85,9 +96,6 @@ def test_a_jump_of_the_time_of_day_changes_no_right_and_no_deadline(
             other.start()
         other.close()
         backend.close()
-    finally:
-        server.stop()
-        thread.join()
 
 
 def test_a_lease_expires_though_the_time_of_day_goes_back(
@@ -95,14 +103,7 @@ def test_a_lease_expires_though_the_time_of_day_goes_back(
 ) -> None:
     """Who falls silent loses control in its time, however far back the time of day was set meanwhile."""
     clock = WallClock(monkeypatch)
-    make_folder(tmp_path / "keys")
-    server = MachineServer(
-        FakeBackend(points=3, n_slices=16),
-        endpoint="tcp://127.0.0.1:0", period_s=0.0, keys=tmp_path / "keys", patience_s=0.4,
-    )  # fmt: skip
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
+    with served(tmp_path / "keys", patience_s=0.4) as server:
         where: dict[str, Any] = {
             "endpoint": str(server.endpoint),
             "keys": tmp_path / "keys",
@@ -118,9 +119,6 @@ def test_a_lease_expires_though_the_time_of_day_goes_back(
         assert other._fence > silent._fence
         silent.close()
         other.close()
-    finally:
-        server.stop()
-        thread.join()
 
 
 def test_a_stamp_is_the_time_of_day_and_only_that(
@@ -128,14 +126,7 @@ def test_a_stamp_is_the_time_of_day_and_only_that(
 ) -> None:
     """A reading whose stamp lies years before the one before it is taken as the newest."""
     clock = WallClock(monkeypatch)
-    make_folder(tmp_path / "keys")
-    server = MachineServer(
-        FakeBackend(points=3, n_slices=16),
-        endpoint="tcp://127.0.0.1:0", period_s=0.0, keys=tmp_path / "keys",
-    )  # fmt: skip
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
+    with served(tmp_path / "keys") as server:
         backend = open_backend(
             endpoint=str(server.endpoint), keys=tmp_path / "keys", timeout_s=10.0
         )
@@ -147,6 +138,3 @@ def test_a_stamp_is_the_time_of_day_and_only_that(
         assert after.received_ns > before.received_ns
         assert before.stamp_ns - after.stamp_ns > 399 * DAY_NS
         backend.close()
-    finally:
-        server.stop()
-        thread.join()

@@ -15,7 +15,7 @@ from cyclopts import Parameter
 from memrl_backends.epics import DEFAULT_PREFIX
 from memrl_backends.twin.scenario import load_scenario
 from memrl_ctrl.backend import Reading
-from memrl_ctrl.cli.values import Count, Seconds, Seed
+from memrl_ctrl.cli.values import Count, OutputFolder, Seconds, Seed
 from memrl_ctrl.errors import UsageError
 from memrl_ctrl.registry import missing_extra, open_backend
 from memrl_ctrl.terminal import Terminal
@@ -44,6 +44,7 @@ def machine_epics(
     port: int = TCP_PORT,
     arm: Annotated[bool | None, Parameter(negative="--no-arm")] = None,
     limits: Path | None = None,
+    state: OutputFolder | None = None,
     quiet: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
     """Publish a machine over EPICS PV Access, for laboratories that speak EPICS (extra `epics`).
@@ -83,6 +84,8 @@ def machine_epics(
     limits
         File of limits of the machine's own (value, step, slope, travel over a window), as that of
         `memrl-ctrl machine`; they narrow the backend's and are enforced whatever a client does.
+    state
+        Folder for the fencing numbers; unless given, that of this installation.
     quiet
         Say only when it is ready, and at the end what was played.
     """
@@ -119,6 +122,7 @@ def machine_epics(
             arm=arm,
             cycles=cycles,
             limits=limits,
+            state=state,
             on_ready=lambda: console.print(_ready_line(server, address), markup=False),
             on_cycle=show,
         )

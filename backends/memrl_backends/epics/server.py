@@ -17,9 +17,12 @@ from p4p.server import Server
 from p4p.server.thread import SharedPV
 
 from memrl_backends.epics import DEFAULT_PREFIX, structures
+from memrl_backends.zmq.fence import FenceCounter
 from memrl_backends.zmq.gate import gate_for
+from memrl_backends.zmq.state import make_state_folder
 from memrl_ctrl.backend import BeamBackend, FloatArray, Reading
-from memrl_ctrl.errors import MemrlError, RefusalReason, Refused, UsageError
+from memrl_ctrl.errors import FileError, MemrlError, RefusalReason, Refused, UsageError
+from memrl_ctrl.state import state_folder
 
 DEFAULT_PERIOD_S = 1.2
 """The Booster's cycle."""
@@ -31,6 +34,8 @@ LEASE_FLOOR_S = 2.0
 """Shortest control of a machine with a period, s; otherwise two periods."""
 DEADLINE_S = 1.0
 """How long a function that is put without a deadline may wait, s."""
+FENCE_FILE = "fence-epics"
+"""In the folder of states: fencing numbers, for all servers of this kind."""
 
 
 @dataclass(kw_only=True)
@@ -61,12 +66,13 @@ class EpicsServer:
         arm: whether setpoints are taken; None does so on loopback only.
         cycles: stop after so many.
         limits: file of limits of the server's own (`memrl_backends.zmq.gate`), which narrow the backend's.
+        state: folder for fencing numbers; None takes that of this installation.
         on_ready: called when clients may come.
         on_cycle: called after each cycle, in the thread of `run`.
 
     Raises:
         UsageError: an address that is none, a port in use, a period that is none.
-        FileError: a file of limits that is absent or wrong.
+        FileError: a file of limits that is absent or wrong; fencing numbers that cannot be kept.
     """
 
     def __init__(
@@ -81,6 +87,7 @@ class EpicsServer:
         arm: bool | None = None,
         cycles: int | None = None,
         limits: Path | None = None,
+        state: Path | None = None,
         on_ready: Callable[[], None] | None = None,
         on_cycle: Callable[[Reading], None] | None = None,
     ) -> None:
@@ -102,8 +109,8 @@ class EpicsServer:
         self._cycles, self._on_ready, self._on_cycle = cycles, on_ready, on_cycle
         self._turn = threading.Condition()
         self._stopping = False
-        # Milliseconds since 1970: the next server's fencing numbers are larger than this one's.
-        self._holder = Holder(fence=time.time_ns() // 1_000_000)
+        self._fences = _fences_in(state or state_folder())
+        self._holder = Holder(fence=self._fences.last)
         self._written_for = -1
         self._last: Reading
         self.commits = self.refused = self.played = 0
@@ -266,8 +273,16 @@ class EpicsServer:
                     f"{holder.name or holder.session!r} is in control, for {left_s:.1f} s more unless "
                     "it renews",
                 )
-            self._holder = holder = Holder(session=session, name=name, fence=holder.fence + 1)
+            self._holder = holder = Holder(session=session, name=name, fence=self._next_fence())
         holder.until_s = time.monotonic() + self.lease_s
+
+    def _next_fence(self) -> int:
+        try:
+            return self._fences.next()
+        except FileError as error:
+            raise Refused(
+                RefusalReason.NOT_ARMED, f"nobody can be given control: {error}"
+            ) from error
 
     def _submitted(self, phi_hw_rad: FloatArray, cycle: int, due_s: float) -> Any:
         following = self._last.cycle + 1
@@ -355,6 +370,15 @@ class _Stopping:
         self._server.stop()
         for variable in self._variables.values():
             variable.close(destroy=True)
+
+
+def _fences_in(folder: Path) -> FenceCounter:
+    """Return what gives out fencing numbers that only grow, wherever the clock goes.
+
+    They are not below the present time in ms: earlier versions counted from there.
+    """
+    make_state_folder(folder)
+    return FenceCounter(folder / FENCE_FILE, least=max(1, time.time_ns() // 1_000_000))
 
 
 def _is_loopback(address: str) -> bool:

@@ -24,14 +24,15 @@ class FenceCounter:
 
     Args:
         path: of the file, which several servers may share; None counts from 1 and forgets.
+        least: the first number is not below this, whatever the file holds.
 
     Raises:
         FileError: the file holds something else, or cannot be written.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, least: int = 1) -> None:
         self._path = path
-        self._next, self._end = (1, LARGEST) if path is None else reserve(path)
+        self._next, self._end = (1, LARGEST) if path is None else reserve(path, least)
 
     @property
     def last(self) -> int:
@@ -57,8 +58,12 @@ class FenceCounter:
         return number
 
 
-def reserve(path: Path) -> tuple[int, int]:
+def reserve(path: Path, least: int = 1) -> tuple[int, int]:
     """Take a block of numbers for this process, durably; return its first and the one after its last.
+
+    Args:
+        path: of the file.
+        least: the block does not begin below this.
 
     Raises:
         FileError: the file holds something else, or cannot be written.
@@ -74,7 +79,7 @@ def reserve(path: Path) -> tuple[int, int]:
             raise FileError(
                 path, f"{text!r} is no fencing number; a file that is removed begins again from 1"
             )
-        first = int(text) if text else 1
+        first = max(int(text) if text else 1, least)
         # One short write inside a block of the disk: it is there whole, or not at all.
         os.pwrite(descriptor, f"{first + BLOCK:020d}\n".encode(), 0)
         os.fsync(descriptor)

@@ -9,6 +9,22 @@ from memrl_backends.zmq.ledger import Ledger
 from memrl_ctrl.errors import FileError
 
 
+def make_state_folder(folder: Path) -> None:
+    """Make the folder of a machine's state, unless it exists.
+
+    Raises:
+        FileError: it cannot be made.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(
+            folder,
+            f"a machine keeps its state here, and cannot: {error.strerror}; "
+            "give another folder (--state)",
+        ) from error
+
+
 class State:
     """The files of one server.
 
@@ -21,14 +37,7 @@ class State:
     """
 
     def __init__(self, folder: Path, port: int) -> None:
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise FileError(
-                folder,
-                f"a machine keeps its state here, and cannot: {error.strerror}; "
-                "give another folder (--state)",
-            ) from error
+        make_state_folder(folder)
         self.fences = FenceCounter(folder / FILE_NAME)
         self.ledger = Ledger(folder / f"acknowledged-{port}" if port else None)
 
