@@ -18,70 +18,29 @@ from numpy.typing import NDArray
 from memrl_ctrl.errors import FileError, UsageError
 from memrl_ctrl.limits import TOLERANCE_RAD, PhaseLimits
 from memrl_ctrl.trace import TraceReader
+from memrl_deploy.endings import GRACE, Ending, Happening, documented, hard_cycles
 from memrl_deploy.states import TRANSITIONS, WRITING, Cause, State
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-GRACE = 6
-"""A change of mode so many cycles after a fault is still by it: five in a row make small excess hard."""
 SETTLING = 60
 """Cycles after a fault in which the loop has to be closed again: the ladder (26), the operator, two cycles
 of agreement and three of blending, with room."""
-LONG = 5
-"""A fault of so many cycles makes small excess a hard one (docs/safety.md, small and hard excess)."""
-LONGEST_HOLD = 8
-"""A sick reading that is back within so many cycles recovers while the ladder holds: 5 until the excess is
-hard, 5 of holding, the last 2 of them healthy."""
 ON_THE_KNOB = ("setpoint_ignored", "operator")
 """Faults in which the machine plays something else than it took."""
 
-CLOSED, RECOVERED, HANDED_OVER = "closed-loop", "recovered", "handed over"
 
-
-def documented(kind: str, cycles: int) -> frozenset[str]:
-    """Return how a fault of so many cycles may end, by docs/safety.md.
-
-    A reading that is missing, late or flagged is held through, however long. An offset that jumps, or an
-    operator's turn, is followed. A pick-up without beam is small excess, hard at the fifth cycle; the
-    ladder's hold ends it if it is short, otherwise the ladder ends at the operator. What the guard cannot
-    know for sick (frozen in all points, noise, no second harmonic, a readback that lags) may do any of the
-    three while it lasts, as long as it is short enough.
-    """
-    if kind in ("missing_reading", "late_reading", "nan_profile", "offset_jump", "operator"):
-        return frozenset({CLOSED})
-    if kind in ("dead_pickup", "flipped_polarity"):
-        if cycles < LONG:
-            return frozenset({CLOSED})
-        return frozenset({RECOVERED if cycles <= LONGEST_HOLD else HANDED_OVER})
-    if cycles <= LONGEST_HOLD:
-        return frozenset({CLOSED, RECOVERED})
-    return frozenset({CLOSED, RECOVERED, HANDED_OVER})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Happening:
-    """One fault, once: its cycles as the machine numbers them."""
-
-    kind: str
-    first: int
-    cycles: int
-    whole: bool
-    """Whether it concerns all control points."""
-
-    @property
-    def last(self) -> int:
-        """Its last cycle."""
-        return self.first + self.cycles - 1
-
-
-def happenings(faults: Iterable[Mapping[str, Any]], first: int, last: int) -> list[Happening]:
+def happenings(
+    faults: Iterable[Mapping[str, Any]], first: int, last: int, points: int
+) -> list[Happening]:
     """Return every fault of a scenario between two cycles, in order.
 
     Args:
         faults: as `memrl-ctrl scenario show` prints them.
         first: number of the machine's first cycle, which the scenario counts as 1.
         last: number of the last cycle that is asked for.
+        points: control points of the machine.
 
     Raises:
         UsageError: a fault that happens at random.
@@ -93,22 +52,11 @@ def happenings(faults: Iterable[Mapping[str, Any]], first: int, last: int) -> li
                 f"the fault {fault['fault']} happens at random; a soak judges how each one ended and needs "
                 "at_cycle (and every_cycles)"
             )
-        cycles = int(fault.get("for_cycles", 1))
-        cycles += int(fault.get("recovery_cycles", 3)) if fault["fault"] == "cavity_trip" else 0
         every = int(fault.get("every_cycles", 0))
         for begins in fault["at_cycle"]:
             start = first + int(begins) - 1
             starts = range(start, last + 1, every) if every else [start]
-            found += [
-                Happening(
-                    kind=str(fault["fault"]),
-                    first=one,
-                    cycles=cycles,
-                    whole="points" not in fault,
-                )
-                for one in starts
-                if one <= last
-            ]
+            found += [Happening.of(fault, one, points) for one in starts if one <= last]
     return sorted(found, key=lambda one: one.first)
 
 
@@ -197,7 +145,9 @@ def check_segment(
         acknowledged: cycles whose function it said the machine took.
     """
     found = Findings(cycles=len(decided), written=len(acknowledged))
-    happened = happenings(faults, int(truth.cycle[0]), int(trace.cycles[-1]))
+    happened = happenings(
+        faults, int(truth.cycle[0]), int(trace.cycles[-1]), trace.header.machine.points
+    )
     _limits(found, trace, truth)
     _losses(found, trace, truth, happened, decided=decided, acknowledged=acknowledged)
     _modes(found, trace, happened)
@@ -279,17 +229,18 @@ def _modes(found: Findings, trace: TraceReader, happened: Sequence[Happening]) -
         if before is not state or TRANSITIONS.get((before, cause)) != change["to"]:
             found.wrong.append(f"cycle {change['cycle']}: {words} from {state.value}")
         state = State(change["to"])
-    _endings(found, trace.cycles, modes, changes, happened)
+    _endings(found, trace, modes, changes, happened)
 
 
 def _endings(
     found: Findings,
-    cycles: IntArray,
+    trace: TraceReader,
     modes: Sequence[str],
     changes: Sequence[Mapping[str, Any]],
     happened: Sequence[Happening],
 ) -> None:
     explained: set[int] = set()
+    cycles, hard = trace.cycles, hard_cycles(trace)
     for one in happened:
         during = [n for n, c in enumerate(changes) if one.first <= c["cycle"] <= one.last + GRACE]
         ours = _followed(changes, during)
@@ -300,16 +251,16 @@ def _endings(
             found.faults[f"{one.kind}: not judged"] += 1
             continue
         causes = {changes[n]["cause"] for n in ours}
-        ending = CLOSED
+        ending = Ending.CLOSED
         if Cause.LADDER_ENDED.value in causes:
-            ending = HANDED_OVER
+            ending = Ending.HANDED_OVER
         elif causes:
-            ending = RECOVERED
+            ending = Ending.RECOVERED
         found.faults[f"{one.kind}: {ending}"] += 1
         where = f"{one.kind} in cycles {one.first} to {one.last}"
-        if ending not in documented(one.kind, one.cycles):
-            allowed = ", ".join(sorted(documented(one.kind, one.cycles)))
-            found.wrong.append(f"{where} ended {ending}; documented is {allowed}")
+        due = documented(one, hard[begins:])
+        if ending is not due:
+            found.wrong.append(f"{where} ended {ending}; documented is {due}")
         if not any(c["cycle"] > one.last + GRACE for n, c in enumerate(changes) if n not in ours):
             after = modes[settled]
             if after != State.CLOSED_LOOP.value:
