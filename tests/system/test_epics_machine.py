@@ -154,7 +154,8 @@ def test_control_ends_by_itself() -> None:
             first.submit(reading.applied_rad + 0.2, reading.cycle + 1, 1.0)
         after = second.observe()
         np.testing.assert_array_equal(after.applied_rad, newer.applied_rad)
-        first.close(), second.close()
+        first.close()
+        second.close()
 
 
 def test_a_machine_that_is_not_armed_takes_nothing() -> None:
