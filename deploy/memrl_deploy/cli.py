@@ -20,14 +20,14 @@ from memrl_ctrl.cli.values import Count, OutputFolder, Seconds, Seed, SomeSecond
 from memrl_ctrl.errors import FileError, TraceError, UsageError
 from memrl_ctrl.outputs import check_output_file
 from memrl_ctrl.policy import OnnxPolicy
-from memrl_ctrl.policy.catalogue import locate
 from memrl_ctrl.terminal import Terminal
 from memrl_ctrl.trace import RECORDS
+from memrl_deploy.asked import inform, load_asked
 from memrl_deploy.classical import FALLBACK_KEY, described, make_classical
 from memrl_deploy.engaging import EngageConfig
 from memrl_deploy.fallback import FallbackConfig
 from memrl_deploy.guard import GuardConfig
-from memrl_deploy.inference import check_fit
+from memrl_deploy.inference import Asked, check_fit
 from memrl_deploy.live import in_foreground, show_summary
 from memrl_deploy.modes import ClosedLoop, Mode, Shadow
 from memrl_deploy.replaying import GUARD_KEY
@@ -181,7 +181,8 @@ def deploy(
     Parameters
     ----------
     policy
-        Policy file (.onnx), as `memrl-ctrl export` writes it.
+        Policy file (.onnx), as `memrl-ctrl export` writes it; or the name of a shipped policy or of a
+        controller (hold, network-kalman, ...).
     engage_after
         Cycles in a row whose recommendations have to agree before anything is written.
     blend
@@ -199,7 +200,8 @@ def shadow(*, policy: Path, options: RunOptions = DEFAULTS) -> int:
     Parameters
     ----------
     policy
-        Policy file (.onnx), as `memrl-ctrl export` writes it.
+        Policy file (.onnx), as `memrl-ctrl export` writes it; or the name of a shipped policy or of a
+        controller.
     """
     return _run(policy, options, registry.open_source, Shadow)
 
@@ -214,11 +216,12 @@ def _run(
     ladder: FallbackOptions | None = None,
 ) -> int:
     """Open the machine, check that all fits, run, and say how it went; return the exit code."""
-    loaded = OnnxPolicy.load(locate(policy))
+    loaded = load_asked(policy)
     source = open_(options.backend, **options.backend_options())
     console = Terminal()
     try:
         check_fit(loaded, source.description)
+        inform(loaded, source.description)
         options.check(source.description)
         cycles, notice = options.limit(source.description)
         runtime = _runtime(
@@ -246,10 +249,15 @@ def _run(
     return TraceError.exit_code if summary.trace_problem else 0
 
 
-def _unjudged(policy: OnnxPolicy) -> str:
+def _unjudged(policy: Asked) -> str:
     """Return what is to be said of a policy that does not say what its training saw; else nothing."""
     if policy.manifest.statistics is not None:
         return ""
+    if not isinstance(policy, OnnxPolicy):
+        return (
+            f"{policy.path} was trained on nothing, so the guard's stage distribution does not run and no "
+            "shadow report on it can promote"
+        )
     return (
         f"{policy.path} does not say what its training saw, so the guard's stage distribution does not "
         "run and no shadow report on it can promote: export the policy again from its run folder "
@@ -270,7 +278,7 @@ def _keys(runtime: Runtime, console: Terminal, *, quiet: bool) -> Iterator[None]
 
 def _runtime(
     mode: Mode,
-    policy: OnnxPolicy,
+    policy: Asked,
     *,
     options: RunOptions,
     cycles: int | None,

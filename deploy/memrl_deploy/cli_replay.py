@@ -12,10 +12,9 @@ from memrl_ctrl.cli.bars import work_bar
 from memrl_ctrl.cli.values import Count, JsonFile, Seed
 from memrl_ctrl.errors import UsageError
 from memrl_ctrl.outputs import write_json
-from memrl_ctrl.policy import OnnxPolicy
-from memrl_ctrl.policy.catalogue import locate
 from memrl_ctrl.terminal import Terminal
 from memrl_ctrl.trace import TraceReader
+from memrl_deploy.asked import load_asked
 from memrl_deploy.counterfactual import MOST_CYCLES, Counterfactual, counterfactual
 from memrl_deploy.replaying import ReplayResult, replay_trace
 from memrl_deploy.statistics import Figure
@@ -43,7 +42,7 @@ def replay(
     trace
         trace.h5, trace.journal, or the folder of a run.
     policy
-        Another policy file; default the one in the trace.
+        Another policy file, or the name of a controller; default what is in the trace.
     from_cycle
         Number of the cycle to begin with, with the memory that was recorded there; default the first.
     twin
@@ -57,7 +56,7 @@ def replay(
     json
         With --twin: also write the figures to this file; `-` is standard output.
     """
-    other = None if policy is None else OnnxPolicy.load(locate(policy))
+    other = None if policy is None else load_asked(policy)
     console = Terminal(soft_wrap=True, highlight=False, markup=False, stderr=str(json) == "-")
     with TraceReader(trace) as reader:
         if twin:

@@ -23,12 +23,12 @@ from memrl_ctrl.backend import Reading
 from memrl_ctrl.beam import CycleFit, fit_cycle, matched_profiles
 from memrl_ctrl.errors import BeamError, MemrlError, TraceError
 from memrl_ctrl.metrics import asymmetry
-from memrl_ctrl.policy import OnnxPolicy
 from memrl_ctrl.program import CycleProgram, load_program
 from memrl_ctrl.progress import report
 from memrl_ctrl.trace import TraceReader
+from memrl_deploy.asked import inform
 from memrl_deploy.guard import usable_points
-from memrl_deploy.inference import Inference
+from memrl_deploy.inference import Asked, Inference
 from memrl_deploy.replaying import cycle_index, recorded_guard, recorded_policy
 from memrl_deploy.statistics import LEVEL, Figure
 
@@ -74,7 +74,7 @@ class Counterfactual:
 
 def counterfactual(
     trace: TraceReader,
-    policy: OnnxPolicy | None = None,
+    policy: Asked | None = None,
     *,
     program: str | None = None,
     from_cycle: int | None = None,
@@ -105,6 +105,7 @@ def counterfactual(
     if count < 2:
         raise TraceError(trace.path, f"{count} cycles from there on; a comparison needs 2")
     policy = recorded_policy(trace) if policy is None else policy
+    inform(policy, header.machine)
     loaded = _program(trace, program or header.program)
     indices = np.arange(begin, begin + count)
     model = _Model.fitted(trace, loaded, indices)
@@ -259,7 +260,7 @@ class _Model:
 
 def _driven(
     trace: TraceReader,
-    policy: OnnxPolicy,
+    policy: Asked,
     model: _Model,
     phi_hw_rad: FloatArray,
     *,

@@ -9,7 +9,6 @@ from typing import Any
 from memrl_ctrl.backend import MachineDescription
 from memrl_ctrl.errors import TraceError
 from memrl_ctrl.limits import PhaseLimits
-from memrl_ctrl.policy import OnnxPolicy
 from memrl_ctrl.policy.manifest import encode_manifest
 from memrl_ctrl.trace import (
     JOURNAL_NAME,
@@ -21,6 +20,7 @@ from memrl_ctrl.trace import (
     new_run_folder,
     recover,
 )
+from memrl_deploy.inference import Asked
 
 MEASURES = {"asymmetry": "1", "bunching_factor": "1", "recommended_rad": "rad"}
 """What a run records per point beside the reading, with its unit."""
@@ -34,7 +34,7 @@ class Recorder:
         mode: name of the mode.
         machine: as it describes itself.
         limits: that the run keeps.
-        policy: that drives; its whole file travels in the trace.
+        policy: that drives; its whole file travels in the trace, or name and settings of a controller.
         guard_stages: names of the guard's stages.
         configuration: of the run, resolved.
 
@@ -50,7 +50,7 @@ class Recorder:
         mode: str,
         machine: MachineDescription,
         limits: PhaseLimits,
-        policy: OnnxPolicy,
+        policy: Asked,
         guard_stages: tuple[str, ...],
         configuration: Mapping[str, Any],
     ) -> None:

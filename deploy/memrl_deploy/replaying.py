@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memrl_ctrl.errors import TraceError, UsageError
-from memrl_ctrl.policy import OnnxPolicy
 from memrl_ctrl.trace import CycleRecord, PolicyStep, TraceReader, environment_fingerprint
+from memrl_deploy.asked import asked_again, inform
 from memrl_deploy.classical import ClassicalReplay
 from memrl_deploy.guard import Guard, GuardConfig
 from memrl_deploy.inference import Asked, Inference
@@ -94,7 +94,7 @@ def ulp_distance(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.i
 
 
 def replay_trace(
-    trace: TraceReader, policy: OnnxPolicy | None = None, *, from_cycle: int | None = None
+    trace: TraceReader, policy: Asked | None = None, *, from_cycle: int | None = None
 ) -> ReplayResult:
     """Run a policy over a trace, cycle by cycle, with the memory that it builds up itself.
 
@@ -129,6 +129,7 @@ def replay_trace(
             if header.fingerprint.get(key) != here.get(key)
         },
     )
+    inform(policy, header.machine)
     inference = Inference(policy, header.machine)
     guard = recorded_guard(trace, policy)
     begin = 0 if from_cycle is None else cycle_index(trace, from_cycle)
@@ -156,21 +157,19 @@ def replay_trace(
     return result
 
 
-def recorded_policy(trace: TraceReader) -> OnnxPolicy:
-    """Return the policy that a trace carries.
+def recorded_policy(trace: TraceReader) -> Asked:
+    """Return the policy or controller that a trace carries.
 
     Raises:
         TraceError: it carries none.
-        PolicyError: it is damaged.
+        PolicyError: it is damaged, or the controller is not here as it was.
     """
     if trace.header.policy is None:
         raise TraceError(trace.path, "holds no policy file; give it with --policy")
-    policy = OnnxPolicy.load(trace.header.policy)
-    policy.path = f"{trace.path} (its policy)"
-    return policy
+    return asked_again(trace.header.policy, f"{trace.path} (its policy)")
 
 
-def recorded_guard(trace: TraceReader, policy: OnnxPolicy) -> Guard:
+def recorded_guard(trace: TraceReader, policy: Asked) -> Guard:
     """Return a guard with the limits and the settings of the recorded run."""
     header = trace.header
     settings = header.configuration.get(GUARD_KEY, {})

@@ -25,12 +25,11 @@ from memrl_ctrl.errors import (
     TraceError,
 )
 from memrl_ctrl.metrics import measure
-from memrl_ctrl.policy import OnnxPolicy
 from memrl_ctrl.trace import CycleRecord, OutcomeRecord, PolicyStep
 from memrl_deploy.engaging import EngageConfig
 from memrl_deploy.fallback import Classical, FallbackConfig
 from memrl_deploy.guard import STAGES, Decision, Guard, GuardConfig
-from memrl_deploy.inference import Inference
+from memrl_deploy.inference import Asked, Inference
 from memrl_deploy.modes import ClosedLoop, Fallback, Mode, Transition
 from memrl_deploy.pacing import Pacing
 from memrl_deploy.recording import Recorder
@@ -81,7 +80,7 @@ class Runtime:
     def __init__(
         self,
         mode: Mode,
-        policy: OnnxPolicy,
+        policy: Asked,
         *,
         records: str | Path,
         cycles: int | None = None,

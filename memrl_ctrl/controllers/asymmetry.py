@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -28,11 +29,18 @@ class AsymmetryPI(Controller):
     """
 
     name = "asymmetry-pi"
+    ranges = MappingProxyType(
+        {
+            "proportional_deg": (10.0, 200.0, "log"),
+            "integral_deg": (0.1, 50.0, "log"),
+            "probe_deg": (5.0, 60.0, "linear"),
+        }
+    )
 
     def __init__(
         self,
         proportional_deg: float = 40.0,
-        integral_deg: float = 0.0,
+        integral_deg: float = 0.1,
         probe_deg: float = 15.0,
     ) -> None:
         self._proportional_deg = proportional_deg

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,15 @@ class Bayesian(Controller):
     """
 
     name = "bayesian"
+    ranges = MappingProxyType(
+        {
+            "explore": (0.3, 5.0, "log"),
+            "halving": (1.0, 12.0, "log"),
+            "length": (0.3, 2.0, "log"),
+            "cost_noise": (0.003, 0.3, "log"),
+            "bunching_weight": (0.1, 10.0, "log"),
+        }
+    )
     MOST = 60
     """Measurements that are kept; the oldest are forgotten."""
 

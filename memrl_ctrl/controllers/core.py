@@ -13,6 +13,7 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -51,6 +52,8 @@ class Controller(ABC):
     """Name in tables, on the command line and in traces."""
     n_slices: int = N_SLICES
     """Bins of the profile that it sees."""
+    ranges: ClassVar[Mapping[str, tuple[float, float, str]]] = MappingProxyType({})
+    """What is tuned: the argument's lower and upper end, and the scale, `linear` or `log`."""
     needs_points: ClassVar[bool] = False
     """Whether it has to be told what the control system knows of each point; see `inform`."""
     _points: Conditions | None = None

@@ -6,6 +6,7 @@ The fit needs what the control system knows of each point (field, voltages, the 
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -86,6 +87,7 @@ class DampedFit(Fit):
     """As `Fit`, with the tuned gain."""
 
     name = "fit-damped"
+    ranges = MappingProxyType({"gain": (0.1, 1.0, "linear")})
 
     def __init__(self, gain: float = 0.5) -> None:
         super().__init__(gain)

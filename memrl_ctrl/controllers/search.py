@@ -7,6 +7,7 @@ long, flat, symmetric bunch has the lowest.
 from __future__ import annotations
 
 import math
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,15 @@ class ExtremumSeeking(Controller):
     """
 
     name = "extremum-seeking"
+    ranges = MappingProxyType(
+        {
+            "amplitude_deg": (1.0, 30.0, "log"),
+            "gain_deg": (10.0, 2000.0, "log"),
+            "period_shots": (2.5, 8.0, "linear"),
+            "average": (0.1, 1.0, "linear"),
+            "bunching_weight": (0.1, 10.0, "log"),
+        }
+    )
 
     def __init__(
         self,
@@ -108,6 +118,13 @@ class Cobyla(Controller):
     """
 
     name = "cobyla"
+    ranges = MappingProxyType(
+        {
+            "first_step_deg": (20.0, 90.0, "linear"),
+            "last_step_deg": (0.3, 5.0, "log"),
+            "bunching_weight": (0.1, 10.0, "log"),
+        }
+    )
     MOST = 40
     """Costs that are kept."""
 

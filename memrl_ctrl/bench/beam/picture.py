@@ -49,6 +49,8 @@ def draw(
     names = list(dict.fromkeys(name for cell in cells.values() for name, _ in cell))
     for panel, (condition, players) in zip(panels, cells.items(), strict=False):
         _panel(panel, condition, players, names)
+    for panel in panels[max(len(cells) - columns, 0) : len(cells)]:
+        panel.set_xlabel("shot", fontsize="small")
     for panel in panels[len(cells) :]:
         panel.set_visible(False)
     handles = {
@@ -61,7 +63,6 @@ def draw(
         list(handles.values()), [str(name) for name in handles],
         loc="outside lower center", ncols=min(5, max(len(handles), 1)), frameon=False, fontsize="small",
     )  # fmt: skip
-    figure.supxlabel("shot", fontsize="small")
     figure.supylabel("phase error [deg]: median, and 95 % (dashed)", fontsize="small")
     if title:
         figure.suptitle(title, fontsize="medium")
