@@ -16,7 +16,7 @@ from cyclopts.validators import Number
 from memrl_ctrl import registry
 from memrl_ctrl.backend import BeamSource, MachineDescription
 from memrl_ctrl.cli.keyboard import Keys
-from memrl_ctrl.cli.values import Count, OutputFolder, Seconds, Seed, SomeSeconds, Steps
+from memrl_ctrl.cli.values import Count, OutputFolder, Seconds, Seed, SomeSeconds, Steps, real
 from memrl_ctrl.errors import FileError, TraceError, UsageError
 from memrl_ctrl.outputs import check_output_file
 from memrl_ctrl.policy import OnnxPolicy
@@ -26,6 +26,7 @@ from memrl_deploy.asked import inform, load_asked
 from memrl_deploy.classical import FALLBACK_KEY, described, make_classical
 from memrl_deploy.engaging import EngageConfig
 from memrl_deploy.fallback import FallbackConfig
+from memrl_deploy.foreseeing import make_foresight
 from memrl_deploy.guard import GuardConfig
 from memrl_deploy.inference import Asked, check_fit
 from memrl_deploy.live import in_foreground, show_summary
@@ -71,6 +72,11 @@ class RunOptions:
     """Least time between the cycles of a simulation, s; a machine has its own. 0: as fast as it plays."""
     timeout: SomeSeconds | None = None
     """How long to wait for a reading, s; default some periods of the machine."""
+    look_ahead: str | None = None
+    """Program, by name or file, whose model the guard looks ahead with; the machine's own unless given
+    (off: none). Not where cycles come as fast as they are played."""
+    look_ahead_loss: Annotated[float, real(0.0, 1.0, above=True)] = GuardConfig.lookahead_loss
+    """Share of the beam that the guard lets a step lose, by that model."""
     quiet: Annotated[bool, Parameter(negative="")] = False
     """Show only the summary."""
     log_format: Literal["text", "json"] = "text"
@@ -286,11 +292,18 @@ def _runtime(
     engage: EngageConfig | None,
     ladder: FallbackOptions | None,
 ) -> Runtime:
-    guard = GuardConfig()
+    loss = options.look_ahead_loss
+    guard = GuardConfig(
+        lookahead_loss=loss,
+        lookahead_passing_loss=max(loss, GuardConfig.lookahead_passing_loss),
+    )
     fallback, classical, left_out = None, None, ""
     if ladder is not None:
         fallback = ladder.config()
         classical, left_out = make_classical(ladder.fallback, mode.description)
+    foresight, blind = make_foresight(
+        mode.description, options.look_ahead, pace_s=options.period or 0.0
+    )
     return Runtime(
         mode,
         policy,
@@ -306,10 +319,11 @@ def _runtime(
             metrics=options.metrics,
         ),
         guard=guard,
+        foresight=foresight,
         engage=engage,
         fallback=fallback,
         classical=classical,
-        notices=tuple(filter(None, (left_out, _unjudged(policy)))),
+        notices=tuple(filter(None, (left_out, blind, _unjudged(policy)))),
         configuration={
             "mode": mode.name,
             "policy": policy.path,

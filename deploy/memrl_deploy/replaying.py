@@ -13,6 +13,7 @@ from memrl_ctrl.errors import TraceError, UsageError
 from memrl_ctrl.trace import CycleRecord, PolicyStep, TraceReader, environment_fingerprint
 from memrl_deploy.asked import asked_again, inform
 from memrl_deploy.classical import ClassicalReplay
+from memrl_deploy.foreseeing import outlook_in
 from memrl_deploy.guard import Guard, GuardConfig
 from memrl_deploy.inference import Asked, Inference
 from memrl_deploy.states import engaged_in
@@ -141,8 +142,9 @@ def replay_trace(
         if own:
             classical.see(record, counted=index >= begin)
         if index < begin:
-            _warm(guard, record)
+            _warm(trace, guard, record)
             continue
+        _note_outlook(trace, guard, record)
         lost = own and before is None and index > 0 and from_cycle is not None
         lost |= own and bool(trace.damage) and not _continues(before, record.policy)
         _compare(result, inference, guard, record, resume=lost)
@@ -195,12 +197,27 @@ def cycle_index(trace: TraceReader, cycle: int) -> int:
     return int(found[0])
 
 
-def _warm(guard: Guard, record: CycleRecord) -> None:
+def _warm(trace: TraceReader, guard: Guard, record: CycleRecord) -> None:
     """Show the guard a cycle that is not replayed: it remembers some of it."""
     if record.policy is not None:
+        _note_outlook(trace, guard, record)
         delta = record.policy.action[:, 0].astype(np.float64)
         guard.decide(delta, record.reading)
         _note_engaged(guard, record)
+
+
+def _note_outlook(trace: TraceReader, guard: Guard, record: CycleRecord) -> None:
+    """Give the guard the fit that came in this cycle.
+
+    Raises:
+        TraceError: it is damaged.
+    """
+    try:
+        outlook = outlook_in(record.events, record.reading.applied_rad.size)
+    except ValueError as error:
+        raise TraceError(trace.path, f"cycle {record.cycle}: {error}") from error
+    if outlook is not None:
+        guard.note_outlook(outlook)
 
 
 def _note_engaged(guard: Guard, record: CycleRecord) -> None:

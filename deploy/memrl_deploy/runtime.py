@@ -28,6 +28,7 @@ from memrl_ctrl.metrics import measure
 from memrl_ctrl.trace import CycleRecord, OutcomeRecord, PolicyStep
 from memrl_deploy.engaging import EngageConfig
 from memrl_deploy.fallback import Classical, FallbackConfig
+from memrl_deploy.foreseeing import Foresight, outlook_in
 from memrl_deploy.guard import STAGES, Decision, Guard, GuardConfig
 from memrl_deploy.inference import Asked, Inference
 from memrl_deploy.modes import ClosedLoop, Fallback, Mode, Transition
@@ -67,6 +68,7 @@ class Runtime:
         pace_s: least time between readings, for a simulation that plays as fast as it is asked.
         view: where it is shown.
         guard: settings of the guard.
+        foresight: fits readings for its look-ahead; closed at the end of `run`. None: it does not look.
         engage: how the policy comes in; the default engages in the first cycle that agrees.
         fallback: what is done when the policy must not be followed.
         classical: controller of the fallback; None leaves its rung out.
@@ -88,6 +90,7 @@ class Runtime:
         pace_s: float = 0.0,
         view: View | None = None,
         guard: GuardConfig | None = None,
+        foresight: Foresight | None = None,
         engage: EngageConfig | None = None,
         fallback: FallbackConfig | None = None,
         classical: Classical | None = None,
@@ -102,6 +105,7 @@ class Runtime:
         self._guard = Guard(
             machine.limits, machine.ctime_ms, spec.max_step_rad, guard, spec.statistics
         )
+        self._foresight = foresight
         self._steering = Steering(
             mode, machine, engage=engage, fallback=fallback, classical=classical
         )
@@ -243,6 +247,7 @@ class Runtime:
         step = self._inference.step(seen, reading.applied_rad, usable)
         pacing.lap("infer")
         delta = step.action[:, 0].astype(np.float64)
+        self._note_outlook(reading)
         decision = self._guard.decide(delta, reading, usable, seen)
         pacing.lap("guard")
         metrics = measure(reading.profile)
@@ -285,6 +290,19 @@ class Runtime:
             self._strike("no-answer", "the policy gave no finite number for any point")
         else:
             self._strikes.clear("no-answer")
+        if self._foresight is not None:
+            self._foresight.ask(reading, usable)
+
+    def _note_outlook(self, reading: Reading) -> None:
+        """Give the guard a fit that was made meanwhile, and put it into the record."""
+        event = self._foresight.news() if self._foresight is not None else None
+        if event is not None:
+            self._events.append(event)
+            if self._foresight is not None and self._foresight.ended:
+                self._view.note("the guard looks ahead no more: the process that fits has ended")
+            outlook = outlook_in([event], reading.applied_rad.size)
+            if outlook is not None:
+                self._guard.note_outlook(outlook)
 
     def _tell_changes(self, applied_rad: FloatArray | None = None) -> None:
         """Put transitions into the record and on the terminal; the loop engages at what is applied."""
@@ -465,6 +483,8 @@ class Runtime:
         with ExitStack() as ending:  # all of it, in the reverse order, whatever fails
             ending.callback(self._finish_record)
             ending.callback(self._mode.close)
+            if self._foresight is not None:
+                ending.callback(self._foresight.close)
             ending.callback(self._view.close)
 
     def _finish_record(self) -> None:

@@ -4,5 +4,6 @@ from memrl_deploy.guard.config import GuardConfig
 from memrl_deploy.guard.core import Guard
 from memrl_deploy.guard.decision import STAGES, Decision, Excess
 from memrl_deploy.guard.health import usable_points
+from memrl_deploy.guard.outlook import Outlook
 
-__all__ = ["STAGES", "Decision", "Excess", "Guard", "GuardConfig", "usable_points"]
+__all__ = ["STAGES", "Decision", "Excess", "Guard", "GuardConfig", "Outlook", "usable_points"]

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
+SHARES = ("saturated_share", "lookahead_loss", "lookahead_passing_loss", "wide_share")
+"""Fields that are shares of a whole."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class GuardConfig:
@@ -34,6 +37,16 @@ class GuardConfig:
     """Largest travel of a point over these changes, forth and back added up, rad."""
     drift_rad: float = 3.0 * math.pi
     """Largest distance of a point from where it was at engage, rad."""
+    lookahead_loss: float = 0.2
+    """Share of the bunch that may be lost where a step leads, beyond what no phase avoids, by the model that
+    was fitted to a recent reading."""
+    lookahead_passing_loss: float = 0.5
+    """The same of the phases in between, over which a fallback may come back: most of the bunch."""
+    lookahead_age_cycles: int = 10
+    """A fit to a reading that is more cycles old is not looked at."""
+    lookahead_asymmetry: float = 0.1
+    """A fit from which the measured asymmetries differ by more, in the median of the points, does not
+    describe the machine any more, and nothing is cut for it."""
     answer_factor: float = 1.01
     """A change beyond the largest that the policy declares, times this factor, is a hard excess."""
     repeats: int = 5
@@ -56,9 +69,14 @@ class GuardConfig:
             value = getattr(self, one.name)
             if not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"{one.name} must be a positive number, not {value}")
-        for name in ("saturated_share", "wide_share"):
+        for name in SHARES:
             if getattr(self, name) > 1.0:
                 raise ValueError(f"{name} is a share, at most 1, not {getattr(self, name)}")
+        if self.lookahead_passing_loss < self.lookahead_loss:
+            raise ValueError(
+                f"lookahead_passing_loss {self.lookahead_passing_loss} must not be below lookahead_loss "
+                f"{self.lookahead_loss}"
+            )
         if self.readback_hard_rad < self.readback_rad:
             raise ValueError(
                 f"readback_hard_rad {self.readback_hard_rad} must not be below readback_rad "

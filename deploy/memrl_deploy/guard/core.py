@@ -16,8 +16,12 @@ Stages, in this order:
    their goals are beyond the range of values (`guard.returning`).
 8. `rate`, `drift`: the travel over the last cycles, and the distance from where the point was at
    engage (`guard.budget`).
-9. `step`, `value`, `slope`: `memrl_ctrl.limits.PhaseLimits`. What comes out is checked as the machine
-   checks it; should it fail, the whole function is refused.
+9. `step`, `value`, `slope`: `memrl_ctrl.limits.PhaseLimits`.
+10. `look-ahead`: what comes out of it all does not lose the beam, nor does the fallback behind it, by the
+   model that was fitted to a recent reading (`guard.outlook`); else the points go as far as they may. Not
+   run where there is no such model, or none that describes the machine any more.
+
+What comes out is checked as the machine checks it; should it fail, the whole function is refused.
 
 How bad a cycle was in all, and what is too much, says `guard.excess`.
 """
@@ -32,15 +36,17 @@ from numpy.typing import NDArray
 from memrl_ctrl.backend import Reading
 from memrl_ctrl.errors import MismatchError, RefusalReason, Refused
 from memrl_ctrl.limits import PhaseLimits, Restricted
+from memrl_ctrl.metrics import measure
 from memrl_ctrl.observation import beam_observation
 from memrl_ctrl.policy.statistics import ObservationStatistics
 from memrl_ctrl.trace.records import Verdict
-from memrl_deploy.guard.budget import Budget, readback_distance
+from memrl_deploy.guard.budget import Bounds, Budget, readback_distance
 from memrl_deploy.guard.coherence import coherent
 from memrl_deploy.guard.config import GuardConfig
 from memrl_deploy.guard.decision import STAGES, BoolArray, Decision, FloatArray, Stage
 from memrl_deploy.guard.excess import Judged, judge
 from memrl_deploy.guard.health import ProfileArray, unhealthy_points, usable_points
+from memrl_deploy.guard.outlook import Outlook
 from memrl_deploy.guard.returning import MARGIN_RAD, Returning
 
 BREAKS = {RefusalReason.STEP: Stage.STEP, RefusalReason.SLOPE: Stage.SLOPE}
@@ -54,6 +60,7 @@ class _Memory:
     profile: ProfileArray | None = None
     returning: Returning | None = None
     budget: Budget | None = None
+    outlook: Outlook | None = None
     repeats: tuple[int, ...] = ()
 
 
@@ -124,6 +131,10 @@ class Guard:
         """
         self._now = replace(self._now, budget=Budget.begun(applied_rad))
 
+    def note_outlook(self, outlook: Outlook) -> None:
+        """Look ahead by this model from the next `decide` on; the cycle's record has to hold it."""
+        self._now = replace(self._now, outlook=outlook)
+
     def usable(self, reading: Reading) -> BoolArray:
         """Which points may be shown to the policy [points]: complete, and their pick-ups healthy.
 
@@ -169,7 +180,12 @@ class Guard:
         proposed = applied + delta
         delta, altered = self._round_the_circle(delta, applied, held)
         verdicts[altered, Stage.COHERENCE] = Verdict.ALTERED
-        restricted, fits = self._restrict(applied + delta, applied, held, budget, verdicts)
+        wanted = applied + delta
+        bounds = {
+            Stage.RATE: budget.rate_bounds(applied, self.config.rate_travel_rad),
+            Stage.DRIFT: budget.drift_bounds(applied, self.config.drift_rad),
+        }
+        restricted, fits = self._look_ahead(wanted, reading, held, bounds, verdicts)
         verdicts[restricted.step, Stage.STEP] = Verdict.ALTERED
         verdicts[restricted.value, Stage.VALUE] = Verdict.ALTERED
         verdicts[restricted.slope & fits, Stage.SLOPE] = Verdict.ALTERED
@@ -300,28 +316,69 @@ class Guard:
         together[free] = chosen
         return together, altered
 
+    def _look_ahead(
+        self,
+        wanted: FloatArray,
+        reading: Reading,
+        held: BoolArray,
+        bounds: dict[Stage, Bounds],
+        verdicts: NDArray[np.uint8],
+    ) -> tuple[Restricted, BoolArray]:
+        """Bring a function within bounds and limits, and to where the beam is not lost.
+
+        Points that would lose it go as near as they may; if that leads others there, or bends them into
+        it, these stay; if that does not help either, nothing moves.
+        """
+        applied, config = reading.applied_rad, self.config
+        restricted, fits = self._restrict(wanted, applied, held, bounds, verdicts)
+        outlook = self._now.outlook
+        verdicts[:, Stage.LOOK_AHEAD] = Verdict.NOT_RUN
+        if outlook is None or not 0 <= reading.cycle - outlook.cycle <= config.lookahead_age_cycles:
+            return restricted, fits
+        stays, passes = config.lookahead_loss, config.lookahead_passing_loss
+        may = outlook.nearest(restricted.phi_hw_rad, applied, stays=stays, passes=passes)
+        lost = may != restricted.phi_hw_rad
+        # Measured only where it matters: what cuts must still be true of the newest reading.
+        if lost.any() and not outlook.explains(
+            measure(reading.profile).asymmetry, applied, config.lookahead_asymmetry
+        ):
+            return restricted, fits
+        verdicts[:, Stage.LOOK_AHEAD] = Verdict.PASSED
+        low, high = np.full(lost.size, -np.inf), np.full(lost.size, np.inf)
+        for near in (may, applied):
+            if not lost.any():
+                return restricted, fits
+            low = np.where(lost, np.minimum(near, applied), low)
+            high = np.where(lost, np.maximum(near, applied), high)
+            verdicts[lost, Stage.LOOK_AHEAD] = Verdict.ALTERED
+            ahead = bounds | {Stage.LOOK_AHEAD: (low, high)}
+            restricted, fits = self._restrict(wanted, applied, held, ahead, verdicts)
+            may = outlook.nearest(restricted.phi_hw_rad, applied, stays=stays, passes=passes)
+            lost = may != restricted.phi_hw_rad
+        if lost.any():
+            verdicts[:, Stage.LOOK_AHEAD] = Verdict.ALTERED
+            restricted = replace(restricted, phi_hw_rad=applied.copy())
+        return restricted, fits
+
     def _restrict(
         self,
         wanted: FloatArray,
         applied: FloatArray,
         held: BoolArray,
-        budget: Budget,
+        bounds: dict[Stage, Bounds],
         verdicts: NDArray[np.uint8],
     ) -> tuple[Restricted, BoolArray]:
-        """Bring a function within the limits and budgets; held points stay exactly where they are.
+        """Bring a function within bounds and limits; held points stay exactly where they are.
 
         What no slope allows beside a bound is cut first; the projection then keeps the bounds, because
         the bounds themselves keep the slope.
 
         Returns:
-            The function, and the points that were within their budgets.
+            The function, and the points that were within their bounds.
         """
         low, high = np.full(wanted.size, -np.inf), np.full(wanted.size, np.inf)
         fits = np.ones(wanted.size, dtype=np.bool_)
-        for stage, (least, most) in (
-            (Stage.RATE, budget.rate_bounds(applied, self.config.rate_travel_rad)),
-            (Stage.DRIFT, budget.drift_bounds(applied, self.config.drift_rad)),
-        ):
+        for stage, (least, most) in bounds.items():
             inside = (wanted >= least) & (wanted <= most)
             verdicts[~inside, stage] = Verdict.ALTERED
             fits &= inside

@@ -26,6 +26,7 @@ class Stage(IntEnum):
     STEP = 9
     VALUE = 10
     SLOPE = 11
+    LOOK_AHEAD = 12
 
     @property
     def label(self) -> str:

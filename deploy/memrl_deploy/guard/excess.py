@@ -18,6 +18,7 @@ SAID = {
     Stage.READBACK: "the hardware did not report what was applied",
     Stage.RATE: "the policy asked for more travel than is allowed over a window",
     Stage.DRIFT: "the policy asked to go further from where it was engaged than is allowed",
+    Stage.LOOK_AHEAD: "the policy asked for phases at which the beam would be lost",
 }
 """Stages whose objection is no everyday matter, and what is said of one that comes again and again: it is
 hard."""

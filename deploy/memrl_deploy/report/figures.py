@@ -15,6 +15,7 @@ from memrl_ctrl.backend import Quality
 from memrl_ctrl.errors import TraceError
 from memrl_ctrl.trace import TraceReader, Verdict
 from memrl_ctrl.trace.scan import Progress
+from memrl_deploy.guard.outlook import KIND as OUTLOOK
 from memrl_deploy.modes import Shadow
 from memrl_deploy.report.thresholds import Thresholds
 from memrl_deploy.statistics import Figure, Rate, bootstrapped
@@ -372,6 +373,7 @@ def _events(trace: TraceReader, chosen: NDArray[np.intp]) -> dict[str, int]:
         for text in trace.array(name)[chosen]:
             if text not in ("", "[]"):
                 counts.update(str(event["kind"]) for event in msgspec.json.decode(text))
+    counts.pop(OUTLOOK, None)  # what the guard looks ahead with is nothing out of the ordinary
     return dict(sorted(counts.items()))
 
 
