@@ -25,6 +25,7 @@ NOT_OF_A_SCENARIO = {
     "seed",  # stands at the top of the file
     "turns",  # of unrelated conditions
     "require_reference",
+    "distinct",
     "offset_kinds",  # drawn anew for training; a scenario says what its offset does
     "threads",  # how it is computed, not what
 }

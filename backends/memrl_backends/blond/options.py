@@ -13,7 +13,7 @@ import numpy as np
 from memrl_backends.blond.along import open_along
 from memrl_backends.blond.backend import FIDELITIES, Fidelity, SimulationBackend
 from memrl_backends.blond.hardware import PERFECT, Hardware
-from memrl_backends.blond.scenario import Draw, Scenario, filling_range
+from memrl_backends.blond.scenario import MOST_DISTINCT, Draw, Scenario, filling_range
 from memrl_backends.blond.tracking import CycleTracking, RowTracking, TrackingOptions
 from memrl_ctrl.backend import FloatArray, MachineDescription
 from memrl_ctrl.beam.measurement import Monitor, monitor_from
@@ -69,6 +69,7 @@ def open_backend(
     noise: float | Sequence[float] = 0.02,
     monitor: str | Mapping[str, Any] | Monitor = "wcm",
     require_reference: bool = True,
+    distinct: int = 0,
     reference: str | Path | None = None,
     threads: int = 1,
     macroparticles: int | None = None,
@@ -118,6 +119,8 @@ def open_backend(
             `memrl_ctrl.beam.measurement.Monitor` by name, for example `{bits: 8}`.
         require_reference: draw unrelated conditions anew that have no reference optimum; without,
             training has the flattest profile as its goal there.
+        distinct: unrelated conditions that episodes choose among, the same for the same settings; 0
+            draws new ones for each episode, whose reference takes as long as fifteen shots.
         reference: CSV file (ctime_ms,phi2_deg) whose phases replace the computed reference optimum;
             with a program only.
         threads: threads of the kernel, or of the tracking.
@@ -141,6 +144,7 @@ def open_backend(
         phase_loop=phase_loop,
     )
     check_slices(n_slices)
+    _check_distinct(distinct, unrelated=rows is not None and not along_cycle)
     if seed is not None and seed < 0:
         raise UsageError(f"seed must be 0 or more, not {seed}")
     if machine is not None and program is not None:
@@ -215,6 +219,7 @@ def open_backend(
             program=cycle_program,
             scenario=scenario,
             reference=_reference(reference, cycle_program, ctime),
+            distinct=distinct,
         ),
         description=MachineDescription(
             name=machine_file.name,
@@ -305,6 +310,13 @@ def _check_along(along_cycle: bool, *, machine: object, program: object, referen
         raise UsageError("several programs can be given with along_cycle only")
     if several and reference is not None:
         raise UsageError("reference phases belong to one program: give one program")
+
+
+def _check_distinct(distinct: int, *, unrelated: bool) -> None:
+    if not 0 <= distinct <= MOST_DISTINCT:
+        raise UsageError(f"distinct must be 0 to {MOST_DISTINCT:,}, not {distinct:,}")
+    if distinct and not unrelated:
+        raise UsageError("distinct is for unrelated conditions: give rows, without along_cycle")
 
 
 def _programs(

@@ -37,6 +37,10 @@ MOST_SCATTER = 0.3
 """Largest standard deviation of a shot's intensity or emittance: three of it must leave a bunch."""
 ATTEMPTS = 20
 """How often conditions without a reference optimum are drawn anew."""
+BANK_SEED = 20_260_101
+"""Of the distinct conditions that episodes choose among: the same ones in every process of a run."""
+MOST_DISTINCT = 1_000_000
+"""Conditions that are kept at most; finding their references takes five minutes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +133,16 @@ class Drawn:
     v1_error: FloatArray | None = None
     """Relative error of V1, which the control system does not know; None for none."""
 
+    def take(self, rows: NDArray[np.int64]) -> Drawn:
+        """Return some rows, in their order."""
+        return replace(
+            self,
+            conditions=self.conditions.take(rows),
+            reference_rad=self.reference_rad[rows],
+            goal_rad=self.goal_rad[rows],
+            v1_error=None if self.v1_error is None else self.v1_error[rows],
+        )
+
     @property
     def known_phase_rad(self) -> FloatArray:
         """Synchronous phase as the control system knows it, from the programmed V1, rad."""
@@ -152,7 +166,16 @@ def filling_range(value: str | Sequence[float] | float | None) -> tuple[float, .
 
 
 class Draw:
-    """Draws hidden conditions from programs or from a machine's operating range."""
+    """Draws hidden conditions from programs or from a machine's operating range.
+
+    Args:
+        machine: the machine.
+        program: its cycle; None draws from the machine's operating range.
+        scenario: ranges of what is drawn.
+        reference: the user's own reference phases; None finds the optimum.
+        distinct: unrelated conditions that are chosen among, the same for the same settings; 0 draws new
+            ones each time. A reference takes as long to find as fifteen shots to play.
+    """
 
     def __init__(
         self,
@@ -161,8 +184,11 @@ class Draw:
         program: CycleProgram | None,
         scenario: Scenario,
         reference: ReferencePhases | None = None,
+        distinct: int = 0,
     ) -> None:
         self.machine = machine
+        self.distinct = distinct
+        self._bank: Drawn | None = None
         self.program = program
         self.scenario = scenario
         self.reference = reference
@@ -211,6 +237,14 @@ class Draw:
         Raises:
             BeamError: conditions with a reference are too rare here.
         """
+        if self.distinct:
+            if self._bank is None:
+                self._bank = self._new(self.distinct, np.random.default_rng(BANK_SEED))
+            return self._bank.take(rng.integers(self.distinct, size=count))
+        return self._new(count, rng)
+
+    def _new(self, count: int, rng: np.random.Generator) -> Drawn:
+        """Return conditions that nobody has met yet; see `unrelated`."""
         result = self._unrelated(count, rng)
         for _ in range(ATTEMPTS):
             missing = np.flatnonzero(~np.isfinite(result.reference_rad))

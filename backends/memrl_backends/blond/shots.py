@@ -46,7 +46,7 @@ class Shots:
         if self._nominal is None or rows.size == len(drawn.conditions):
             self._nominal, self._moves = drawn, moves
             return
-        self._nominal = merged(self._nominal, _part(drawn, rows), rows)
+        self._nominal = merged(self._nominal, drawn.take(rows), rows)
         self._moves = self._moves.copy()
         self._moves[:, :, rows] = moves
 
@@ -84,9 +84,7 @@ class Shots:
         """Return some rows with references found for them."""
         ctime_ms = None if self._ctime_ms is None else self._ctime_ms[rows]
         found = self._draw.with_reference(drawn.conditions.take(rows), ctime_ms)
-        return replace(
-            _part(drawn, rows), reference_rad=found.reference_rad, goal_rad=found.goal_rad
-        )
+        return replace(drawn.take(rows), reference_rad=found.reference_rad, goal_rad=found.goal_rad)
 
     def _moved_at_nodes(self, drawn: Drawn, rows: NDArray[np.int64]) -> FloatArray:
         """Return how far the reference of `rows` moves at the nodes, or where there is none the goal.
@@ -96,7 +94,7 @@ class Shots:
         moves = np.zeros((self._nodes[0].size, self._nodes[1].size, rows.size))
         if self._draw.reference is not None and self._ctime_ms is not None:
             return moves  # the user's own reference, whatever the bunch
-        part = _part(drawn, rows)
+        part = drawn.take(rows)
         for a, more in enumerate(CUT * self._sigma[0] * self._nodes[0]):
             for b, wider in enumerate(CUT * self._sigma[1] * self._nodes[1]):
                 if more == wider == 0.0:
@@ -116,13 +114,3 @@ class Shots:
 def _parabola(share: FloatArray) -> FloatArray:
     """Return the weights [3, rows] of values at -1, 0 and 1."""
     return np.stack([share * (share - 1.0) / 2.0, 1.0 - share**2, share * (share + 1.0) / 2.0])
-
-
-def _part(drawn: Drawn, rows: NDArray[np.int64]) -> Drawn:
-    return replace(
-        drawn,
-        conditions=drawn.conditions.take(rows),
-        reference_rad=drawn.reference_rad[rows],
-        goal_rad=drawn.goal_rad[rows],
-        v1_error=None if drawn.v1_error is None else drawn.v1_error[rows],
-    )
