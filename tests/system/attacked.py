@@ -84,9 +84,10 @@ class Attacked:
         for line in self._popen.stdout:
             self.taken.append(float(line.split()[1]))
 
-    def memory_mib(self) -> float:
+    def memory_mib(self, field: str = "VmRSS") -> float:
+        """Return what it holds, or (`VmHWM`) the most that it ever held."""
         status = Path(f"/proc/{self._popen.pid}/status").read_text()
-        return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024  # type: ignore[index]
+        return int(re.search(rf"{field}:\s+(\d+)", status)[1]) / 1024  # type: ignore[index]
 
     def descriptors(self) -> int:
         """Return how many descriptors it has open."""
@@ -147,7 +148,7 @@ def bare(
     made.rcvtimeo = made.sndtimeo = 20_000
     for name, value in options.items():
         setattr(made, name, value)
-    port = attacked.readings if kind == zmq.SUB else attacked.port
+    port = attacked.readings if kind in {zmq.SUB, zmq.XSUB} else attacked.port
     made.connect(f"tcp://127.0.0.1:{port}")
     try:
         yield made

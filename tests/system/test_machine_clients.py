@@ -249,6 +249,23 @@ def test_not_armed_takes_nothing(keys: Path) -> None:
         backend.close()
 
 
+def test_what_is_larger_than_a_message_is_refused_by_name(keys: Path) -> None:
+    """A machine whose readings nobody could receive does not start; a request that is too large is not sent,
+    and the connection lives on."""
+    with pytest.raises(UsageError, match=r"300 points x 1000 slices has \d+ bytes.* 864 slices at"):
+        MachineServer(FakeBackend(points=300, n_slices=1000), endpoint=LOOPBACK, keys=keys)
+    largest = FakeBackend(points=300, n_slices=864)
+    with served(keys, backend=largest) as server:
+        backend = controller(server, keys)
+        reading = backend.start()
+        with pytest.raises(
+            Refused, match=r"request of \d+ bytes is not sent: a machine takes 1048576"
+        ):
+            backend.submit(np.zeros(200_000), reading.cycle + 1, 1.0)
+        assert backend.play(reading.applied_rad + 0.1).profile.shape == (300, 864)
+        backend.close()
+
+
 def test_without_keys_only_where_it_is_said(keys: Path) -> None:
     """Without encryption both sides must say so; then everything works."""
     with served(keys, insecure_loopback=True) as server:

@@ -23,7 +23,7 @@ from memrl_backends.zmq.keys import load_client, make_folder
 from memrl_backends.zmq.link import Link
 from memrl_backends.zmq.wire import Role
 from memrl_ctrl.errors import ConnectionFailed, RefusalReason
-from memrl_ctrl.frames import pack, unpack
+from memrl_ctrl.frames import MAX_BYTES, pack, unpack
 
 from .attacked import EVIL, Attacked, bare, hello, under_attack
 from .authority import until
@@ -93,15 +93,51 @@ def test_half_open_connections_are_let_go(attacked: Attacked) -> None:
     attacked.unharmed()
 
 
-def test_oversize_frames_end_the_connection(attacked: Attacked) -> None:
-    """More than 1 MiB is not even read; a frame that claims more than it has is refused."""
+def test_oversize_frames_are_refused_unread(attacked: Attacked) -> None:
+    """More than 1 MiB is refused by name, far more is not even read and ends the connection; nothing of it is
+    kept, and the next client is served."""
+    with bare(attacked, zmq.DEALER) as eve:
+        session = hello(eve).session
+        for size in (MAX_BYTES + 1, MAX_BYTES + 60_000):
+            eve.send(bytes(size))
+            reply = unpack(eve.recv(), wire.replies)[0]
+            assert isinstance(reply, wire.Refusal)
+            assert (reply.sequence, reply.reason) == (0, RefusalReason.INVALID)
+            assert f"frame of {size} bytes; at most {MAX_BYTES} are accepted" in reply.detail
+        # Of that size exactly it is read: refused for what it says.
+        eve.send(bytes(MAX_BYTES))
+        assert "magic" in unpack(eve.recv(), wire.replies)[0].detail
+        eve.send(pack(wire.StatusRequest(session=session, sequence=2)))
+        assert isinstance(unpack(eve.recv(), wire.replies)[0], wire.Status)
+    before_mib = attacked.memory_mib("VmHWM")
     for _ in range(5):
-        with bare(attacked, zmq.DEALER) as eve:
+        with bare(attacked, zmq.DEALER, reconnect_ivl=60_000) as eve:
+            monitor = eve.get_monitor_socket(zmq.EVENT_DISCONNECTED)
             hello(eve)
-            eve.send(bytes((1 << 20) + 1))
-            eve.rcvtimeo = 300
+            eve.send(bytes(64 << 20))
+            assert monitor.poll(20_000), "the connection was not ended"
+            eve.rcvtimeo = 200
             with pytest.raises(zmq.Again):
                 eve.recv()
+            eve.disable_monitor()
+    # Of five times 64 MiB: at no instant was one of them in its memory.
+    assert attacked.memory_mib("VmHWM") - before_mib < 8.0
+    attacked.unharmed(growth_mib=16.0)
+
+
+@pytest.mark.parametrize("kind", [zmq.DEALER, zmq.XSUB])
+def test_messages_of_parts_without_end_are_cut_off(attacked: Attacked, kind: int) -> None:
+    """libzmq keeps the parts of a message until its last: who sends 400 MiB of them is hung up on after a
+    few, on either port, and nothing of them stays."""
+    before_mib = attacked.memory_mib("VmHWM")
+    part = bytes(1 << 20) if kind == zmq.DEALER else bytes(400)
+    with bare(attacked, kind, sndhwm=0, reconnect_ivl=60_000) as eve:
+        monitor = eve.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        eve.send_multipart([part] * (400 if kind == zmq.DEALER else 400_000))
+        assert monitor.poll(20_000), "the connection was not ended"
+        eve.disable_monitor()
+        attacked.works()
+    assert attacked.memory_mib("VmHWM") - before_mib < 200.0
     attacked.unharmed()
 
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from memrl_backends.zmq import wire
 from memrl_backends.zmq.wire import Arrays, check_array
 from memrl_ctrl.backend import FloatArray, MachineDescription, Quality, Reading
-from memrl_ctrl.frames import FrameError, PackedArrays, pack
+from memrl_ctrl.errors import UsageError
+from memrl_ctrl.frames import MAX_BYTES, FrameError, PackedArrays, pack
 from memrl_ctrl.limits import PhaseLimits
 
 READING_ARRAYS: dict[str, str] = {
@@ -26,6 +27,8 @@ READING_ARRAYS: dict[str, str] = {
     "synchronous_phase_rad": "<f8",
     "quality": "<u2",
 }
+LARGEST_HEADER = 512
+"""No reading's header and padding have more, bytes."""
 """Arrays of a reading and their element types; `profile` is [points, n_slices], the others [points]."""
 
 
@@ -81,6 +84,22 @@ def description_from(
 def encode_reading(reading: Reading, *, stream: int, sequence: int = 0) -> bytes:
     """Encode a reading; its truth stays here."""
     return EncodedReading(reading).message(stream=stream, sequence=sequence)
+
+
+def check_fits(description: MachineDescription) -> None:
+    """Check that a reading is not larger than a message may be.
+
+    Raises:
+        UsageError: it is, so that no client could read it.
+    """
+    points, n_slices = description.points, description.n_slices
+    size = LARGEST_HEADER + points * (4 * n_slices + 4 * 8 + 2)
+    if size > MAX_BYTES:
+        most = ((MAX_BYTES - LARGEST_HEADER) // points - 4 * 8 - 2) // 4
+        raise UsageError(
+            f"a reading of {points} points x {n_slices} slices has {size} bytes, and a message "
+            f"{MAX_BYTES} at most: take {most} slices at most, or fewer points"
+        )
 
 
 class EncodedReading:

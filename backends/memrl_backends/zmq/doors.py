@@ -5,6 +5,9 @@ sockets are watched: the monitor tells the descriptor of a connection that came 
 client's first words (`hello`, a subscription) carry descriptor and key, and in between it is *silent*: it may
 be unfinished, or let in and saying nothing. Of silent ones there are so many, for so long; what is beyond
 is hung up on. One too many of a role or a key is refused at the handshake, by a status that the client sees.
+
+Nor does libzmq limit how many parts a message has, and it hands out whole ones only: what a connection has
+sent since its last whole message is asked of the system, and who sends too much of it is hung up on.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import contextlib
 import os
 import resource
 import socket as sockets
+import struct
 import time
 from collections import Counter, deque
 from collections.abc import Collection, Iterator
@@ -35,6 +39,15 @@ HANDSHAKE_S = 2.5
 """After this long a connection has finished its handshake (it may take 2 s) or is closed, s."""
 SILENT_S = 5.0
 """After this long one that has said nothing is closed, s."""
+MOST_UNREAD = 8 << 20
+"""Bytes that a connection may send without a whole message among them (one message, and what the system
+keeps of more), ..."""
+MOST_UNREAD_IN_ALL = 64 << 20
+"""... and all connections together."""
+WEIGH_S = 0.1
+"""Time between two looks at that, s."""
+BYTES_RECEIVED = struct.Struct("<Q"), 128
+"""Of `struct tcp_info` (linux/tcp.h, since 4.1): the field tcpi_bytes_received, and where it stands."""
 DESCRIPTORS = 4096
 """So many files and connections a server asks the system for, if it has fewer."""
 WATCHED = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
@@ -53,6 +66,10 @@ class Connection:
     """Whose it is, once it has said something; None before."""
     address: str | None = None
     """From where; None until it is asked for."""
+    heard: bool = False
+    """Whether a whole message came over it since it was weighed last."""
+    read_bytes: int = 0
+    """What had come over it when that was so."""
 
 
 class Doors:
@@ -70,6 +87,7 @@ class Doors:
         self._silent: dict[int, Connection] = {}  # those of them, in the order in which they came
         self._let_in: deque[tuple[float, str]] = deque()
         self._made = 0
+        self._weighed_s = 0.0
         self._hand = _Hand(ports)
 
     @property
@@ -111,7 +129,7 @@ class Doors:
         self._monitors[kind] = monitor
 
     def look(self) -> None:
-        """Take in who came and went; hang up on who is silent too long, or one too many."""
+        """Take in who came and went; hang up on who is silent too long, one too many, or too heavy."""
         now_s = time.monotonic()
         for kind, monitor in self._monitors.items():
             with contextlib.suppress(zmq.Again):
@@ -129,19 +147,24 @@ class Doors:
             if one.came_s >= now_s - SILENT_S:
                 break
             self._hang_up(descriptor)
+        if now_s - self._weighed_s >= WEIGH_S:
+            self._weighed_s = now_s
+            self._weigh()
 
     def spoke(self, frame: zmq.Frame, user: str) -> None:
         """Note whose connection a frame came over.
 
         That it came is known: it was let in before its first frame, and `let_in` looks.
         """
-        try:
-            descriptor = int(frame.get("__fd"))  # libzmq's own name for what ZMQ_SRCFD tells
-        except zmq.ZMQError:
-            return
+        descriptor = _descriptor_of(frame)
         self._silent.pop(descriptor, None)
         if (one := self._here.get(descriptor)) is not None:
-            one.user = user
+            one.user, one.heard = user, True
+
+    def heard(self, frame: zmq.Frame) -> None:
+        """Note that a whole message came, of which this is a part."""
+        if (one := self._here.get(_descriptor_of(frame))) is not None:
+            one.heard = True
 
     def let_in(self, role: Role, user: str) -> bool:
         """Whether one more connection may come in; it is counted if so.
@@ -170,6 +193,21 @@ class Doors:
         if descriptor in self._here and self._here[descriptor].kind == kind:
             del self._here[descriptor]
             self._silent.pop(descriptor, None)
+
+    def _weigh(self) -> None:
+        """Hang up on who sends without end, and nothing whole."""
+        unread: dict[int, int] = {}
+        for descriptor, one in self._here.items():
+            received = _bytes_received(descriptor)
+            if one.heard:
+                one.heard, one.read_bytes = False, received
+            unread[descriptor] = received - one.read_bytes
+        in_all = sum(unread.values())
+        for descriptor in sorted(unread, key=unread.__getitem__, reverse=True):
+            if unread[descriptor] <= MOST_UNREAD and in_all <= MOST_UNREAD_IN_ALL:
+                return
+            self._hand.hang_up(descriptor)
+            in_all -= unread[descriptor]
 
     def _hang_up(self, descriptor: int) -> None:
         """End a connection; that it has gone is told by the monitor."""
@@ -232,6 +270,29 @@ class _Hand:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
         self._own = self._nothing = -1
+
+
+def _descriptor_of(frame: zmq.Frame) -> int:
+    """Return the connection that a frame came over; -1 for one of the socket's own (a subscription's end)."""
+    try:
+        return int(frame.get(zmq.SRCFD))
+    except zmq.ZMQError:
+        return -1
+
+
+def _bytes_received(descriptor: int) -> int:
+    """Return what has come over a connection; 0 where the system does not tell, or it is no more."""
+    field, place = BYTES_RECEIVED
+    try:
+        looked_at = sockets.socket(sockets.AF_INET, sockets.SOCK_STREAM, 0, descriptor)
+        try:
+            told = looked_at.getsockopt(sockets.IPPROTO_TCP, sockets.TCP_INFO, place + field.size)
+        finally:
+            looked_at.detach()
+        (received,) = field.unpack_from(told, place)
+    except (AttributeError, OSError, struct.error):  # another system than Linux has no TCP_INFO
+        return 0
+    return int(received)
 
 
 def ask_for_descriptors() -> int:

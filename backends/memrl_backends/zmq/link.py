@@ -21,6 +21,8 @@ from memrl_ctrl.frames import MAX_BYTES, FrameError, pack, unpack
 
 SILENCE_S = 4.0
 """The machine publishes its status twice a second; after this long without it is gone."""
+SLACK_BYTES = 4096
+"""What CURVE may add to a message."""
 SLICE_MS = 50
 """While a reply is waited for, how often it is looked whether the machine is still there, ms."""
 LAST_WORDS_MS = 100
@@ -99,7 +101,7 @@ class Link:
         socket.linger = 0
         socket.reconnect_ivl = 20
         socket.ipv6 = self.endpoint.ipv6
-        socket.setsockopt(zmq.MAXMSGSIZE, MAX_BYTES)
+        socket.setsockopt(zmq.MAXMSGSIZE, MAX_BYTES + SLACK_BYTES)
         socket.setsockopt(zmq.HANDSHAKE_IVL, 2000)
         if self._keys is not None:
             socket.curve_serverkey = self._keys.server
@@ -258,7 +260,13 @@ class Link:
             ConnectionFailed: the machine is gone, or does not reply.
         """
         self.check_alive()
-        self._dealer.send(pack(message, arrays))
+        packed = pack(message, arrays)
+        if len(packed) > MAX_BYTES:
+            raise Refused(
+                RefusalReason.INVALID,
+                f"a request of {len(packed)} bytes is not sent: a machine takes {MAX_BYTES} at most",
+            )
+        self._dealer.send(packed)
         allowed_s = self.timeout_s + extra_s
         deadline_s = time.monotonic() + allowed_s
         while (left_s := deadline_s - time.monotonic()) > 0:

@@ -40,7 +40,7 @@ class Publisher:
     Args:
         make: returns a new socket of a kind, with keys and limits set.
         endpoint: where it is bound.
-        heard: told of every subscription, and whose key asked for it.
+        heard: told of everything that comes in, and of whose key it is.
 
     Raises:
         zmq.ZMQError: it cannot be bound.
@@ -98,7 +98,8 @@ class Publisher:
         return new
 
     def _count(self, frame: zmq.Frame) -> bool:
-        said = frame.bytes
+        said, user = frame.bytes, _user(frame)
+        self._heard(frame, user)
         topic = said[1:]
         cost = EACH_BYTES + len(topic)
         if said[:1] == b"\0":
@@ -111,9 +112,7 @@ class Publisher:
             return False
         self._topics[topic] += 1
         self._bytes += cost
-        user = _user(frame)
         self._asked[user] += cost
-        self._heard(frame, user)
         return said[:1] == b"\1"
 
     def _shut_out_worst(self, now_s: float) -> None:

@@ -18,6 +18,7 @@ import zmq
 from memrl_backends.zmq import endpoint as endpoints
 from memrl_backends.zmq import wire
 from memrl_backends.zmq.commands import CommandDesk, Machine, refusal
+from memrl_backends.zmq.convert import check_fits
 from memrl_backends.zmq.doors import Doors, ask_for_descriptors
 from memrl_backends.zmq.endpoint import Endpoint
 from memrl_backends.zmq.events import CycleEvent, Summary
@@ -58,6 +59,9 @@ MAX_WAITING = 64
 BEHIND, AHEAD = 4, 16
 """Messages that may wait for the server, and for a client that does not read, on one connection; libzmq
 counts in halves, so that it may keep half as many."""
+SLACK_BYTES = 64 << 10
+"""What a message that is too large may be larger by and is still refused by name; CURVE's 33 bytes a message
+are in it."""
 THREADS = 2
 """Of libzmq: one for commands, one for readings, so that many subscribers delay no controller."""
 
@@ -93,7 +97,7 @@ class MachineServer:
 
     Raises:
         UsageError: not on loopback and no keys; a truth log without truth; a port in use; a time
-            that is not finite, negative, or longer than a day.
+            that is not finite, negative, or longer than a day; readings larger than a message may be.
         FileError: a file of keys, limits or state that is absent or wrong.
     """
 
@@ -119,6 +123,7 @@ class MachineServer:
     ) -> None:
         asked = endpoints.parse(endpoint)
         self._ring = _ring_for(asked, keys, insecure_loopback=insecure_loopback, note=on_note)
+        check_fits(backend.description)
         self._backend = backend
         self._gate = gate_for(backend.description, limits)
         self.description = replace(backend.description, limits=self._gate.limits)
@@ -169,7 +174,7 @@ class MachineServer:
         made.linger = 200
         made.ipv6 = self.endpoint.ipv6
         made.affinity = 2 if kind == zmq.XPUB else 1
-        made.setsockopt(zmq.MAXMSGSIZE, MAX_BYTES)
+        made.setsockopt(zmq.MAXMSGSIZE, MAX_BYTES + SLACK_BYTES)
         made.setsockopt(zmq.HANDSHAKE_IVL, 2000)
         made.zap_domain = DOMAIN
         if self._ring is not None:
@@ -348,6 +353,8 @@ class MachineServer:
                 identity, *frames = self._router.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 break
+            if frames:
+                self._doors.heard(frames[0])
             self._serve_one(desk, identity.bytes, frames)
         for topic, message in desk.outgoing:
             self._publisher.send(topic, message)
