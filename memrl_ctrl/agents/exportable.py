@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from memrl_ctrl.agents.networks import Actor, map_action, squash
+from memrl_ctrl.agents.networks import Actor, squash, taken
 from memrl_ctrl.agents.ppo_policy import PpoPolicy
 from memrl_ctrl.agents.recurrent import (
     MemoryState,
@@ -62,7 +62,7 @@ class PolicyModule(nn.Module):
     ) -> None:
         super().__init__()
         self.actor, self.normaliser = actor, normaliser
-        self.action_map = config.action_map
+        self.config = config
         self.uses_previous = config.history_actions and not isinstance(actor.memory, NoMemory)
         self.register_buffer("centre", torch.from_numpy(task.centre))
         self.register_buffer("half_range", torch.from_numpy(task.half_range))
@@ -94,7 +94,7 @@ class PolicyModule(nn.Module):
 
     def from_squashed(self, squashed: Tensor) -> Tensor:
         """From squashed actions to actions in the task's unit."""
-        return map_action(squashed, self.action_map) * self.half_range + self.centre
+        return taken(squashed, self.config) * self.half_range + self.centre
 
     def step(
         self, observation: Tensor, previous: Tensor, *memory: Tensor

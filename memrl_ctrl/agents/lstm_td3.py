@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from memrl_ctrl.agents.batch import Batch
 from memrl_ctrl.agents.exportable import PolicyModule, policy_module
-from memrl_ctrl.agents.networks import Actor, Critic, map_action, squash
+from memrl_ctrl.agents.networks import Actor, Critic, squash, taken
 from memrl_ctrl.agents.recurrent import MemoryState, Normaliser
 from memrl_ctrl.agents.replay import Replay
 from memrl_ctrl.agents.task import TaskSpec
@@ -128,7 +128,7 @@ class LstmTd3:
             noise[math.ceil(self.config.exploration_share * len(noise)) :] = 0.0
             squashed = squash(pre_tanh) + self.config.exploration_noise * noise
             squashed = squashed.clamp(-1.0, 1.0)
-        unit = map_action(squashed, self.config.action_map)
+        unit = taken(squashed, self.config)
         return squashed.cpu().numpy(), unit.cpu().numpy(), memory
 
     def policy(self) -> PolicyModule:

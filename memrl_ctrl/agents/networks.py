@@ -44,6 +44,14 @@ def map_action(squashed: Tensor, kind: str) -> Tensor:
     return squashed if kind == "linear" else squashed * squashed.abs()
 
 
+def taken(squashed: Tensor, config: LstmTd3Config) -> Tensor:
+    """Return the unit action that is taken: mapped, and 0 within the dead band."""
+    unit = map_action(squashed, config.action_map)
+    if config.dead_band == 0.0:
+        return unit
+    return torch.where(unit.abs() < config.dead_band, torch.zeros_like(unit), unit)
+
+
 def in_float32(layer: nn.Module, x: Tensor) -> Tensor:
     """Apply a layer in float32 whatever the hidden layers compute in: a value needs its digits."""
     with torch.autocast(x.device.type, enabled=False):

@@ -69,6 +69,9 @@ class LstmTd3Config:
     """Whether the critics get the observation; without it they need the privileged features."""
     action_map: Literal["linear", "signed-square"] = "linear"
     """From the squashed output a in [-1, 1] to the action: a, or sign(a) a^2 (fine near zero)."""
+    dead_band: float = 0.0
+    """Unit actions smaller than this are not taken: the hands are still where there is nothing left to
+    correct. Part of the exported graph; the memory sees that nothing was applied."""
     double_critic: bool = True
     """Whether the target is the smaller of two critics."""
     target_smoothing: bool = True
@@ -136,7 +139,7 @@ class LstmTd3Config:
         require_between(self, 0, 10**12, "start_steps", "update_after", "actor_start_updates")
         require_between(self, 1, 10**6, "updates_per_round")
         require_between(self, 0.0, 1.0, "gamma", "polyak", "actor_average", "lr_final")
-        require_between(self, 0.0, 1.0, "exploration_share")
+        require_between(self, 0.0, 1.0, "exploration_share", "dead_band")
         require_between(self, 0.0, 1e6, "exploration_noise", "target_noise", "noise_clip")
         require_between(self, 0.0, 1e6, "pre_tanh_penalty", "pre_tanh_limit", "gradient_clip")
         require_between(self, 1e-9, 10.0, "actor_lr", "critic_lr")

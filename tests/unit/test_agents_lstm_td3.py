@@ -13,6 +13,7 @@ from torch import nn
 
 from memrl_ctrl.agents.batch import Batch
 from memrl_ctrl.agents.lstm_td3 import LstmTd3
+from memrl_ctrl.agents.networks import taken
 from memrl_ctrl.agents.recurrent import Normaliser
 from memrl_ctrl.agents.replay import Replay
 from memrl_ctrl.agents.task import TaskSpec
@@ -308,3 +309,19 @@ def test_a_share_of_the_environments_explores(share: float, noisy: int) -> None:
     assert differs.tolist() == [i < noisy for i in range(8)]
     random, _, _ = agent.act(seen, before, agent.initial_memory(8), random=True)
     assert (random != intended).all()
+
+
+def test_hands_are_still_within_the_dead_band() -> None:
+    """Small actions become none, in acting and in the exported policy, with and without a map."""
+    config = settings(action_map="signed-square", dead_band=0.01)
+    squashed = torch.tensor([[0.09], [-0.09], [0.11], [-0.11], [0.0]])
+    assert taken(squashed, config).ravel().tolist() == pytest.approx([0, 0, 0.0121, -0.0121, 0])
+    agent = LstmTd3(TASK, config)
+    action = agent.policy().from_squashed(squashed)
+    assert action.ravel().tolist() == pytest.approx([0, 0, 0.0242, -0.0242, 0])
+    seen = np.zeros((64, 3), dtype="f4")
+    before = np.zeros((64, 1), dtype="f4")
+    quiet = LstmTd3(TASK, settings(dead_band=1.0, exploration_noise=0.3))
+    _, unit, _ = quiet.act(seen, before, quiet.initial_memory(64))
+    assert (unit == 0.0).sum() > 0
+    assert ((unit == 0.0) | (np.abs(unit) == 1.0)).all()
