@@ -147,7 +147,7 @@ def test_every_shipped_sweep_can_be_read() -> None:
         ({"trials": "many"}, "trials: expected int"),
         ({"base": "psd"}, "no configuration 'psd'"),
         ({"base": ""}, "names no configuration to begin with; give --base"),
-        ({"base": "psb", "steps": 0}, "psb trains for 4 minutes"),
+        ({"base": "psb", "steps": 0}, "psb trains for 4.6 minutes"),
         ({"sampler": "bayes"}, "sampler.name cannot be 'bayes'; it is one of: grid, random, tpe"),
         ({"pruner": {"name": "median", "reduction": 1}}, "reduction must be between 2 and 1000"),
         ({"goal": {"metric": "result.seconds", "of": "mean"}}, "is one figure of a whole run"),

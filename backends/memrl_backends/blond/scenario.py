@@ -40,7 +40,7 @@ ATTEMPTS = 20
 BANK_SEED = 20_260_101
 """Of the distinct conditions that episodes choose among: the same ones in every process of a run."""
 MOST_DISTINCT = 1_000_000
-"""Conditions that are kept at most; finding their references takes five minutes."""
+"""Conditions that are kept at most: 100 MB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,6 +189,7 @@ class Draw:
         self.machine = machine
         self.distinct = distinct
         self._bank: Drawn | None = None
+        self._bank_ctime_ms: FloatArray | None = None
         self.program = program
         self.scenario = scenario
         self.reference = reference
@@ -237,14 +238,6 @@ class Draw:
         Raises:
             BeamError: conditions with a reference are too rare here.
         """
-        if self.distinct:
-            if self._bank is None:
-                self._bank = self._new(self.distinct, np.random.default_rng(BANK_SEED))
-            return self._bank.take(rng.integers(self.distinct, size=count))
-        return self._new(count, rng)
-
-    def _new(self, count: int, rng: np.random.Generator) -> Drawn:
-        """Return conditions that nobody has met yet; see `unrelated`."""
         result = self._unrelated(count, rng)
         for _ in range(ATTEMPTS):
             missing = np.flatnonzero(~np.isfinite(result.reference_rad))
@@ -259,6 +252,34 @@ class Draw:
 
     def _unrelated(self, count: int, rng: np.random.Generator) -> Drawn:
         self.drawn += count
+        if self.distinct:
+            return self._chosen(rng.integers(self.distinct, size=count))
+        conditions, ctime_ms, v1_error = self._conditions(count, rng)
+        return replace(self.with_reference(conditions, ctime_ms), v1_error=v1_error)
+
+    def _chosen(self, rows: NDArray[np.int64]) -> Drawn:
+        """Return rows of the distinct conditions; a reference is found when it is first asked for."""
+        if self._bank is None:
+            conditions, self._bank_ctime_ms, v1_error = self._conditions(
+                self.distinct, np.random.default_rng(BANK_SEED)
+            )
+            reference, goal = np.full((2, self.distinct), np.nan)
+            self._bank = Drawn(
+                conditions=conditions, reference_rad=reference, goal_rad=goal, v1_error=v1_error
+            )
+        bank, ctime_ms = self._bank, self._bank_ctime_ms
+        new = np.unique(rows[np.isnan(bank.goal_rad[rows])])
+        if new.size:
+            found = self.with_reference(
+                bank.conditions.take(new), None if ctime_ms is None else ctime_ms[new]
+            )
+            bank.reference_rad[new], bank.goal_rad[new] = found.reference_rad, found.goal_rad
+        return bank.take(rows)
+
+    def _conditions(
+        self, count: int, rng: np.random.Generator
+    ) -> tuple[Conditions, FloatArray | None, FloatArray | None]:
+        """Draw unrelated conditions: with the ctimes of those from a program, and the errors of V1."""
         ctime_ms = None
         if self.program is None:
             base = self._range_points(count, rng)
@@ -267,8 +288,7 @@ class Draw:
             base = self.program_points(ctime_ms)
         base, v1_error = self._with_errors(base, rng, common=False)
         emittance, intensity = self.bunches(count, rng, lambda: filling_to_emittance(base, 1.0))
-        conditions = base.replace(emittance_evs=emittance, intensity=intensity)
-        return replace(self.with_reference(conditions, ctime_ms), v1_error=v1_error)
+        return base.replace(emittance_evs=emittance, intensity=intensity), ctime_ms, v1_error
 
     def bunches(
         self, count: int, rng: np.random.Generator, area_evs: Callable[[], FloatArray]
