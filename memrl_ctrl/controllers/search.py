@@ -146,8 +146,14 @@ class Cobyla(Controller):
         return dict(self._settings)
 
     def memory_specs(self) -> dict[str, tuple[int, ...]]:
-        """Return costs measured so far, their number, and where the phase is now."""
-        return {"costs": (self.MOST,), "count": (1,), "at_rad": (1,)}
+        """Return costs so far, their number, where the phase is, and whether and where it ended."""
+        return {
+            "costs": (self.MOST,),
+            "count": (1,),
+            "at_rad": (1,),
+            "ended": (1,),
+            "best_rad": (1,),
+        }
 
     def decide(
         self, observation: Array, previous_rad: Floats, memory: dict[str, Array]
@@ -157,17 +163,18 @@ class Cobyla(Controller):
         at = memory["at_rad"][:, 0] + previous_rad
         wanted = np.zeros(len(at))
         for row in range(len(at)):
-            count = int(memory["count"][row, 0])
-            if count < self.MOST:
+            if memory["ended"][row, 0] == 0.0:
+                count = int(memory["count"][row, 0])
                 memory["costs"][row, count] = value[row]
-                count += 1
-                memory["count"][row] = count
-            wanted[row] = self._next(memory["costs"][row, :count]) - at[row]
+                memory["count"][row] = count + 1
+                place, ended = self._next(memory["costs"][row, : count + 1])
+                memory["best_rad"][row], memory["ended"][row] = place, float(ended)
+            wanted[row] = memory["best_rad"][row, 0] - at[row]
         memory["at_rad"] = at.astype(np.float32)[:, None]
         return np.clip(wanted, -LARGEST_STEP_RAD, LARGEST_STEP_RAD), memory
 
-    def _next(self, costs: Array) -> float:
-        """Return where the search goes after these costs, rad from where it began."""
+    def _next(self, costs: Array) -> tuple[float, bool]:
+        """Return where the search goes after these costs, rad from where it began, and whether to stay."""
         asked: list[float] = []
 
         def measured(x: Floats) -> float:
@@ -186,5 +193,5 @@ class Cobyla(Controller):
             )
         except _NextPoint as point:
             if len(costs) < self.MOST:
-                return point.where
-        return asked[int(np.argmin(costs[: len(asked)]))]
+                return point.where, False
+        return asked[int(np.argmin(costs[: len(asked)]))], True
