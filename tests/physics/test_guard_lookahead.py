@@ -43,7 +43,9 @@ def readings(emittance_evs: float, phi_hw_rad: np.ndarray) -> Reading:
         seed=1,
     )
     reading = machine.start()
-    np.testing.assert_allclose(machine.description.ctime_ms, CTIME)
+    ctime_ms = machine.description.ctime_ms
+    assert ctime_ms is not None
+    np.testing.assert_allclose(ctime_ms, CTIME)
     for _ in range(12):
         machine_limits = machine.description.limits
         step = machine_limits.restrict(phi_hw_rad, reading.applied_rad, CTIME).phi_hw_rad

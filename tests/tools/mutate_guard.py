@@ -37,6 +37,9 @@ GUARD = ROOT / "deploy/memrl_deploy/guard"
 PACKAGE = "memrl_deploy.guard"
 LISTED = ROOT / "docs/guard-mutants.md"
 TESTS = sorted(str(path) for path in (ROOT / "tests/unit").glob("test_guard*.py"))
+FIRST = {"coherence": "", "outlook": "_outlook", "returning": "_returning"}
+"""Whose tests are run first, by the end of the file's name, `_stages` for all others: most mutants are
+noticed there."""
 SLOW = "across_the_range_does_not"
 """Tests of seconds, of the way back by a turn; only what survives the others is shown to them."""
 CPU_S = 40
@@ -63,12 +66,19 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         exec(code, module.__dict__)  # noqa: S102
 
 
-def run_tests(chosen: str) -> int:
-    """Run the guard's unit tests here, quietly, up to the first failure; return pytest's code."""
+def run_tests(chosen: str, module: str = "") -> int:
+    """Run the guard's unit tests here, quietly, up to the first failure; return pytest's code.
+
+    Args:
+        chosen: which, as pytest's `-k`.
+        module: the module that is mutated; its own tests come first.
+    """
+    own = f"test_guard{FIRST.get(module, '_stages')}.py"
+    files = sorted(TESTS, key=lambda path: Path(path).name != own)
     plain = ["-x", "-q", "--no-header", "--tb=no", "-p", "no:cacheprovider", "-o", "timeout=0"]
     plain += ["-k", chosen]
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        return int(pytest.main([*plain, "--rootdir", str(ROOT), *TESTS]))
+        return int(pytest.main([*plain, "--rootdir", str(ROOT), *files]))
 
 
 def forget() -> None:
@@ -90,7 +100,7 @@ def begin(mutant: Mutant, path: Path, chosen: str) -> int:
     try:
         warnings.simplefilter("ignore")
         sys.meta_path.insert(0, Finder(f"{PACKAGE}.{path.stem}", mutant.tree, path))
-        code = run_tests(chosen)
+        code = run_tests(chosen, path.stem)
     finally:
         os._exit(code)  # whatever was raised: a child never goes on as the parent
 

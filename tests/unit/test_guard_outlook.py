@@ -255,18 +255,33 @@ def test_a_neighbour_that_is_bent_into_a_loss_stays() -> None:
 
 
 def test_where_nothing_helps_nothing_moves() -> None:
-    """If points that stay bend others into a loss in turn, the whole function stays."""
+    """Point 0 is cut, bends 1 into a loss; that 1 stays bends 2 into one: the whole function stays."""
     limits = PhaseLimits(step_rad=2.0, slope_rad_per_ms=4.0 * CELL_RAD / 166.0)
     share = np.ones((POINTS, PHASES))
-    for point, first in ((1, 4), (2, 4), (3, 8)):
-        share[point, first : first + 5] = 0.5
-    share[2, 7:9] = 1.0
+    share[0, 3:40], share[1, 5:8], share[2, 3:6] = 0.3, 0.7, 0.7
     table = Outlook.made(0, share, np.zeros((POINTS, PHASES)))
+    delta = CELL_RAD * np.array([12.0, 8.0, 8.0, 8.0])
     subject = Guard(limits, CTIME, STEP_RAD, GuardConfig())
     subject.note_outlook(table)
-    decision = subject.decide(CELL_RAD * np.array([0.0, 8.0, 12.0, 16.0]), seen(ZERO))
-    again = table.nearest(decision.phi_hw_rad, ZERO, stays=0.2, passes=0.5)
-    np.testing.assert_array_equal(again, decision.phi_hw_rad)
+    decision = subject.decide(delta, seen(ZERO))
+    np.testing.assert_array_equal(decision.phi_hw_rad, ZERO)
+    assert (told(decision) == Verdict.ALTERED).all()
+    share[2] = 1.0
+    subject.undo()
+    subject.note_outlook(Outlook.made(0, share, np.zeros((POINTS, PHASES))))
+    decision = subject.decide(delta, seen(ZERO))
+    np.testing.assert_allclose(decision.phi_hw_rad / CELL_RAD, [2.0, 0.0, 4.0, 8.0], atol=0.1)
+    np.testing.assert_array_equal(told(decision), [1, 1, 0, 0])
+
+
+def test_unrelated_rows_are_cut_each_for_itself() -> None:
+    """Without a ctime axis no slope bends anything: the one goes as far as it may, the others all the way."""
+    share = np.ones((POINTS, PHASES))
+    share[1, 5:] = 0.3
+    subject = Guard(WIDE, None, STEP_RAD, GuardConfig())
+    subject.note_outlook(Outlook.made(0, share, np.zeros((POINTS, PHASES))))
+    decision = subject.decide(np.full(POINTS, 8.0 * CELL_RAD), seen(ZERO))
+    np.testing.assert_allclose(decision.phi_hw_rad / CELL_RAD, [8.0, 4.0, 8.0, 8.0])
 
 
 def test_five_steps_in_a_row_into_a_loss_are_hard() -> None:

@@ -106,6 +106,11 @@ def test_readings_unlike_the_training_hold() -> None:
     assert decision.verdicts[2, Stage.DISTRIBUTION] == Verdict.HELD
     assert decision.verdicts[0, Stage.DISTRIBUTION] == Verdict.PASSED
     assert decision.phi_hw_rad[2] == 0.0
+    # What the policy saw may be handed over; it is that which is judged.
+    saw = beam_observation(strange.profile, strange.synchronous_phase_rad, 64)
+    again = subject.decide(SMALL, strange, None, saw)
+    np.testing.assert_array_equal(again.in_distribution, decision.in_distribution)
+    assert subject.decide(SMALL, strange, None, np.roll(saw, 1, axis=0)).in_distribution[2]
 
 
 def test_a_machine_that_does_not_follow_holds_and_in_the_end_is_hard() -> None:
