@@ -1,25 +1,29 @@
 """The feed-forward network from a profile to the phase error, and the controllers that use it.
 
-The network gives kappa times cosine and sine of the expected phase error: direction and sharpness of a
-von Mises distribution. For a sharp one the variance is 1 / kappa. How it was trained:
-`memrl_ctrl.training.phase_network`. Inference is three matrix products in numpy.
+The network gives direction and sharpness kappa of a von Mises distribution of the phase error. For a sharp
+one the variance is 1 / kappa. How it was trained: `memrl_ctrl.training.phase_network`. Inference is three
+matrix products in numpy.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from functools import cache
 from importlib.resources import files
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from memrl_ctrl.angles import wrap
 from memrl_ctrl.controllers.core import Array, Controller
 
 FILE = "phase_network.npz"
-SMALLEST_KAPPA = 1e-3
+LOG_KAPPA = (-5.0, 14.0)
+"""Limits of log kappa: next to nothing is known, and a thousandth of a radian."""
 
 Floats = NDArray[np.float64]
 
@@ -49,11 +53,11 @@ class PhaseNetwork:
         """
         x = (observation - self._mean) / self._scale
         for weight, bias in self._layers[:-1]:
-            x = np.maximum(x @ weight + bias, np.float32(0.0))
+            x = x @ weight + bias
+            x = x * expit(x)
         weight, bias = self._layers[-1]
         out = (x @ weight + bias).astype(np.float64)
-        kappa = np.maximum(np.hypot(out[:, 0], out[:, 1]), SMALLEST_KAPPA)
-        return np.arctan2(out[:, 1], out[:, 0]), 1.0 / kappa
+        return np.arctan2(out[:, 1], out[:, 0]), np.exp(-np.clip(out[:, 2], *LOG_KAPPA))
 
 
 @cache
@@ -63,22 +67,29 @@ def phase_network() -> PhaseNetwork:
 
 
 class ConstantGain(Controller):
-    """Moves by a fixed share of the network's phase error in every shot.
+    """Moves by a fixed share of the network's phase error in every shot, and by all of a large one.
 
     Args:
         gain: share.
+        capture_deg: a phase error above this is taken off at once, degrees.
     """
 
     name = "network-constant"
+    ranges = MappingProxyType({"gain": (0.05, 1.0, "linear"), "capture_deg": (1.0, 60.0, "log")})
 
-    def __init__(self, gain: float = 0.4) -> None:
+    def __init__(self, gain: float = 0.4, capture_deg: float = 10.0) -> None:
         self._gain = gain
+        self._capture_deg = capture_deg
         self._network = phase_network()
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Return gain and network."""
-        return {"gain": self._gain, "network": self._network.digest}
+        """Return its numbers and the network."""
+        return {
+            "gain": self._gain,
+            "capture_deg": self._capture_deg,
+            "network": self._network.digest,
+        }
 
     def memory_specs(self) -> dict[str, tuple[int, ...]]:
         """Return none."""
@@ -88,60 +99,90 @@ class ConstantGain(Controller):
         self, observation: Array, previous_rad: Floats, memory: dict[str, Array]
     ) -> tuple[Floats, dict[str, Array]]:
         """See `Controller.decide`."""
-        return -self._gain * self._network(observation)[0], memory
+        error = self._network(observation)[0]
+        large = np.abs(error) > math.radians(self._capture_deg)
+        return -np.where(large, 1.0, self._gain) * error, memory
 
 
 class DecayingGain(Controller):
-    """Moves by 1/k of the network's phase error in the k-th shot: the mean of all measurements."""
+    """Moves by 1/k of the network's phase error in the k-th shot: the mean of all measurements.
+
+    Shots with a large error, which is taken off whole, do not count: the first is seldom the best.
+
+    Args:
+        capture_deg: a phase error above this is taken off at once, degrees.
+    """
 
     name = "network-decaying"
+    ranges = MappingProxyType({"capture_deg": (1.0, 60.0, "log")})
 
-    def __init__(self) -> None:
+    def __init__(self, capture_deg: float = 10.0) -> None:
+        self._capture_deg = capture_deg
         self._network = phase_network()
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Return the network."""
-        return {"network": self._network.digest}
+        """Return its number and the network."""
+        return {"capture_deg": self._capture_deg, "network": self._network.digest}
 
     def memory_specs(self) -> dict[str, tuple[int, ...]]:
-        """Return the number of shots."""
+        """Return the number of shots that count."""
         return {"shots": (1,)}
 
     def decide(
         self, observation: Array, previous_rad: Floats, memory: dict[str, Array]
     ) -> tuple[Floats, dict[str, Array]]:
         """See `Controller.decide`."""
-        memory["shots"] = memory["shots"] + np.float32(1.0)
-        return -self._network(observation)[0] / memory["shots"][:, 0], memory
+        error = self._network(observation)[0]
+        large = np.abs(error) > math.radians(self._capture_deg)
+        shots = memory["shots"][:, 0] + np.where(large, 0.0, 1.0)
+        memory["shots"] = shots.astype(np.float32)[:, None]
+        return -np.where(large, error, error / np.maximum(shots, 1.0)), memory
 
 
 class Kalman(Controller):
     """A Kalman filter of the phase error on the circle, measured by the network.
 
     What was applied moves the estimate; a random walk widens it; the network's own variance says how
-    much a measurement counts (R. E. Kalman, J. Basic Eng. 82 (1960) 35; innovations are wrapped).
+    much a measurement counts (R. E. Kalman, J. Basic Eng. 82 (1960) 35; innovations are wrapped). A
+    measurement that cannot be, given what was known, means a step of the offset: the filter begins anew.
 
     Args:
         walk_deg: standard deviation of the random walk a shot, degrees.
         noise_factor: by which the network's variance is multiplied.
+        floor_deg: standard deviation that is added to every measurement, degrees: jitter.
+        gate: standard deviations of the innovation from which on it begins anew.
     """
 
     name = "network-kalman"
+    ranges = MappingProxyType(
+        {
+            "walk_deg": (0.01, 2.0, "log"),
+            "noise_factor": (0.3, 5.0, "log"),
+            "floor_deg": (0.01, 2.0, "log"),
+            "gate": (2.5, 10.0, "linear"),
+        }
+    )
 
-    def __init__(self, walk_deg: float = 0.3, noise_factor: float = 1.0) -> None:
-        self._walk_deg = walk_deg
-        self._noise_factor = noise_factor
+    def __init__(
+        self,
+        walk_deg: float = 0.3,
+        noise_factor: float = 1.0,
+        floor_deg: float = 0.2,
+        gate: float = 5.0,
+    ) -> None:
+        self._settings = {
+            "walk_deg": walk_deg,
+            "noise_factor": noise_factor,
+            "floor_deg": floor_deg,
+            "gate": gate,
+        }
         self._network = phase_network()
 
     @property
     def settings(self) -> dict[str, Any]:
         """Return the filter's numbers and the network."""
-        return {
-            "walk_deg": self._walk_deg,
-            "noise_factor": self._noise_factor,
-            "network": self._network.digest,
-        }
+        return {**self._settings, "network": self._network.digest}
 
     def memory_specs(self) -> dict[str, tuple[int, ...]]:
         """Return the estimate and the inverse of its variance, 0 at the start: nothing is known."""
@@ -151,14 +192,18 @@ class Kalman(Controller):
         self, observation: Array, previous_rad: Floats, memory: dict[str, Array]
     ) -> tuple[Floats, dict[str, Array]]:
         """See `Controller.decide`."""
+        given = self._settings
         measured, variance = self._network(observation)
-        variance = self._noise_factor * variance
+        variance = given["noise_factor"] * variance + math.radians(given["floor_deg"]) ** 2
         precision = memory["precision"][:, 0].astype(np.float64)
-        walk = np.radians(self._walk_deg) ** 2
         predicted = memory["error_rad"][:, 0] + previous_rad
-        precision = precision / (1.0 + precision * walk)
+        precision = precision / (1.0 + precision * math.radians(given["walk_deg"]) ** 2)
+        innovation = wrap(measured - predicted)
+        # The innovation's variance is 1 / precision + variance; nothing is known at precision 0.
+        stepped = precision * innovation**2 > given["gate"] ** 2 * (1.0 + precision * variance)
+        precision = np.where(stepped, 0.0, precision)
         gain = 1.0 / (1.0 + variance * precision)
-        estimate = wrap(predicted + gain * wrap(measured - predicted))
+        estimate = wrap(predicted + gain * innovation)
         memory["error_rad"] = estimate.astype(np.float32)[:, None]
         memory["precision"] = (precision + 1.0 / variance).astype(np.float32)[:, None]
         return -estimate, memory
