@@ -47,7 +47,7 @@ FLOORS_EACH_SEGMENT = 250
 RSS_EVERY = 100
 SETTLING = 0.25
 """Part of the run whose memory is not looked at: caches and buffers fill."""
-START_S = 180.0
+START_S = 600.0
 """How long a process may take to start on a busy computer; the first start compiles."""
 READY = re.compile(r"ready at (tcp://\S+):")
 SETPOINT_BYTES = 512
@@ -352,8 +352,12 @@ def twin(place: Path, *options: str, slices: int = SLICES, seed: int = 5) -> Ite
     try:
         deadline_s = time.monotonic() + START_S
         while not (found := READY.search(log.read_text())):
-            if process.poll() is not None or time.monotonic() > deadline_s:
+            if process.poll() is not None:
                 raise ConnectionFailed(f"the twin did not start: {log.read_text().strip()}")
+            if time.monotonic() > deadline_s:
+                raise ConnectionFailed(
+                    f"the twin did not start within {START_S:g} s: is the computer busy with other things?"
+                )
             time.sleep(0.05)
         yield found[1]
     finally:
