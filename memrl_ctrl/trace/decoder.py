@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from memrl_ctrl.trace import datasets
 from memrl_ctrl.trace.codec import MEMORY_IN, MEMORY_OUT
 from memrl_ctrl.trace.columns import (
     CYCLES,
@@ -79,13 +79,13 @@ class Decoder:
         Raises:
             ValueError: it is missing, or of another type or shape.
         """
-        dataset = _found(self._file, path)
-        if dataset.shape != (self._cycles, *shape) or dataset.dtype not in types:
+        dataset = datasets.column(self._file, path, self._cycles)
+        if dataset.shape[1:] != shape or dataset.dtype not in types:
             raise ValueError(f"{path} is {dataset.dtype} {dataset.shape}, which does not fit")
         return dataset
 
     def _profiles(self, wanted: range) -> NDArray[Any]:
-        points, slices = self._file[PROFILE].shape[1:]
+        points, slices = datasets.column(self._file, PROFILE, self._cycles).shape[1:]
         plain = self._dataset(PROFILE, [np.dtype("<f4")], (points, slices))
         first = self._dataset(PROFILE_FIRST, [np.dtype("<i4")], (points,))
         narrow, wide = np.dtype("<i1"), np.dtype("<i2")
@@ -106,7 +106,7 @@ class Decoder:
         """Return the levels at some places; cycles that are neighbours have theirs side by side."""
         if not places.size:
             return np.empty(places.shape, dtype=np.float32)
-        levels = _found(self._file, LEVELS)
+        levels = datasets.found(self._file, LEVELS)
         low, high = int(places.min()), int(places.max())
         if levels.ndim != 1 or levels.dtype != np.dtype("<f4"):
             raise ValueError(f"{LEVELS} is {levels.dtype} {levels.shape}, which does not fit")
@@ -115,13 +115,12 @@ class Decoder:
         return np.asarray(levels[low : high + 1])[places - low]
 
     def _memory(self, path: str, wanted: range) -> NDArray[Any]:
-        plain = self._file[path]
+        plain = datasets.column(self._file, path, self._cycles)
         source = self._dataset(self._source(path), [np.dtype("<i1")], ())
         number = np.asarray(source[_slice(wanted)])
-        values = np.array(self._dataset(path, [plain.dtype], plain.shape[1:])[_slice(wanted)])
+        values = np.array(plain[_slice(wanted)])
         used = np.unique(number[number != PLAIN])
-        group = self._file[CYCLES + MEMORY_OUT] if used.size else {}
-        outs = sorted(group)
+        outs = sorted(datasets.group(self._file, CYCLES + MEMORY_OUT)) if used.size else []
         if used.size and (used[0] < 0 or used[-1] >= len(outs)):
             raise ValueError(f"{path} came out of a memory that is not there")
         if number.size and number[0] != PLAIN and wanted[0] == 0:
@@ -133,18 +132,6 @@ class Decoder:
             here = number[skip:] == which
             values[skip:][here] = np.asarray(out[_slice(before[skip:])])[here]
         return values
-
-
-def _found(file: Any, path: str) -> Any:
-    """Return a dataset.
-
-    Raises:
-        ValueError: there is none of that path.
-    """
-    dataset = file.get(path)
-    if not isinstance(dataset, h5py.Dataset):
-        raise ValueError(f"{path} is missing")
-    return dataset
 
 
 def _slice(rows: range) -> slice:

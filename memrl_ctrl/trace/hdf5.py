@@ -28,6 +28,7 @@ from memrl_ctrl.trace.folder import sync_folder
 from memrl_ctrl.trace.layout import Layout
 from memrl_ctrl.trace.records import (
     SCHEMA_VERSION,
+    SIGNATURE_BYTES,
     CycleRecord,
     OutcomeRecord,
     SignatureRecord,
@@ -49,8 +50,6 @@ LEVEL_ROWS = 4096
 GZIP_LEVEL = 1
 SAMPLE_FROM_BYTES = 1024
 """A row of a column from this length on is tried with and without shuffle; shorter ones are shuffled."""
-SIGNATURE_BYTES = 32 + 64
-"""Public key and signature (RFC 8032, 5.1)."""
 EMPTY = "empty_json"
 """Attribute of `/cycles` that names the columns without any element."""
 

@@ -6,7 +6,7 @@ import contextlib
 import operator
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import h5py
 import msgspec
@@ -76,7 +76,7 @@ class TraceReader:
         """Names of the columns, as `array` takes them."""
         return self._store.names
 
-    def array(self, name: str, rows: slice | int = slice(None)) -> NDArray[Any]:
+    def array(self, name: str, rows: slice | SupportsIndex = slice(None)) -> NDArray[Any]:
         """Return a column, or some of its rows, with the cycles as first dimension.
 
         Args:
@@ -91,13 +91,14 @@ class TraceReader:
         """
         if isinstance(rows, slice):
             rows.indices(len(self))  # says what is wrong with it, if anything is
+            wanted: slice | int = rows
         else:
-            rows = self._checked(_whole(rows))
+            wanted = self._checked(_whole(rows))
         path = name if name in self.names else CYCLES + name
         if path not in self.names:
             raise TraceError(self.path, f"no column {name!r}; there is: {', '.join(self.names)}")
         with self._reading():
-            return self._store.column(path, rows)
+            return self._store.column(path, wanted)
 
     def record(self, index: int) -> CycleRecord:
         """Return a cycle exactly as it was recorded; its arrays are read-only.
@@ -149,6 +150,7 @@ class TraceReader:
         try:
             yield
         except (
+            MemoryError,
             OSError,
             KeyError,
             ValueError,

@@ -29,6 +29,8 @@ memories as they stand."""
 POLICY_FILE = "policy.onnx"
 """Name under which a trace carries the policy file."""
 
+SIGNATURE_BYTES = 32 + 64
+"""Public key and signature (RFC 8032, 5.1)."""
 READING_ARRAYS: tuple[tuple[str, type, int], ...] = (
     ("profile", np.float32, 2),
     ("setpoint_rad", np.float64, 1),

@@ -12,8 +12,10 @@ from memrl_ctrl.backend import MachineDescription, Reading, Receipt
 from memrl_ctrl.limits import PhaseLimits
 from memrl_ctrl.trace.codec import MEASURE, MEMORY_IN, MEMORY_OUT, json_value
 from memrl_ctrl.trace.columns import CYCLES, OUTCOMES, TAKEN, TIMINGS, quoted, unquoted
+from memrl_ctrl.trace.datasets import found, whole
 from memrl_ctrl.trace.records import (
     READING_ARRAYS,
+    SIGNATURE_BYTES,
     CycleRecord,
     EndRecord,
     OutcomeRecord,
@@ -28,7 +30,7 @@ def header_of(file: Any) -> TraceHeader:
     """Return the header from an open HDF5 file, the trace's files included."""
     attributes = file.attrs
     group = file["header"]
-    ctime = np.asarray(group["ctime_ms"][:], dtype=np.float64) if "ctime_ms" in group else None
+    ctime = whole(group, "ctime_ms", "<f8") if "ctime_ms" in group else None
     measures = group["measures"].attrs
     return TraceHeader(
         run_id=str(attributes["run_id"]),
@@ -47,7 +49,7 @@ def header_of(file: Any) -> TraceHeader:
             fidelity=str(attributes["fidelity"]),
         ),
         limits=_limits(group["limits"]),
-        guard_stages=tuple(str(name) for name in group["guard_stages"].asstr()[:]),
+        guard_stages=tuple(str(name) for name in found(group, "guard_stages").asstr()[:]),
         measures={name: str(measures[name]) for name in json_value(group.attrs["measures_json"])},
         policy_name=str(attributes["policy_name"]),
         policy_sha256=str(attributes["policy_sha256"]),
@@ -56,7 +58,7 @@ def header_of(file: Any) -> TraceHeader:
         versions=json_value(_text(group, "versions_json")),
         fingerprint=json_value(_text(group, "fingerprint_json")),
         files={
-            name: np.asarray(file["files"][str(index)][:], dtype=np.uint8).tobytes()
+            name: whole(file, f"files/{index}", "u1").tobytes()
             for index, name in enumerate(json_value(file["files"].attrs["order_json"]))
         },
     )
@@ -65,7 +67,7 @@ def header_of(file: Any) -> TraceHeader:
 def report_of(file: Any, path: Path) -> TraceReport:
     """Return what the journal's state was when the file was made from it."""
     attributes = file.attrs
-    cycles = file["cycles/cycle"] if "cycle" in file["cycles"] else np.empty(0)
+    cycles = whole(file, "cycles/cycle", "<i8") if "cycles/cycle" in file else np.empty(0)
     damage = msgspec.json.decode(_text(file["journal"], "damage_json"), type=tuple[Damage, ...])
     end = None
     if attributes["ended"]:
@@ -88,9 +90,9 @@ def report_of(file: Any, path: Path) -> TraceReport:
 
 def signatures_of(file: Any) -> list[SignatureRecord]:
     """Return the signature records; a file of schema version 1 has none."""
-    if "signatures" not in file["journal"]:
+    if "journal/signatures" not in file:
         return []
-    rows = np.asarray(file["journal/signatures"][:], dtype=np.uint8)
+    rows = whole(file, "journal/signatures", "u1", SIGNATURE_BYTES)
     return [
         SignatureRecord(public_key=row[:32].tobytes(), signature=row[32:].tobytes()) for row in rows
     ]
@@ -102,7 +104,7 @@ def _limits(group: Any) -> PhaseLimits:
 
 
 def _text(group: Any, name: str) -> str:
-    return str(group[name].asstr()[()])
+    return str(found(group, name).asstr()[()])
 
 
 def _group(row: dict[str, Any], prefix: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memrl_ctrl.errors import TraceError
+from memrl_ctrl.trace import datasets
 from memrl_ctrl.trace.blocks import column_of
 from memrl_ctrl.trace.codec import json_value
 from memrl_ctrl.trace.columns import CYCLES, OUTCOMES, cycle_row, outcome_row
 from memrl_ctrl.trace.decoder import Decoder
 from memrl_ctrl.trace.hdf5 import EMPTY, FORMAT
+from memrl_ctrl.trace.journal import HEAD
 from memrl_ctrl.trace.layout import Layout
 from memrl_ctrl.trace.records import (
     READABLE_SCHEMAS,
@@ -113,10 +116,7 @@ class Hdf5Store:
         """Return some rows of a column, in their order in the file: step positive, ends within it."""
         if self._decoder is not None and self._decoder.derives(path):
             return self._decoder.column(path, rows)
-        dataset = self._file[path]
-        if dataset.shape[:1] != self.cycles.shape:
-            raise ValueError(f"{path} has {dataset.shape} values for {self.cycles.size} cycles")
-        return np.asarray(_decoded(dataset)[rows])
+        return np.asarray(datasets.column(self._file, path, self.cycles.size)[rows])
 
     def record(self, index: int) -> CycleRecord:
         """Return a cycle."""
@@ -128,7 +128,7 @@ class Hdf5Store:
 
     def heads(self) -> NDArray[np.uint8]:
         """Return the heads of the journal's records."""
-        return np.asarray(self._file["journal/heads"][:], dtype=np.uint8)
+        return datasets.whole(self._file, "journal/heads", "u1", HEAD.size)
 
     def signatures(self) -> list[SignatureRecord]:
         """Return the signatures."""
@@ -149,7 +149,7 @@ class Hdf5Store:
     def _cycle_numbers(self) -> NDArray[np.int64]:
         if "cycle" not in self._file["cycles"]:
             return np.empty(0, dtype=np.int64)
-        return np.asarray(self._file["cycles/cycle"][:], dtype=np.int64)
+        return datasets.whole(self._file, "cycles/cycle", "<i8")
 
     def _row(self, index: int) -> dict[str, Any]:
         """Return the values of one cycle by column."""
@@ -162,6 +162,8 @@ class Hdf5Store:
     def _rows(self, start: int, end: int) -> dict[str, Any]:
         block = {name: self._rising(name, slice(start, end)) for name in self.names}
         for name, (dtype, shape) in self._empty.items():
+            if prod(shape):
+                raise ValueError(f"{name} is said to be empty, with a shape of {shape}")
             block[name] = np.empty((end - start, *shape), dtype=dtype)
         for values in block.values():
             values.flags.writeable = False
@@ -176,14 +178,10 @@ def _datasets(file: Any) -> list[str]:
         if isinstance(item, h5py.Dataset):
             paths.append(name)
 
-    for group in (CYCLES, OUTCOMES):
-        file[group].visititems(lambda name, item, group=group: visit(group + name, item))
+    for name in (CYCLES, OUTCOMES):
+        there = datasets.group(file, name)
+        there.visititems(lambda path, item, name=name: visit(name + path, item))
     return paths
-
-
-def _decoded(dataset: Any) -> Any:
-    """Return a dataset whose strings, if it has any, come as str."""
-    return dataset.asstr() if h5py.check_string_dtype(dataset.dtype) else dataset
 
 
 class JournalStore:
