@@ -104,6 +104,11 @@ class Outlook:
         """Share that is lost [points, PHASES]."""
         return np.asarray(1.0 - self.held / HELD_UNITS)
 
+    @cached_property
+    def _most_lost(self) -> float:
+        """Largest loss of any phase beyond the least of its point."""
+        return float((self._lost - self._lost.min(axis=1, keepdims=True)).max())
+
     def nearest(
         self, target_rad: FloatArray, applied_rad: FloatArray, *, stays: float, passes: float
     ) -> FloatArray:
@@ -120,6 +125,8 @@ class Outlook:
             stays: share of the bunch.
             passes: share of the bunch, not below `stays`.
         """
+        if self._most_lost <= stays:
+            return target_rad
         lost, rows = self._lost, np.arange(len(self._lost))[:, None]
         way, up = np.abs(target_rad - applied_rad)[:, None], (target_rad > applied_rad)[:, None]
         at = applied_rad[:, None] / CELL_RAD
