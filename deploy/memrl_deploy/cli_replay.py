@@ -148,6 +148,8 @@ def as_json(found: Counterfactual) -> dict[str, object]:
         "asymmetry_model_recorded": figures(found.model_recorded),
         "asymmetry_model_policy": figures(found.model_policy),
         "gain": figures(found.gain),
+        "bunching_gain": figures(found.bunching_gain),
+        "shortens": found.shortens,
         "credible": found.credible,
         "fits": [
             {
@@ -180,6 +182,7 @@ def _show_counterfactual(found: Counterfactual, console: Terminal) -> None:
     table.add_row("model, functions as recorded", words(found.model_recorded))
     table.add_row("model, policy in closed loop", words(found.model_policy))
     table.add_row("gain of the policy", words(found.gain))
+    table.add_row("gain in bunching factor", words(found.bunching_gain))
     console.print(table)
     fit = found.fitted[0]
     console.print(
@@ -187,6 +190,11 @@ def _show_counterfactual(found: Counterfactual, console: Terminal) -> None:
         f"{fit.intensity:.3g}, chi2 {fit.chi2_reduced:.2f}, "
         f"{', '.join(sorted({str(one.verdict) for one in found.fitted}))}"
     )
+    if found.shortens:
+        console.print(
+            "the policy leads to a shorter bunch: it is symmetric there too, and its peak is higher",
+            style="yellow",
+        )
     if not found.credible:
         console.print(
             "the model does not give the recorded cycles back well enough: do not decide on the gain",

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from memrl_ctrl.backend import Reading
 from memrl_ctrl.beam import CycleFit, fit_cycle, matched_profiles
 from memrl_ctrl.errors import BeamError, MemrlError, TraceError
-from memrl_ctrl.metrics import asymmetry
+from memrl_ctrl.metrics import asymmetry, measure
 from memrl_ctrl.program import CycleProgram, load_program
 from memrl_ctrl.progress import report
 from memrl_ctrl.trace import TraceReader
@@ -30,18 +30,14 @@ from memrl_deploy.asked import inform
 from memrl_deploy.guard import usable_points
 from memrl_deploy.inference import Asked, Inference
 from memrl_deploy.replaying import cycle_index, recorded_guard, recorded_policy
-from memrl_deploy.statistics import LEVEL, Figure
+from memrl_deploy.statistics import Figure, FloatArray, of_draws
 
 DRAWS = 20
 """Repetitions of the closed loop."""
-RESAMPLES = 1000
-"""Blocks of cycles drawn anew, for the interval."""
 MOST_CYCLES = 50
 """Cycles that are simulated unless told otherwise."""
 FITS = 3
 """Cycles that are fitted, spread over those that are simulated; between them the offset goes straight."""
-
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +57,10 @@ class Counterfactual:
     """Of the model in closed loop with the policy."""
     gain: Figure
     """The difference of the two: positive where the policy would have been better."""
+    bunching_gain: Figure
+    """The policy's mean bunching factor less that of the functions that were really played, over the second
+    half of the cycles: negative where the policy leads to a shorter bunch. The asymmetry is as small there,
+    at the other zero of the circle."""
     by_cycle: FloatArray
     """Mean |asymmetry| [3, cycles]: recorded, model under the recorded functions, model with the policy."""
 
@@ -70,6 +70,11 @@ class Counterfactual:
         fine = 2 * sum(fit.verdict == "good" for fit in self.fitted) > len(self.fitted)
         near = abs(self.model_recorded.value - self.recorded) <= 0.25 * max(self.recorded, 0.02)
         return fine and near
+
+    @property
+    def shortens(self) -> bool:
+        """Whether, by the whole interval, the policy leads to the other phase, where the bunch is short."""
+        return self.bunching_gain.high < 0.0
 
 
 def counterfactual(
@@ -112,11 +117,12 @@ def counterfactual(
     played = np.stack([trace.record(int(i)).reading.applied_rad for i in indices])
     measured = _mean(asymmetry(trace.array("profile", slice(begin, begin + count))))
     rng = np.random.default_rng(seed)
-    known, driven = np.empty((draws, count)), np.empty((draws, count))
+    known, driven = np.empty((2, draws, count)), np.empty((2, draws, count))
     for draw in range(draws):
         drawn = model.drawn(rng, first=draw == 0)
-        known[draw] = [_mean(asymmetry(drawn.profiles(k, played[k], rng))) for k in range(count)]
-        driven[draw] = _driven(trace, policy, drawn, played[0], begin=begin, rng=rng)
+        for k in range(count):
+            known[:, draw, k] = _seen(drawn.profiles(k, played[k], rng))
+        driven[:, draw] = _driven(trace, policy, drawn, played[0], begin=begin, rng=rng)
         report(draw + 1, draws)
     return Counterfactual(
         policy_name=policy.manifest.name,
@@ -124,24 +130,12 @@ def counterfactual(
         cycles=count,
         fitted=model.fits,
         recorded=float(np.nanmean(measured)),
-        model_recorded=interval(known, rng),
-        model_policy=interval(driven, rng),
-        gain=interval(known - driven, rng),
-        by_cycle=np.stack([measured, known.mean(axis=0), driven.mean(axis=0)]),
+        model_recorded=of_draws(known[0], rng),
+        model_policy=of_draws(driven[0], rng),
+        gain=of_draws(known[0] - driven[0], rng),
+        bunching_gain=of_draws((driven[1] - known[1])[:, count // 2 :], rng),
+        by_cycle=np.stack([measured, known[0].mean(axis=0), driven[0].mean(axis=0)]),
     )
-
-
-def interval(values: FloatArray, rng: np.random.Generator) -> Figure:
-    """Return the mean of [draws, cycles] and its interval: draws anew, and blocks of cycles."""
-    draws, count = values.shape
-    block = max(1, round(count ** (1 / 3)))
-    blocks = -(-count // block)
-    starts = rng.integers(0, count - block + 1, (RESAMPLES, blocks))
-    chosen = (starts[:, :, None] + np.arange(block)).reshape(RESAMPLES, -1)[:, :count]
-    rows = rng.integers(0, draws, RESAMPLES)
-    means = np.nanmean(values[rows[:, None], chosen], axis=1)
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Figure(value=float(np.nanmean(values)), low=float(low), high=float(high))
 
 
 def _mean(values: NDArray[Any]) -> Any:
@@ -150,6 +144,12 @@ def _mean(values: NDArray[Any]) -> Any:
     total = np.where(known, np.abs(values), 0.0).sum(axis=-1)
     number = known.sum(axis=-1)
     return np.where(number > 0, total / np.maximum(number, 1), np.nan)
+
+
+def _seen(profile: NDArray[np.float32]) -> tuple[float, float]:
+    """Return mean |asymmetry| and mean bunching factor of a cycle's profiles [points, n_slices]."""
+    metrics = measure(profile)
+    return float(_mean(metrics.asymmetry)), float(_mean(metrics.bunching_factor))
 
 
 def _program(trace: TraceReader, name: str) -> CycleProgram:
@@ -267,16 +267,16 @@ def _driven(
     begin: int,
     rng: np.random.Generator,
 ) -> FloatArray:
-    """Return mean |asymmetry| [cycles] with the policy in closed loop, guarded as the run was."""
+    """Return mean |asymmetry| and bunching factor [2, cycles] in closed loop, guarded as the run was."""
     header = trace.header
     inference, guard = Inference(policy, header.machine), recorded_guard(trace, policy)
     start = trace.record(begin)
     own = policy.digest == header.policy_sha256
     if begin and own and start.policy is not None:
         inference.policy.memory = dict(start.policy.memory_in)
-    result = np.empty(model.offset_rad.size)
+    result = np.empty((2, model.offset_rad.size))
     synchronous = start.reading.synchronous_phase_rad
-    for k in range(result.size):
+    for k in range(result.shape[1]):
         profile = model.profiles(k, phi_hw_rad, rng)
         reading = Reading(
             cycle=k,
@@ -289,7 +289,7 @@ def _driven(
             synchronous_phase_rad=synchronous,
             quality=np.zeros(phi_hw_rad.size, dtype=np.uint16),
         )
-        result[k] = _mean(asymmetry(profile))
+        result[:, k] = _seen(profile)
         usable = guard.usable(reading)
         step = inference.step(inference.observe(reading, usable), phi_hw_rad, usable)
         decision = guard.decide(step.action[:, 0].astype(np.float64), reading, usable)

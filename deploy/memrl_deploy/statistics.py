@@ -64,8 +64,8 @@ def bootstrapped(
 ) -> Figure:
     """Return a statistic with its interval; cycles are drawn anew in blocks.
 
-    Neighbouring cycles are alike: a block is the cube root of the number of cycles long, as for a
-    moving-blocks bootstrap (Kuensch, Ann. Statist. 17 (1989) 1217), and at least 10.
+    Neighbouring cycles are alike: a block is the cube root of the number of cycles long, and at least 10
+    (`moving_blocks`).
 
     Args:
         values: [cycles, ...]; NaN where there is none.
@@ -78,14 +78,38 @@ def bootstrapped(
     if not count or not np.isfinite(values).any():
         return nothing
     block = min(count, max(10, round(count ** (1 / 3))))
-    blocks = -(-count // block)
-    found = np.empty(resamples)
-    for index in range(resamples):
-        starts = rng.integers(0, count - block + 1, blocks)
-        rows = (starts[:, None] + np.arange(block)).ravel()[:count]
-        found[index] = statistic(values[rows])
+    rows = moving_blocks(rng, count, block, resamples)
+    found = np.array([statistic(values[chosen]) for chosen in rows])
     found = found[np.isfinite(found)]
     if not found.size:
         return nothing
     low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Figure(value=statistic(values), low=float(low), high=float(high))
+
+
+def moving_blocks(
+    rng: np.random.Generator, count: int, block: int, resamples: int
+) -> NDArray[np.int64]:
+    """Return rows drawn anew in blocks of neighbours [resamples, count].
+
+    Kuensch, Ann. Statist. 17 (1989) 1217.
+
+    Args:
+        rng: draws where the blocks begin.
+        count: rows that there are.
+        block: rows of a block, at most `count`.
+        resamples: how often.
+    """
+    starts = rng.integers(0, count - block + 1, (resamples, -(-count // block)))
+    chosen = (starts[:, :, None] + np.arange(block)).reshape(resamples, -1)[:, :count]
+    return np.asarray(chosen, dtype=np.int64)
+
+
+def of_draws(values: FloatArray, rng: np.random.Generator, resamples: int = 1000) -> Figure:
+    """Return the mean of repetitions [draws, cycles] and its interval: draws anew, and blocks of cycles."""
+    draws, count = values.shape
+    chosen = moving_blocks(rng, count, max(1, round(count ** (1 / 3))), resamples)
+    rows = rng.integers(0, draws, resamples)
+    means = np.nanmean(values[rows[:, None], chosen], axis=1)
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Figure(value=float(np.nanmean(values)), low=float(low), high=float(high))

@@ -13,10 +13,10 @@ from memrl_ctrl.policy import OnnxPolicy
 from memrl_ctrl.policy.write import proportional_policy
 from memrl_ctrl.testing import FakeBackend
 from memrl_ctrl.trace import CycleRecord, TraceReader
-from memrl_deploy.counterfactual import interval
 from memrl_deploy.modes import ClosedLoop
 from memrl_deploy.replaying import replay_trace
 from memrl_deploy.runtime import Runtime
+from memrl_deploy.statistics import of_draws
 
 N, CYCLES = 64, 12
 pytest.importorskip("onnx", reason="policies are written with onnx (extra 'train')")
@@ -104,8 +104,8 @@ def test_a_lost_memory_costs_one_comparison(run: Path) -> None:
 def test_an_interval_of_paired_draws_covers_the_mean() -> None:
     """Draws and blocks of cycles give an interval around the mean, narrower for calmer figures."""
     rng = np.random.default_rng(0)
-    noisy = interval(0.1 + 0.05 * rng.normal(size=(20, 40)), rng)
-    calm = interval(0.1 + 0.005 * rng.normal(size=(20, 40)), rng)
+    noisy = of_draws(0.1 + 0.05 * rng.normal(size=(20, 40)), rng)
+    calm = of_draws(0.1 + 0.005 * rng.normal(size=(20, 40)), rng)
     for found in (noisy, calm):
         assert found.low < found.value < found.high
         assert found.low < 0.1 < found.high

@@ -8,6 +8,7 @@ import math
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,9 @@ from memrl_ctrl.errors import MemrlError, TraceError
 from memrl_ctrl.testing.traces import sample_cycle, sample_header
 from memrl_ctrl.trace import CycleRecord, JournalWriter, TraceReader, Verdict
 from memrl_deploy.cli_report import report
+from memrl_deploy.counterfactual import Counterfactual
 from memrl_deploy.report import judge, load_thresholds, shadow_figures
+from memrl_deploy.report.judgement import quiet_cases, rate_words
 from memrl_deploy.report.thresholds import Declared, Thresholds
 from memrl_deploy.statistics import Figure, Rate, bootstrapped
 
@@ -174,6 +177,42 @@ def test_thresholds_of_a_release_stand_before_the_runs_that_it_recorded(run: Pat
         figures = shadow_figures(trace, shipped.thresholds)
     found = judge(figures, shipped, started_utc="", recorded_with="0.0.1")
     assert "0.0.1" in found.reasons[-1]
+
+
+def test_a_policy_that_shortens_the_bunch_in_simulation_is_held(run: Path, tmp_path: Path) -> None:
+    """A gain in |asymmetry| at the other symmetric phase promotes nobody, and the reason says why."""
+    limits = declared(tmp_path, min_cycles=1, max_asymmetry_excess=1.0)
+    with TraceReader(run) as trace:
+        figures = shadow_figures(trace, limits.thresholds)
+    small = Figure(value=0.1, low=0.09, high=0.11)
+    twin = Counterfactual(
+        policy_name="p",
+        first_cycle=0,
+        cycles=20,
+        fitted=(SimpleNamespace(verdict="good"),),  # type: ignore[arg-type]
+        recorded=0.1,
+        model_recorded=small,
+        model_policy=small,
+        gain=small,
+        bunching_gain=Figure(value=-0.1, low=-0.15, high=-0.05),
+        by_cycle=np.zeros((3, 20)),
+    )
+    assert twin.credible
+    found = judge(figures, limits, started_utc="2026-01-01T00:00:00+00:00", twin=twin)
+    assert "leads to a shorter bunch (bunching factor -0.150 to -0.050)" in found.reasons[-1]
+    longer = dataclasses.replace(twin, bunching_gain=small)
+    other = judge(figures, limits, started_utc="2026-01-01T00:00:00+00:00", twin=longer)
+    assert len(other.reasons) == len(found.reasons) - 1
+
+
+def test_open_rates_say_how_long_a_quiet_run_has_to_be() -> None:
+    """Of zero events the rule of three turned round; of what is asked for at least, the bound from below."""
+    assert quiet_cases(0.001) == 2995
+    assert Rate(events=0, of=2995).high <= 0.001 < Rate(events=0, of=2994).high
+    assert (
+        rate_words(Rate(events=90, of=100), least=True) == "90 of 100 (90 %; above 83.6 % at 95 %)"
+    )
+    assert rate_words(Rate(events=0, of=0)) == "no case"
 
 
 def test_a_broken_limit_rejects_with_its_reason(tmp_path: Path) -> None:

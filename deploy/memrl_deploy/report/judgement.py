@@ -104,6 +104,12 @@ def judge(
     open_ = [one for one in findings if one.state is State.OPEN]
     doubt = declared.doubt(started_utc, recorded_with)
     doubts = [*problems, doubt] if doubt else [*problems]
+    if twin is not None and twin.credible and twin.shortens:
+        gain = twin.bunching_gain
+        doubts.append(
+            "in the fitted simulation the policy leads to a shorter bunch (bunching factor "
+            f"{gain.low:+.3f} to {gain.high:+.3f}): it is symmetric there too, and its peak is higher"
+        )
     reasons = [
         f"{one.words}: {one.measured}, {one.limit} was declared" for one in (*broken, *open_)
     ]

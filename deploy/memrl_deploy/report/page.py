@@ -28,6 +28,8 @@ BLIND_SPOT = (
     "the loop would do is known only from the counterfactual simulation, as far as its model holds, and from "
     "the first cycles after engaging, which the guard watches."
 )
+MODELLED = ("model_recorded", "model_policy", "gain", "bunching_gain")
+"""Figures of the counterfactual."""
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;margin:0 auto;max-width:1020px;padding:24px;
 color:#1c1c1c;background:#fff}
@@ -276,6 +278,7 @@ def _counterfactual(subject: Subject) -> list[str]:
                 row("model, functions as recorded", twin.model_recorded),
                 row("model, policy in closed loop", twin.model_policy),
                 row("gain of the policy", twin.gain),
+                row("gain in bunching factor (negative: a shorter bunch)", twin.bunching_gain),
             ],
         ),
         f"<p>{twin.cycles} cycles from {twin.first_cycle}; fitted emittance {fit.emittance_evs:.3f} eV s, "
@@ -335,7 +338,7 @@ def as_json(subject: Subject) -> dict[str, Any]:
         if twin is None
         else {
             "recorded": twin.recorded,
-            **{n: asdict(getattr(twin, n)) for n in ("model_recorded", "model_policy", "gain")},
+            **{n: asdict(getattr(twin, n)) for n in MODELLED},
             "credible": twin.credible,
         },
     }
