@@ -7,8 +7,8 @@ written. Whatever goes wrong, the machine goes on with the last function that it
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from memrl_deploy.recording import Recorder
 from memrl_deploy.signals import stopped_by_signals
 from memrl_deploy.states import Cause, State
 from memrl_deploy.steering import Steering
+from memrl_deploy.stopping import Stopping, StopRequestedError
 from memrl_deploy.strikes import STRIKES, Disengaged, Fence, Strikes, taken_over
 from memrl_deploy.summary import CycleView, NoView, RunSummary, View, stage_counts
 
@@ -50,10 +51,6 @@ ATTENDED = ("late", "no-answer")
 
 FloatArray = NDArray[np.float64]
 Measures = dict[str, FloatArray]
-
-
-class _StopRequestedError(Exception):
-    """Ends the wait for a reading."""
 
 
 class Runtime:
@@ -122,8 +119,7 @@ class Runtime:
         self._strikes = Strikes()
         self._key: Callable[[], str] | None = None
         self._events: list[dict[str, Any]] = []
-        self._waiting = False
-        self._stop_cause = ""
+        self._stopping = Stopping()
         self._last_cycle = -1
         self._fence = Fence()
         self._recorder: Recorder | None = None
@@ -134,9 +130,7 @@ class Runtime:
 
         To be called from a signal handler of the thread that runs.
         """
-        self._stop_cause = cause
-        if self._waiting:
-            raise _StopRequestedError
+        self._stopping.ask(cause)
 
     def take_over(self) -> None:
         """Give the machine to the operator, now: nothing more is written until it is engaged again.
@@ -167,13 +161,13 @@ class Runtime:
             reading = self._engage()
             while True:
                 self._decide(reading)
-                if self._stop_cause or summary.cycles == self._cycles:
+                if self._stopping.cause or summary.cycles == self._cycles:
                     break
                 reading = self._next()
-            summary.reason = self._stop_cause or "all cycles done"
+            summary.reason = self._stopping.cause or "all cycles done"
             summary.error = self._handed_over()
-        except _StopRequestedError:
-            summary.reason = self._stop_cause
+        except StopRequestedError:
+            summary.reason = self._stopping.cause
             summary.error = self._handed_over()
         except MemrlError as error:
             if self._recorder is not None:
@@ -192,7 +186,7 @@ class Runtime:
 
     def _engage(self) -> Reading:
         self._pacing.begin()
-        with self._interruptible():
+        with self._stopping.interrupts():
             reading = self._mode.first(self._timeout_s)
         self._pacing.split(reading.received_ns, "receive", "decode")
         if isinstance(self._mode, ClosedLoop):
@@ -218,7 +212,7 @@ class Runtime:
         self._pacing.begin()
         while True:
             try:
-                with self._interruptible():
+                with self._stopping.interrupts():
                     self._wait_until_due()
                     reading = self._mode.next(self._timeout_s)
             except ReadingTimeout as error:
@@ -465,19 +459,8 @@ class Runtime:
         self._strikes.clear(kind)
         return None
 
-    @contextmanager
-    def _interruptible(self) -> Iterator[None]:
-        # In this order: a stop that comes in between is then seen by one of the two.
-        self._waiting = True
-        try:
-            if self._stop_cause:
-                raise _StopRequestedError
-            yield
-        finally:
-            self._waiting = False
-
     def _finish(self) -> None:
-        self._waiting = False
+        self._stopping.over()
         summary = self.summary
         summary.times_ns = self._pacing.history_ns()
         with ExitStack() as ending:  # all of it, in the reverse order, whatever fails

@@ -23,6 +23,7 @@ from memrl_ctrl.trace import OutcomeRecord, TraceReader, verify
 from memrl_deploy.modes import Shadow
 from memrl_deploy.replaying import replay_trace
 from memrl_deploy.runtime import Disengaged, Runtime
+from memrl_deploy.stopping import Stopping
 from memrl_deploy.summary import CycleView
 
 from .online_loop import Collect, Looker, N, Spy, closed_loop, policy
@@ -259,18 +260,18 @@ def test_a_stop_just_before_the_wait_ends_the_run(
     runtime = closed_loop(backend, tmp_path, cycles=5)
     looks = 0
 
-    def stop_cause(self: Runtime) -> str:
+    def stop_cause(self: Stopping) -> str:
         nonlocal looks
         looks += 1
-        now = str(self.__dict__.get("cause", ""))
+        now = str(self.__dict__.get("kept", ""))
         if looks == 1:  # the signal comes right after the first look, in the same thread
-            self.stop("stopped by SIGTERM")
+            self.ask("stopped by SIGTERM")
         return now
 
-    def keep(self: Runtime, cause: str) -> None:
-        self.__dict__["cause"] = cause
+    def keep(self: Stopping, cause: str) -> None:
+        self.__dict__["kept"] = cause
 
-    monkeypatch.setattr(Runtime, "_stop_cause", property(stop_cause, keep), raising=False)
+    monkeypatch.setattr(Stopping, "cause", property(stop_cause, keep), raising=False)
     summary = runtime.run()
     assert summary.error is None
     assert (summary.cycles, summary.reason) == (0, "stopped by SIGTERM")
