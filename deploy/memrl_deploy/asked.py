@@ -8,9 +8,9 @@ from pathlib import Path
 from memrl_ctrl import controllers
 from memrl_ctrl.backend import MachineDescription
 from memrl_ctrl.controllers import Driven
-from memrl_ctrl.errors import MemrlError, MismatchError, PolicyError
+from memrl_ctrl.errors import MemrlError, MismatchError, PolicyError, UnknownNameError
 from memrl_ctrl.policy import OnnxPolicy
-from memrl_ctrl.policy.catalogue import locate
+from memrl_ctrl.policy.catalogue import locate, shipped
 from memrl_ctrl.program import load_program
 from memrl_deploy.inference import Asked
 
@@ -23,12 +23,16 @@ def load_asked(policy: Path) -> Asked:
             that path comes first, then policies, then controllers.
 
     Raises:
-        PolicyError: it is none of these, or damaged.
+        UnknownNameError: a name without a folder and an ending that is none of these.
+        PolicyError: no such file, or a damaged one.
         MissingExtraError: the controller needs a library that is not installed.
     """
     found = locate(policy)
-    if not found.exists() and str(policy) in controllers.available():
-        return controllers.drive(str(policy))
+    name = str(policy)
+    if not found.exists() and name in controllers.available():
+        return controllers.drive(name)
+    if not found.exists() and policy.name == name and not policy.suffix:
+        raise UnknownNameError("policy or controller", name, [*shipped(), *controllers.available()])
     return OnnxPolicy.load(found)
 
 

@@ -12,7 +12,7 @@ import pytest
 from memrl_ctrl import controllers, registry
 from memrl_ctrl.backend import MachineDescription
 from memrl_ctrl.cli import main
-from memrl_ctrl.errors import MismatchError, PolicyError
+from memrl_ctrl.errors import MismatchError, PolicyError, UnknownNameError
 from memrl_ctrl.limits import PhaseLimits
 from memrl_ctrl.testing import FakeBackend
 from memrl_ctrl.trace import TraceReader
@@ -70,7 +70,9 @@ def test_a_controller_that_was_tuned_since_is_not_passed_off(recorded: Path) -> 
 def test_neither_a_file_nor_a_name_is_refused() -> None:
     """What is neither a file, nor a policy, nor a controller is one sentence."""
     with pytest.raises(PolicyError, match="no such file"):
-        load_asked(Path("no-such-thing"))
+        load_asked(Path("no-such-thing.onnx"))
+    with pytest.raises(UnknownNameError, match="did you mean 'network-kalman'"):
+        load_asked(Path("network-kalmann"))
 
 
 def machine(program: str, ctime_ms: np.ndarray | None) -> MachineDescription:

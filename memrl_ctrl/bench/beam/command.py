@@ -66,14 +66,14 @@ class Contestant:
 def run(
     json_path: Annotated[JsonFile | None, Parameter(show=False)] = None,
     *,
-    policy: Annotated[list[Path] | None, Parameter(consume_multiple=True)] = None,
+    policy: Annotated[list[Path] | None, Parameter(consume_multiple=True, negative="")] = None,
     controllers_: Annotated[
-        list[str] | None, Parameter(name="--controllers", consume_multiple=True)
+        list[str] | None, Parameter(name="--controllers", consume_multiple=True, negative="")
     ] = None,
-    conditions: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    conditions: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
     episodes: Annotated[Count, Parameter()] = EPISODES,
     seed: Annotated[Seed, Parameter()] = SEED,
-    program: Annotated[list[Path] | None, Parameter(consume_multiple=True)] = None,
+    program: Annotated[list[Path] | None, Parameter(consume_multiple=True, negative="")] = None,
     cut_memory: Annotated[bool, Parameter(negative="")] = False,
     shots: Annotated[Count | None, Parameter()] = None,
     out: Annotated[OutputFolder | None, Parameter()] = None,
