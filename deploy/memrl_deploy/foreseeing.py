@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
@@ -112,7 +113,7 @@ class Foresight:
         self._process = subprocess.Popen(  # noqa: S603 - this interpreter and this module
             command,
             pass_fds=(its.fileno(),),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # nothing is written: its end tells the process that the loop is gone
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
@@ -152,7 +153,7 @@ class Foresight:
         """End the process, whatever it does: it holds nothing. May be called twice."""
         self._pipe.close()
         self._process.kill()
-        self._process.wait()
+        self._process.communicate()
 
     def _send(self, what: object) -> None:
         try:
@@ -275,8 +276,15 @@ def _work(pipe: Connection, program: CycleProgram) -> None:
         pipe.send(foresee(pipe.recv(), program, ctime_ms))
 
 
+def _die_with_the_loop() -> None:
+    """End this process, in the midst of a fit too, when whoever started it is gone, however it went."""
+    sys.stdin.buffer.read()
+    os._exit(0)
+
+
 if __name__ == "__main__":
     os.nice(NICE)
+    threading.Thread(target=_die_with_the_loop, daemon=True).start()
     try:
         _work(Connection(int(sys.argv[1])), load_program(sys.argv[2]))
     except (EOFError, OSError):  # the loop has ended

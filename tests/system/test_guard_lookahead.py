@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -173,6 +175,31 @@ def test_the_process_fits_beside_the_loop_and_its_end_is_told() -> None:
     finally:
         foresight.close()
         foresight.close()
+
+
+def test_the_process_does_not_outlive_the_loop() -> None:
+    """Whoever started it is killed in the midst of a fit: it is gone at once."""
+    code = (
+        "import sys, time; from memrl_ctrl import registry; from memrl_deploy.foreseeing import Foresight\n"
+        f"b = registry.open_backend('blond', program={PROGRAM!r}, points={POINTS}); r = b.start()\n"
+        f"f = Foresight(b.description, {PROGRAM!r})\n"
+        "while True: f.news(); f.ask(r, r.usable); print(f._process.pid, flush=True); time.sleep(0.02)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as loop:
+        assert loop.stdout is not None
+        child = int(loop.stdout.readline())
+        for _ in range(100):
+            loop.stdout.readline()
+        os.kill(loop.pid, signal.SIGKILL)
+
+    def gone() -> bool | None:
+        try:
+            state = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return True
+        return True if state == "Z" else None
+
+    assert until(gone)
 
 
 def test_what_cannot_be_fitted_is_told_and_leads_to_no_table() -> None:
