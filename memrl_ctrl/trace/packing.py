@@ -31,6 +31,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
+from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple
 
@@ -56,6 +57,8 @@ SAMPLE_BYTES, NOISE_VALUES = 256, 128
 random, 162 are different on average."""
 LEVEL = 1
 """Zstandard's level; higher ones gain 1 % and cost the loop's time."""
+KNOWN_BYTES = 1 << 13
+"""A longer list of arrays is no cycle's, and is not remembered."""
 MAX_WINDOW_BYTES = 1 << 23
 """Largest window of a Zstandard frame that is decoded; level 1 uses 0.5 MB."""
 
@@ -108,10 +111,11 @@ class Earlier(NamedTuple):
 
 class _Header(msgspec.Struct):
     message: msgspec.Raw
-    arrays: list[tuple[str, str, list[int]]]
+    arrays: msgspec.Raw
 
 
 _header_decoder = msgspec.msgpack.Decoder(_Header)
+_arrays_decoder = msgspec.msgpack.Decoder(list[tuple[str, str, list[int]]])
 
 
 def packed(payload: bytes, crc: int, earlier: Earlier | None = None) -> bytes | None:
@@ -223,7 +227,7 @@ def _checked_anew(payload: bytes) -> bytes:
     return PREFIX.pack(magic, major, minor, size, crc) + payload[PREFIX.size :]
 
 
-def _layout(payload: bytes) -> tuple[int, list[Spec]]:
+def _layout(payload: bytes) -> tuple[int, tuple[Spec, ...]]:
     """Return the length of a frame's front, and its arrays."""
     if len(payload) < PREFIX.size:
         raise FrameError("the packed stream is shorter than a frame's prefix")
@@ -231,18 +235,30 @@ def _layout(payload: bytes) -> tuple[int, list[Spec]]:
     front = _padded(PREFIX.size + size)
     try:
         header = _header_decoder.decode(payload[PREFIX.size : PREFIX.size + size])
+        arrays = bytes(header.arrays)
+        specs = _known_specs if len(arrays) <= KNOWN_BYTES else _specs
+        return front, specs(arrays, front)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise FrameError(f"header: {error}") from error
-    if len(header.arrays) > MAX_ARRAYS:
-        raise FrameError(f"{len(header.arrays)} arrays; at most {MAX_ARRAYS} are accepted")
+
+
+def _specs(arrays: bytes, front: int) -> tuple[Spec, ...]:
+    """Return the arrays that a frame's header names, the first of them at `front`."""
+    named = _arrays_decoder.decode(arrays)
+    if len(named) > MAX_ARRAYS:
+        raise FrameError(f"{len(named)} arrays; at most {MAX_ARRAYS} are accepted")
     specs, offset = [], front
-    for name, dtype_name, shape in header.arrays:
+    for name, dtype_name, shape in named:
         if dtype_name not in DTYPES or any(n < 0 for n in shape):
             raise FrameError(f"array {name!r} is {dtype_name} {shape}")
         spec = Spec(name, DTYPES[dtype_name], prod(shape), offset)
         specs.append(spec)
         offset += _padded(spec.size)
-    return front, specs
+    return tuple(specs)
+
+
+_known_specs = lru_cache(maxsize=8)(_specs)
+"""A run's cycles name the same arrays, cycle after cycle."""
 
 
 def _padded(size: int) -> int:
