@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from memrl_ctrl.backend import Quality
 from memrl_ctrl.errors import FileError, MemrlError, TraceError, UsageError
 from memrl_ctrl.program import CycleProgram, load_program
 from memrl_ctrl.trace import TraceReader
+from memrl_ctrl.trace.truth import offset_of_cycle
 
 FloatArray = NDArray[np.float64]
 
@@ -96,7 +96,9 @@ def from_trace(
         name, where = machine.program, trace.path
     loaded = _program(program or name, where, given=program is not None)
     _inside(loaded, ctime, where)
-    known = None if truth is None else _true_offset(truth, reading.cycle, ctime.size)
+    known = None
+    if truth is not None:
+        known = offset_of_cycle(truth, reading.cycle, ctime.size)
     return Measured(
         path=where,
         program=loaded,
@@ -211,29 +213,6 @@ def _flag_words(quality: int) -> str:
         if flag.name and flag.value and quality & flag.value and flag is not Quality.NO_MATCH
     ]
     return f"flagged {', '.join(names)}"
-
-
-def _true_offset(path: Path, cycle: int, count: int) -> FloatArray:
-    """Return the offset [points] that a simulation's truth log has for a cycle."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileError(path, f"cannot be read as a truth log: {error}") from error
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-            if row["cycle"] == cycle:
-                offset = np.array(row["offset_rad"], dtype=np.float64)
-                break
-        except (ValueError, KeyError, TypeError) as error:
-            raise FileError(
-                path, "is no truth log of `memrl-ctrl machine --truth-log`", line=number
-            ) from error
-    else:
-        raise FileError(path, f"knows nothing of cycle {cycle}")
-    if offset.shape != (count,):
-        raise FileError(path, f"has {offset.size} points for cycle {cycle}, the trace {count}")
-    return offset
 
 
 def _npy(path: Path) -> FloatArray:

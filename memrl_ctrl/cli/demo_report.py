@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from memrl_ctrl.errors import MemrlError
 from memrl_ctrl.outputs import output_file
 from memrl_ctrl.policy.runner import OnnxPolicy
 from memrl_ctrl.trace import TraceReader
+from memrl_ctrl.trace.plot import draw_error, next_to
+from memrl_ctrl.trace.truth import truth_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -105,25 +106,16 @@ def score(
     replay_identical: bool,
 ) -> Score:
     """Put the recorded cycles beside what the machine process alone knew of them."""
-    known = {row["cycle"]: row for row in _lines(truth)}
     reader = TraceReader(trace)
-    cycles = [int(cycle) for cycle in reader.array("cycle")]
-    missing = [cycle for cycle in cycles if cycle not in known]
-    if missing:
-        raise MemrlError(f"{truth} knows nothing of cycle {missing[0]}, which {trace} holds")
-    rows = [known[cycle] for cycle in cycles]
-    last = rows[-1]
-    reference = np.array(last["reference_rad"], dtype=np.float64)
-    offset = np.array(last["offset_rad"], dtype=np.float64)
-    error = np.array([row["phase_error_rad"] for row in rows], dtype=np.float64)
+    known = truth_of(reader, truth)
     applied = np.degrees(reader.array("applied_rad"))
     learning = _lines(run / "metrics.jsonl")
     ctime = reader.header.machine.ctime_ms
     training = json.loads((run / "result.json").read_text())
     parity = OnnxPolicy.load(policy).manifest.parity_max_abs_diff
     return Score(
-        error_deg=np.abs(np.degrees(error)),
-        reference_hw_deg=np.degrees(reference + offset),
+        error_deg=np.abs(np.degrees(known.phase_error_rad)),
+        reference_hw_deg=np.degrees(known.reference_hw_rad[-1]),
         ctime_ms=np.arange(applied.shape[1], dtype=np.float64) if ctime is None else ctime,
         applied_deg=applied,
         profile=reader.array("profile"),
@@ -215,11 +207,7 @@ def _learning_curve(result: Score, axes: Axes) -> None:
 
 
 def _phase_function(result: Score, axes: Axes) -> None:
-    centre = np.nanmedian(result.applied_deg[-1])
-    # The reference is known up to whole turns: show the one next to what was applied.
-    turns = np.round((np.nanmedian(result.reference_hw_deg) - centre) / 360.0) * 360.0
-    reference = np.degrees(np.unwrap(np.radians(np.nan_to_num(result.reference_hw_deg - turns))))
-    reference[np.isnan(result.reference_hw_deg)] = np.nan
+    reference = next_to(result.reference_hw_deg, result.applied_deg[-1])
     axes.plot(result.ctime_ms, result.applied_deg[0], "o--", ms=3, label="before")
     axes.plot(result.ctime_ms, reference, "k-", lw=3, alpha=0.4, label="reference")
     axes.plot(result.ctime_ms, result.applied_deg[-1], "o-", ms=3, label="after")
@@ -232,14 +220,8 @@ def _phase_function(result: Score, axes: Axes) -> None:
 
 
 def _phase_error(result: Score, axes: Axes) -> None:
-    shots = np.arange(result.error_deg.shape[0])
-    axes.semilogy(shots, np.nanmedian(result.error_deg, axis=1), label="median over the points")
-    axes.semilogy(shots, np.nanpercentile(result.error_deg, 95, axis=1), label="95th percentile")
-    axes.set_xlabel("cycle")
-    axes.set_ylabel("phase error [degrees]")
+    draw_error(axes, result.error_deg)
     axes.set_title("Phase error on the machine")
-    axes.grid(True, which="both", alpha=0.3)
-    axes.legend()
 
 
 def _waterfall(result: Score, axes: Axes, cycle: int, title: str) -> None:

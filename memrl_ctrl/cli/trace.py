@@ -208,9 +208,12 @@ def verify(trace: Path, *, key: str | None = None) -> int:
 
 @app.command
 def plot(
-    trace: Path, *, out: Annotated[OutputFolder | None, Parameter(name="--out")] = None
+    trace: Path,
+    *,
+    out: Annotated[OutputFolder | None, Parameter(name="--out")] = None,
+    truth: Path | None = None,
 ) -> None:
-    """Draw profiles, phase function and asymmetry as PNG.
+    """Draw profiles, phase function and asymmetry as PNG, with a truth the phase error too.
 
     Parameters
     ----------
@@ -218,13 +221,17 @@ def plot(
         trace.h5, trace.journal, or the folder of a run.
     out
         Folder for the pictures; without it `plots` beside the trace.
+    truth
+        Truth log of a simulated machine (`machine --truth-log`), to compare with.
     """
     from memrl_ctrl.trace.plot import plot_trace
+    from memrl_ctrl.trace.truth import truth_of
 
     console = Terminal(highlight=False)
     try:
         with _progress("drawing") as advance, TraceReader(trace, advance) as reader:
-            made = plot_trace(reader, out or reader.path.parent / "plots", advance)
+            known = None if truth is None else truth_of(reader, truth)
+            made = plot_trace(reader, out or reader.path.parent / "plots", advance, known)
     except ModuleNotFoundError as error:
         raise registry.missing_extra("command 'trace plot'", error) from error
     for path in made:

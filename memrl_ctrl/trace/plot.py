@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from memrl_ctrl.metrics import asymmetry, measure
 from memrl_ctrl.outputs import check_output_folder, output_file
 from memrl_ctrl.trace.reader import TraceReader
 from memrl_ctrl.trace.scan import Progress
+from memrl_ctrl.trace.truth import Truth
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,10 +26,18 @@ BLOCK_CYCLES = 64
 HEIGHT_POINTS = 3.0
 """Height of the tallest profile of a waterfall, in distances of control points."""
 DPI = 120
+SMALLEST_DEG = 0.01
+"""Phase error that the logarithmic colours begin with, degrees."""
+
+FloatArray = NDArray[np.float64]
+Painter = Callable[[TraceReader, "Figure"], None]
 
 
 def plot_trace(
-    trace: TraceReader, folder: str | Path, progress: Progress | None = None
+    trace: TraceReader,
+    folder: str | Path,
+    progress: Progress | None = None,
+    truth: Truth | None = None,
 ) -> list[Path]:
     """Draw profiles, phase function and asymmetry of a trace, and return the files.
 
@@ -35,6 +45,8 @@ def plot_trace(
         trace: the trace, with one cycle at least.
         folder: where the PNG files go; made where it is missing.
         progress: called with the cycles done and their number.
+        truth: what the simulated machine knew: then the phase function is drawn beside the one that
+            would have been right, and the phase error gets a picture of its own.
 
     Raises:
         TraceError: the trace has no cycle.
@@ -47,11 +59,14 @@ def plot_trace(
         raise TraceError(trace.path, "has no cycle; there is nothing to draw")
     folder = check_output_folder(folder)
     made = []
-    for name, size, painter in (
+    pictures: list[tuple[str, tuple[float, float], Painter]] = [
         ("profiles.png", (9.0, 6.0), _profiles),
-        ("phase_function.png", (7.5, 4.2), _phase_function),
+        ("phase_function.png", (7.5, 4.2), partial(_phase_function, truth=truth)),
         ("asymmetry.png", (8.0, 5.0), partial(_asymmetry, progress=progress)),
-    ):
+    ]
+    if truth is not None:
+        pictures.append(("phase_error.png", (8.0, 6.5), partial(_phase_error, truth=truth)))
+    for name, size, painter in pictures:
         figure = Figure(figsize=size, layout="constrained")
         painter(trace, figure)
         with output_file(folder / name) as place:
@@ -98,11 +113,31 @@ def _waterfall(
     axes.set_xlim(0.0, 360.0)
 
 
-def _phase_function(trace: TraceReader, figure: Figure) -> None:
+def next_to(reference_deg: FloatArray, applied_deg: FloatArray) -> FloatArray:
+    """Return a phase function [points] by whole turns next to another one, degrees; NaN stays NaN."""
+    return reference_deg + 360.0 * np.round((applied_deg - reference_deg) / 360.0)
+
+
+def draw_error(axes: Axes, error_deg: FloatArray) -> None:
+    """Draw median and 95th percentile over the points of the error's size [cycles, points], degrees."""
+    shots = np.arange(error_deg.shape[0])
+    axes.semilogy(shots, np.nanmedian(error_deg, axis=1), label="median over the points")
+    axes.semilogy(shots, np.nanpercentile(error_deg, 95, axis=1), label="95th percentile")
+    axes.set_xlabel("cycle")
+    axes.set_ylabel("phase error [degrees]")
+    axes.grid(True, which="both", alpha=0.3)
+    axes.legend()
+
+
+def _phase_function(trace: TraceReader, figure: Figure, truth: Truth | None) -> None:
     """phi_hw along the cycle: applied at first and at last, and what was proposed last."""
     axes = figure.subplots()
     positions, label = _positions(trace)
     last = len(trace) - 1
+    if truth is not None:
+        right = np.degrees(truth.reference_hw_rad[last])
+        near = next_to(right, np.degrees(trace.array("applied_rad", last)))
+        axes.plot(positions, near, "k-", lw=3, alpha=0.4, label="right in the last cycle (truth)")
     for index, style in ((0, "o--"), (last, "o-")):
         applied = np.degrees(trace.array("applied_rad", index))
         axes.plot(positions, applied, style, ms=3, label=f"applied, cycle {trace.cycles[index]}")
@@ -115,6 +150,30 @@ def _phase_function(trace: TraceReader, figure: Figure) -> None:
     axes.set_title(f"Phase function of the second harmonic ({trace.header.mode})")
     axes.grid(True, alpha=0.3)
     axes.legend()
+
+
+def _phase_error(trace: TraceReader, figure: Figure, truth: Truth) -> None:
+    """Size of the phase error by shot, and by shot and control point."""
+    error = np.abs(np.degrees(truth.phase_error_rad))
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(1.0, 1.3))
+    draw_error(top, error)
+    top.set_title("Phase error, as the simulated machine knew it")
+    top.set_xlabel("")
+    positions, label = _positions(trace)
+    image = bottom.imshow(
+        np.maximum(error, SMALLEST_DEG).T,
+        aspect="auto",
+        origin="lower",
+        interpolation="nearest",
+        cmap="viridis",
+        norm="log",
+        extent=(-0.5, error.shape[0] - 0.5, -0.5, error.shape[1] - 0.5),
+    )
+    ticks = np.unique(np.linspace(0, positions.size - 1, min(positions.size, 8)).astype(int))
+    bottom.set_yticks(ticks, [f"{positions[i]:.0f}" for i in ticks])
+    bottom.set_xlabel(f"shot (first is cycle {trace.cycles[0]})")
+    bottom.set_ylabel(label)
+    figure.colorbar(image, ax=bottom, label="phase error [degrees]")
 
 
 def _asymmetry(trace: TraceReader, figure: Figure, progress: Progress | None) -> None:
