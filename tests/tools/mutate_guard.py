@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import gc
 import importlib.abc
 import importlib.util
 import io
@@ -76,7 +77,7 @@ def run_tests(chosen: str, module: str = "") -> int:
     own = f"test_guard{FIRST.get(module, '_stages')}.py"
     files = sorted(TESTS, key=lambda path: Path(path).name != own)
     plain = ["-x", "-q", "--no-header", "--tb=no", "-p", "no:cacheprovider", "-o", "timeout=0"]
-    plain += ["-k", chosen]
+    plain += ["-p", "no:unraisableexception", "-p", "no:xdist", "-k", chosen]
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         return int(pytest.main([*plain, "--rootdir", str(ROOT), *files]))
 
@@ -137,6 +138,7 @@ def main() -> int:
     os.chdir(ROOT)
     run_tests(f"not {SLOW}")  # so that all else is imported and compiled before the first fork
     forget()
+    gc.freeze()  # a child neither looks through nor copies what is here already
     path = GUARD / "core.py"
     as_it_is = Mutant(key="as it is", line=0, tree=ast.parse(path.read_text()))
     slow = "returning" in (chosen.modules or names)
