@@ -110,16 +110,16 @@ class Bayesian(Controller):
 
     def _next(self, phases_rad: Array, costs: Array, shots: int) -> float:
         """Return the phase on the grid with the lowest bound, rad from where the search began."""
+        from sklearn import config_context
         from sklearn.gaussian_process import GaussianProcessRegressor
 
         spread = max(float(np.std(costs)), 1e-3)
         process = GaussianProcessRegressor(
             self._kernel, alpha=self._settings["cost_noise"] ** 2, optimizer=None
         )
-        process.fit(
-            phases_rad.astype(np.float64)[:, None],
-            (costs - costs.mean()).astype(np.float64) / spread,
-        )
-        mean, deviation = process.predict(self._grid[:, None], return_std=True)
+        scaled = (costs - costs.mean()).astype(np.float64) / spread
+        with config_context(assume_finite=True, skip_parameter_validation=True):
+            process.fit(phases_rad.astype(np.float64)[:, None], scaled)
+            mean, deviation = process.predict(self._grid[:, None], return_std=True)
         explore = self._settings["explore"] * 0.5 ** (shots / self._settings["halving"])
         return float(self._grid[np.argmin(mean - explore * deviation)])

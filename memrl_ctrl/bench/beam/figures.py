@@ -16,7 +16,7 @@ AFTER_SHARE = 10
 WITHIN_DEG = 2.0
 FAR_DEG = 5.0
 """An excursion that must not happen once a bunch is in place."""
-LATE = 10
+LATE = 5
 """The last so many shots of an episode are late ones."""
 RESAMPLES = 1000
 LEVEL = 0.95
