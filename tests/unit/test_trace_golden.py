@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from memrl_ctrl.trace.records import READABLE_SCHEMAS
 GOLDEN = Path(__file__).parents[1] / "data" / "traces"
 VERSIONS = sorted(GOLDEN.iterdir())
 SIGNED_BY = "03a107bff3ce10be1d70dd18e74bc09967e4d6309ba50d5f1ddc8664125531b8"
-"""Public key of the secret key 00 01 02 ... 1f (RFC 8032), which signed the golden file of version 2."""
+"""Public key of the secret key 00 01 ... 1f (RFC 8032), which signed the golden files from version 2 on."""
 
 
 def expected(folder: Path) -> dict[str, Any]:
@@ -82,11 +83,25 @@ def test_golden_journals_are_recovered(folder: Path, tmp_path: Path) -> None:
 
 
 def test_the_golden_signature_is_valid() -> None:
-    """All cycles of the signed golden file are covered by its key, in both forms."""
-    for name in ("trace.journal", "trace.h5"):
-        signed = verify(GOLDEN / "v2" / name).signed
-        assert signed is not None
-        assert (dict(signed.cycles), signed.unsigned) == ({SIGNED_BY: 4}, 0)
+    """All cycles of the signed golden files are covered by their key, in both forms."""
+    for version, cycles in (("v2", 4), ("v3", 6)):
+        for name in ("trace.journal", "trace.h5"):
+            signed = verify(GOLDEN / version / name).signed
+            assert signed is not None
+            assert (dict(signed.cycles), signed.unsigned) == ({SIGNED_BY: cycles}, 0)
     unsigned = verify(GOLDEN / "v1" / "trace.h5").signed
     assert unsigned is not None
     assert (dict(unsigned.cycles), unsigned.unsigned) == ({}, 6)
+
+
+def test_the_golden_file_of_version_3_has_each_way_of_storing() -> None:
+    """Steps, several tables of levels, a plain cycle, a plain point, memory from before and its own."""
+    with h5py.File(GOLDEN / "v3" / "trace.h5") as file:
+        plain = file["cycles/profile_first"][:] < 0
+        assert plain.all(axis=1).tolist() == [False, False, True, False, False, False]
+        assert np.flatnonzero(plain[4]).tolist() == [0]
+        assert file["cycles/memory_from/h_in"][:].tolist() == [-1, 1, 1, -1, -1, 1]
+        keys = file["levels/profile"][:]
+        assert np.isnan(keys).any()
+        assert np.signbit(keys[keys == 0.0]).any()
+        assert np.count_nonzero(np.diff(keys) < 0.0) >= 1
