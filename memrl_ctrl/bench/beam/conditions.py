@@ -142,8 +142,8 @@ _BASE = (
     ),
     Condition(
         name="tracked",
-        words="the kernel replaced by BLonD tracking, 20,000 macroparticles, three synchrotron periods",
-        options={"fidelity": "tracking", "macroparticles": 20_000},
+        words="the kernel replaced by BLonD tracking, 100,000 macroparticles, three synchrotron periods",
+        options={"fidelity": "tracking", "macroparticles": 100_000},
         shots=10,
         default=False,
     ),
