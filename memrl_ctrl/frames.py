@@ -36,6 +36,8 @@ MAJOR, MINOR = 1, 0
 PREFIX = struct.Struct("<4sHHII")
 MAX_BYTES = 1 << 20
 """Largest frame that is accepted unless said otherwise, bytes."""
+SMALL = 4096
+"""A frame of at most so many bytes is copied before it is read."""
 MAX_ARRAYS = 64
 MAX_DIMENSIONS = 4
 DTYPES = {
@@ -142,7 +144,7 @@ def unpack(
         max_bytes: a larger frame is refused unread.
 
     Returns:
-        The message, and its arrays by name (read-only views of `data`).
+        The message, and its arrays by name (read-only views of `data`, or of a copy of it).
 
     Raises:
         FrameError: with what is wrong; nothing else is ever raised, whatever the bytes.
@@ -157,9 +159,14 @@ def unpack(
         raise FrameError(f"magic {bytes(magic)!r} is not {MAGIC!r}")
     if major != MAJOR:
         raise FrameError(f"frame version {major}; this side speaks {MAJOR}")
-    whole = np.frombuffer(data, dtype=np.uint8)
-    whole.flags.writeable = False
-    if google_crc32c.value(whole[PREFIX.size :]) != crc:
+    whole: NDArray[np.uint8] | None = None
+    if size <= SMALL:  # numpy's calls would cost more than all the rest
+        data = bytes(data)
+        actual = google_crc32c.value(data[PREFIX.size :])
+    else:
+        whole = _viewed(data)
+        actual = google_crc32c.value(whole[PREFIX.size :])
+    if actual != crc:
         raise FrameError("checksum does not match: the frame was damaged")
     if header_size > size - PREFIX.size:
         raise FrameError(f"header of {header_size} bytes in a body of {size - PREFIX.size}")
@@ -174,7 +181,16 @@ def unpack(
                 f"field {name!r} of {type(message).__name__} must not be ignored, "
                 "and is not known here: the other side is newer"
             )
-    return message, _arrays(header, whole, _padded(PREFIX.size + header_size))
+    position = _padded(PREFIX.size + header_size)
+    if not header.arrays and position == size:
+        return message, {}
+    return message, _arrays(header, _viewed(data) if whole is None else whole, position)
+
+
+def _viewed(data: bytes | memoryview) -> NDArray[np.uint8]:
+    whole = np.frombuffer(data, dtype=np.uint8)
+    whole.flags.writeable = False
+    return whole
 
 
 def _arrays(header: _Header, whole: NDArray[np.uint8], position: int) -> dict[str, NDArray[Any]]:

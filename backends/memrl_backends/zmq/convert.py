@@ -129,11 +129,10 @@ def reading_from(
         FrameError: an array is absent, of another type or shape, or what is applied is not finite.
     """
     points = description.points
-    shapes = dict.fromkeys(READING_ARRAYS, (points,)) | {"profile": (points, description.n_slices)}
-    checked: Arrays = {
-        name: check_array(arrays, name, dtype, shapes[name])
-        for name, dtype in READING_ARRAYS.items()
-    }
+    checked: Arrays = {}
+    for name, dtype in READING_ARRAYS.items():
+        shape = (points, description.n_slices) if name == "profile" else (points,)
+        checked[name] = check_array(arrays, name, dtype, shape)
     for name in ("setpoint_rad", "applied_rad"):
         if not np.isfinite(checked[name]).all():
             raise FrameError(f"{name} of cycle {message.cycle} is not finite")

@@ -19,7 +19,7 @@ import socket as sockets
 import struct
 import time
 from collections import Counter, deque
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -128,10 +128,16 @@ class Doors:
         monitor.connect(address)
         self._monitors[kind] = monitor
 
-    def look(self) -> None:
-        """Take in who came and went; hang up on who is silent too long, one too many, or too heavy."""
+    def look(self, ready: Container[object] | None = None) -> None:
+        """Take in who came and went; hang up on who is silent too long, one too many, or too heavy.
+
+        Args:
+            ready: those of the `sources` that have something to tell; all are looked at without.
+        """
         now_s = time.monotonic()
         for kind, monitor in self._monitors.items():
+            if ready is not None and monitor not in ready:
+                continue
             with contextlib.suppress(zmq.Again):
                 while True:
                     told = parse_monitor_message(monitor.recv_multipart(zmq.NOBLOCK))
@@ -143,8 +149,9 @@ class Doors:
                         self._hang_up_beyond()
                     else:
                         self._went(descriptor, kind)
-        for descriptor, one in list(self._silent.items()):
-            if one.came_s >= now_s - SILENT_S:
+        while self._silent:
+            descriptor, oldest = next(iter(self._silent.items()))
+            if oldest.came_s >= now_s - SILENT_S:
                 break
             self._hang_up(descriptor)
         if now_s - self._weighed_s >= WEIGH_S:

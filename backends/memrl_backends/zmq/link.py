@@ -33,6 +33,8 @@ TRIES = 4
 """Connections that break before the handshake is done, until it is given up: a machine under a flood closes
 some, one with another key closes all."""
 HANDSHAKE_FAILED = {zmq.Event.HANDSHAKE_FAILED_AUTH, zmq.Event.HANDSHAKE_FAILED_PROTOCOL}
+POLLIN = int(zmq.POLLIN)
+"""As a number: an operation on flags runs Python code."""
 WATCHED = (
     zmq.EVENT_CONNECTED
     | zmq.EVENT_DISCONNECTED
@@ -360,7 +362,7 @@ class Link:
 
     def check_alive(self) -> None:
         """Raise `ConnectionFailed` once the connection has broken or the machine has ended."""
-        while not self._lost and int(self._monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+        while not self._lost and self._monitor.getsockopt(zmq.EVENTS) & POLLIN:  # type: ignore[operator]
             if self._event() == zmq.Event.DISCONNECTED:
                 self._lost = self._last_words()
         if self._lost:

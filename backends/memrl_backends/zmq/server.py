@@ -64,6 +64,8 @@ SLACK_BYTES = 64 << 10
 are in it."""
 THREADS = 2
 """Of libzmq: one for commands, one for readings, so that many subscribers delay no controller."""
+NOBLOCK, NOBLOCK_MORE, POLLIN = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE), int(zmq.POLLIN)
+"""As numbers: an operation on flags runs Python code."""
 
 Waiting = tuple[bytes, Peer, wire.AnyRequest, wire.Arrays]
 
@@ -299,7 +301,7 @@ class MachineServer:
             ready: dict[Any, int] = dict(poller.poll(math.ceil(wait_s * 1e3)))
             if self._wake_read in ready:
                 os.read(self._wake_read, 4096)
-            self._doors.look()
+            self._doors.look(ready)
             if self._zap.socket in ready:
                 self._zap.answer()
             if self._publisher.socket in ready and self._publisher.take_in(now_s):
@@ -348,14 +350,20 @@ class MachineServer:
 
     def _serve(self, desk: CommandDesk) -> None:
         """Answer what has arrived; not for ever, so that a flood cannot stop the cycles."""
+        router = self._router
         for _ in range(MAX_WAITING):
             try:
-                identity, *frames = self._router.recv_multipart(zmq.NOBLOCK, copy=False)
+                identity = router.recv(NOBLOCK)
             except zmq.Again:
                 break
-            if frames:
-                self._doors.heard(frames[0])
-            self._serve_one(desk, identity.bytes, frames)
+            frames: list[zmq.Frame] = []
+            while not frames or frames[-1].more:
+                frames.append(router.recv(NOBLOCK, copy=False))
+            self._doors.heard(frames[0])
+            self._serve_one(desk, identity, frames)
+            # Asked for, as an exception costs more; `EVENTS` also takes in what clients have read.
+            if not router.getsockopt(zmq.EVENTS) & POLLIN:  # type: ignore[operator]
+                break
         for topic, message in desk.outgoing:
             self._publisher.send(topic, message)
         desk.outgoing.clear()
@@ -416,7 +424,8 @@ class MachineServer:
         """
         for _ in range(2):
             try:
-                self._router.send_multipart([identity, reply], zmq.NOBLOCK)
+                self._router.send(identity, NOBLOCK_MORE)
+                self._router.send(reply, NOBLOCK)
             except zmq.Again:
                 self._router.getsockopt(zmq.EVENTS)
             except zmq.ZMQError as error:

@@ -15,7 +15,7 @@ import msgspec
 from numpy.typing import NDArray
 
 from memrl_ctrl.errors import RefusalReason
-from memrl_ctrl.frames import FrameError, Message, unpack
+from memrl_ctrl.frames import DTYPES, FrameError, Message, unpack
 
 VERSION = 1
 """Version of this set of messages."""
@@ -375,7 +375,7 @@ def check_array(
     if name not in arrays:
         raise FrameError(f"array {name!r} is missing; there is: {sorted(arrays)}")
     array = arrays[name]
-    if array.dtype.str != dtype:
+    if array.dtype != DTYPES[dtype]:
         raise FrameError(f"array {name!r} has type {array.dtype.str}, not {dtype}")
     if (array.ndim != 1) if shape is None else (array.shape != shape):
         raise FrameError(f"array {name!r} has shape {array.shape}, not {shape or '[points]'}")
