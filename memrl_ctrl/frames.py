@@ -103,6 +103,9 @@ class PackedArrays:
         self.data = b"".join(contents)
 
 
+NO_ARRAYS = PackedArrays({})
+
+
 def pack(
     message: msgspec.Struct,
     arrays: Mapping[str, NDArray[Any]] | PackedArrays | None = None,
@@ -119,7 +122,9 @@ def pack(
     Raises:
         FrameError: an array has an element type that frames do not carry.
     """
-    packed = arrays if isinstance(arrays, PackedArrays) else PackedArrays(arrays or {})
+    if not isinstance(arrays, PackedArrays):
+        arrays = PackedArrays(arrays) if arrays else NO_ARRAYS
+    packed = arrays
     header = _encoder.encode(
         _Header(msgspec.Raw(_encoder.encode(message)), packed.specs, list(critical))
     )
