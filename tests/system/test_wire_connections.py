@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zmq
+from zmq.utils.monitor import parse_monitor_message
 
 from memrl_backends.zmq import MachineServer, ZmqBackend, doors, open_backend, wire
 from memrl_backends.zmq.doors import Doors
@@ -246,6 +247,37 @@ def test_who_says_nothing_is_closed_and_who_speaks_is_not(
             for _ in range(5):
                 speaking.observe(10.0)
         quiet.disable_monitor()
+    finally:
+        context.destroy(linger=0)
+
+
+def test_who_spoke_while_the_machine_paused_is_heard_first(
+    served: MachineServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hello that waited longer than one may be silent, as the machine paused meanwhile, is answered."""
+    monkeypatch.setattr(doors, "SILENT_S", 1.0)
+    pausing = threading.Event()
+
+    def pause(_event: object) -> None:  # in the thread that serves
+        served._on_cycle = None
+        pausing.set()
+        time.sleep(2.0)
+
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    try:
+        eve = dealer(context, served, tmp_path / "keys", Role.OBSERVER)
+        with eve.get_monitor_socket(
+            zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
+        ) as monitor:
+            assert monitor.poll(20_000)
+            assert parse_monitor_message(monitor.recv_multipart())["event"] == (
+                zmq.EVENT_HANDSHAKE_SUCCEEDED
+            )
+            served._on_cycle = pause
+            assert pausing.wait(20)
+            assert greeted(eve)
+            assert not monitor.poll(100)
+        eve.disable_monitor()
     finally:
         context.destroy(linger=0)
 

@@ -301,13 +301,13 @@ class MachineServer:
             ready: dict[Any, int] = dict(poller.poll(math.ceil(wait_s * 1e3)))
             if self._wake_read in ready:
                 os.read(self._wake_read, 4096)
-            self._doors.look(ready)
             if self._zap.socket in ready:
                 self._zap.answer()
             if self._publisher.socket in ready and self._publisher.take_in(now_s):
                 self._publish_status(desk)
             if self._router in ready:
                 self._serve(desk)
+            self._doors.look(ready)  # last: who said something in a long pause is heard first
 
     def _poller(self) -> zmq.Poller:
         poller = zmq.Poller()
