@@ -101,8 +101,8 @@ class Guard:
         self.statistics = statistics
         self._max_step_rad = max_step_rad
         self._far_rad = self.config.coherence_fraction * max_step_rad
-        # How far two points may part by the slope [points, points], rad; unused where they are unrelated.
-        self._reach_rad = np.zeros((0, 0))
+        # How far two points may part by the slope [points, points], rad.
+        self._reach_rad: FloatArray | None = None
         if ctime_ms is not None:
             apart_ms = np.abs(ctime_ms[:, None] - ctime_ms[None, :])
             self._reach_rad = limits.slope_rad_per_ms * apart_ms
@@ -388,7 +388,7 @@ class Guard:
             return Restricted(phi_hw_rad=wanted, step=none, value=none, slope=none), fits
         low, high = np.where(held, applied, low), np.where(held, applied, high)
         within = np.clip(wanted, low, high)
-        if self.ctime_ms is not None:
+        if self._reach_rad is not None:
             low = np.max(low - self._reach_rad, axis=1)
             high = np.min(high + self._reach_rad, axis=1)
             within = np.clip(within, low, high)
@@ -406,7 +406,7 @@ class Guard:
         limits = self.limits
         kept = np.abs(wanted - applied) <= limits.step_rad
         kept &= (wanted >= limits.min_rad) & (wanted <= limits.max_rad)
-        if self.ctime_ms is not None:
+        if self._reach_rad is not None:
             kept[1:] &= np.abs(np.diff(wanted)) <= np.diagonal(self._reach_rad, 1)
         return bool(kept.all())
 
