@@ -77,6 +77,10 @@ def test_an_event_of_a_fit_that_was_no_use_has_no_table() -> None:
         ({"cycle": "3"}, "no outlook of a cycle"),
         ({"table": "no base64!"}, "outlook of cycle 3 is damaged"),
         ({"table": "AAAA"}, "outlook of cycle 3 is damaged"),
+        (
+            {"table": outlook().event()["table"].replace("A", "!A", 1)},
+            "outlook of cycle 3 is damaged",
+        ),
         ({"table": outlook(points=5).event()["table"]}, "outlook of cycle 3 is not of 4 points"),
         ({"table": outlook(points=3).event()["table"]}, "outlook of cycle 3 is not of 4 points"),
     ],
@@ -107,9 +111,36 @@ def test_a_step_into_a_loss_ends_where_the_beam_is_still_held(turn: int) -> None
         (31.0, 15.0, 31.0),
         (19.0, 35.0, 19.0),
         (30.9, 15.0, 19.0),
+        (31.0, 31.0, 31.0),
         (12.0, 12.0, 12.0),
     ):
         assert nearest(table, at + target, at + applied) == pytest.approx(at + reached, abs=1e-9)
+
+
+def test_one_phase_that_loses_beam_closes_both_sides_of_it() -> None:
+    """Between two phases of the table the larger loss counts, next to where the point is and far from it."""
+    table = outlook((19, 19, 0.7), points=1)
+    for target, applied, reached in (
+        (19.5, 18.5, 18.5),
+        (20.0, 18.5, 20.0),
+        (18.5, 19.5, 19.5),
+        (18.0, 19.5, 18.0),
+        (19.5, 12.0, 18.0),
+        (18.5, 12.0, 18.0),
+        (18.5, 26.0, 20.0),
+        (20.5, 12.0, 20.5),
+    ):
+        assert nearest(table, target, applied) == pytest.approx(reached, abs=1e-9)
+
+
+def test_the_table_spans_one_turn() -> None:
+    """72 phases of 5 degrees: a loss from 170 to 190 degrees is there, and again a turn further."""
+    share = np.ones((2, PHASES))
+    share[:, 34:39] = 0.7
+    table = Outlook.made(0, share, np.zeros((2, PHASES)))
+    applied = np.radians([140.0, 140.0 + 360.0])
+    ahead = table.nearest(applied + np.radians(40.0), applied, stays=0.2, passes=0.5)
+    np.testing.assert_allclose(np.degrees(ahead), [165.0, 525.0])
 
 
 def test_a_narrow_loss_may_be_jumped_and_a_deep_one_may_not() -> None:
@@ -222,6 +253,12 @@ def test_a_fit_that_does_not_describe_the_newest_reading_cuts_nothing() -> None:
     nothing = np.full((POINTS, PHASES), np.nan)
     assert not Outlook.made(0, share, nothing).explains(measured, ZERO, 0.1)
     assert not Outlook.made(0, share, wrong).explains(np.full(POINTS, np.nan), ZERO, 0.1)
+    some = np.tile(measured[:, None], (1, PHASES))
+    some[:3] = np.nan
+    assert Outlook.made(0, share, some).explains(measured, ZERO, 0.1)
+    right = np.tile(measured[:, None], (1, PHASES))
+    blind = np.where(np.arange(POINTS) < 3, np.nan, measured)
+    assert Outlook.made(0, share, right).explains(blind, ZERO, 0.1)
 
 
 def test_the_asymmetry_of_the_nearest_phase_counts() -> None:

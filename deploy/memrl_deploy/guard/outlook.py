@@ -134,7 +134,7 @@ class Outlook:
         here = np.minimum(lost[rows, below % PHASES], lost[rows, (below + 1) % PHASES])
         least = lost.min(axis=1, keepdims=True)
         # The table's phases in the order in which the point would come to them, and how far they are.
-        order = np.arange(math.ceil(float(way.max(initial=0.0)) / CELL_RAD) + 1)
+        order = np.arange(math.ceil(float(way.max()) / CELL_RAD) + 1)
         coming = np.where(up, below + 1 + order, below - order)
         far = np.abs(coming - at) * CELL_RAD
         loss = lost[rows, coming % PHASES]
@@ -145,7 +145,7 @@ class Outlook:
             axis=1, keepdims=True
         )  # the first phase of the table that is not before it
         at_it = np.take_along_axis(far, beyond, axis=1) <= way + ROUNDING_RAD
-        inside = (beyond == 0) | np.take_along_axis(fine, np.maximum(beyond - 1, 0), axis=1)
+        inside = np.take_along_axis(fine, np.maximum(beyond - 1, 0), axis=1)
         free = np.take_along_axis(fine, beyond, axis=1) & (at_it | inside)
         reached = np.where(before & fine, far, 0.0).max(axis=1)
         moved = applied_rad + np.where(up[:, 0], reached, -reached)
