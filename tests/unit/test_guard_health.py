@@ -1,0 +1,93 @@
+"""Health of the pick-ups: how much noise there is, and from where on a profile is dead, clipped or frozen."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from memrl_deploy.guard import GuardConfig
+from memrl_deploy.guard.health import noise, unhealthy_points
+
+CONFIG = GuardConfig()
+
+
+def bunch(points: int, n_slices: int, sigma: float, seed: int = 1) -> np.ndarray:
+    """Return bunches of height 1 over a third of the turn, with white noise [points, n_slices]."""
+    place = np.linspace(-1.0, 1.0, n_slices)
+    shape = np.maximum(0.0, 1.0 - np.square(place / 0.33))
+    white = np.random.default_rng(seed).normal(size=(points, n_slices))
+    return np.asarray(shape + sigma * white, dtype=np.float32)
+
+
+@pytest.mark.parametrize("sigma", [0.5, 3.0])
+def test_the_noise_of_a_slice_is_found(sigma: float) -> None:
+    """White noise is measured to a few percent, and a bunch of a thousand slices adds next to nothing."""
+    white = np.random.default_rng(0).normal(0.0, sigma, (20, 1000)).astype(np.float32)
+    np.testing.assert_allclose(noise(white).mean(), sigma, rtol=0.02)
+    np.testing.assert_allclose(noise(white), sigma, rtol=0.15)
+    np.testing.assert_allclose(noise(bunch(20, 1000, 0.05)).mean(), 0.05, rtol=0.02)
+
+
+@pytest.mark.parametrize("n_slices", [100, 1000])
+def test_dead_is_a_sum_of_eight_times_its_noise(n_slices: int) -> None:
+    """A level of 7 times the noise of a mean is dead, one of 9 times is not."""
+    white = np.random.default_rng(2).normal(size=(1, n_slices))
+    white -= white.mean()
+    white /= noise(white.astype(np.float32))[0]
+    for times, dead in ((7.0, True), (9.0, False)):
+        profile = (white + times / math.sqrt(n_slices)).astype(np.float32)
+        assert unhealthy_points(profile, None, CONFIG)[0] == dead
+
+
+@pytest.mark.parametrize(
+    ("n_slices", "run"), [(1000, 30), (300, 9), (301, 10), (64, 4), (32, 4)], ids=str
+)
+@pytest.mark.parametrize("begin", [0.3, 0.31, 0.5])
+def test_clipped_is_a_flat_top_of_three_percent(n_slices: int, run: int, begin: float) -> None:
+    """So many slices in a row at exactly the largest value, wherever they begin; four at the least."""
+    first = int(begin * n_slices)
+    for length, clipped in ((run, True), (run - 1, False), (run + 5, True)):
+        profile = bunch(3, n_slices, 0.01)
+        profile[1, first : first + length] = 2.0
+        found = unhealthy_points(profile, None, CONFIG)
+        np.testing.assert_array_equal(found, [False, clipped, False])
+    broken = bunch(1, n_slices, 0.01)
+    broken[0, first : first + 2 * run - 1] = 2.0
+    broken[0, first + run - 1] = 1.9
+    assert not unhealthy_points(broken, None, CONFIG)[0]
+
+
+def test_a_flat_top_at_the_end_of_the_turn_counts() -> None:
+    """The last slices, and the first, are slices like all others."""
+    for where in (slice(970, 1000), slice(0, 30)):
+        profile = bunch(1, 1000, 0.01)
+        profile[0, where] = 2.0
+        assert unhealthy_points(profile, None, CONFIG)[0]
+
+
+@pytest.mark.parametrize(("sigma", "frozen"), [(0.003, False), (0.007, True)])
+def test_frozen_needs_noise_of_half_a_percent_of_the_peak(sigma: float, frozen: bool) -> None:
+    """What comes again without visible noise may be a bunch at rest."""
+    before, now = 4.0 * bunch(3, 1000, sigma), 4.0 * bunch(3, 1000, sigma, seed=2)
+    now[1] = before[1]
+    np.testing.assert_array_equal(unhealthy_points(now, before, CONFIG), [False, frozen, False])
+
+
+def test_a_profile_that_differs_in_one_slice_is_not_frozen() -> None:
+    """Every slice is compared, whichever it is."""
+    before, now = bunch(3, 100, 0.02), bunch(3, 100, 0.02, seed=2)
+    for point in (0, 2):
+        now[point] = before[point]
+    for changed in range(100):
+        one = now.copy()
+        one[2, changed] += 0.01
+        np.testing.assert_array_equal(unhealthy_points(one, before, CONFIG), [True, False, False])
+
+
+def test_a_reading_that_comes_again_whole_is_no_pick_ups_fault() -> None:
+    """All points alike are not frozen; nor is anything where the number of slices has changed."""
+    before = bunch(3, 100, 0.02)
+    assert not unhealthy_points(before, before, CONFIG).any()
+    assert not unhealthy_points(before[:, :50], before, CONFIG).any()
