@@ -40,8 +40,10 @@ def digitised(draw: st.DrawFn) -> NDArray[np.float32]:
     )
     special = draw(st.lists(st.sampled_from(range(len(SPECIAL))), max_size=3))
     levels = np.concatenate([levels, SPECIAL[special]])
-    places = st.integers(0, len(levels) - 1)
-    return levels[draw(hnp.arrays(np.intp, (POINTS, SLICES), elements=places))]
+    within = st.integers(0, len(levels) - 1)
+    places: NDArray[np.intp] = draw(hnp.arrays(np.intp, (POINTS, SLICES), elements=within))
+    found: NDArray[np.float32] = levels[places]
+    return found
 
 
 @st.composite
