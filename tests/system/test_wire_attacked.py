@@ -274,16 +274,24 @@ def test_commits_that_are_replayed_or_reordered_play_nothing(attacked: Attacked)
         to._dealer.send(sent[-1])
         return unpack(to._receive(20.0), wire.replies)[0]
 
+    def in_time(value: float) -> Any:
+        for _ in range(20):  # a busy computer is late now and then
+            reply = submit(value, 0)
+            if isinstance(reply, wire.ReceiptMessage):
+                return reply
+            assert reply.reason is RefusalReason.LATE, reply
+            sent.pop()
+        raise AssertionError("too late twenty times in a row")
+
     link._dealer.rcvtimeo = other._dealer.rcvtimeo = link._slice_ms = other._slice_ms = 20_000
-    first = submit(0.1, 0)
-    assert isinstance(first, wire.ReceiptMessage), first
+    first = in_time(0.1)
     link._dealer.send(sent[0])  # at once: the same reply, done once
     assert unpack(link._receive(20.0), wire.replies)[0] == first
     stale = submit(0.777, 1)  # a number from before
     assert stale.reason is RefusalReason.STALE
     elsewhere = submit(0.777, 10**6, other)
     assert elsewhere.reason is RefusalReason.STALE
-    assert isinstance(submit(0.2, 0), wire.ReceiptMessage)
+    in_time(0.2)
     for again in (sent[0], sent[1]):
         link._dealer.send(again)
         reply = unpack(link._receive(20.0), wire.replies)[0]
