@@ -92,7 +92,9 @@ def test_a_second_controller_is_refused_by_name() -> None:
         assert refused.value.reason is RefusalReason.FENCED
         with pytest.raises(Refused, match="'morning' is in control"):
             second.submit(reading.applied_rad, reading.cycle + 1, 1.0)
+        granted = first._fence
         receipt = first.submit(reading.applied_rad + 0.1, reading.cycle + 1, 1.0)
+        assert receipt.fence == granted  # from the first reply on, not only from the second
         first.close()
         later = second.start()
         np.testing.assert_allclose(later.applied_rad, reading.applied_rad + 0.1)

@@ -258,7 +258,8 @@ class EpicsServer:
             self._written_for = max(self._written_for, min(request["cycle"], following))
         elif do == structures.SUBMIT:
             return self._submitted(request["phi_hw_rad"], request["cycle"], due_s)
-        return structures.pack_reply(cycle=following, fence=holder.fence)
+        # Not that of `holder`: whoever has just been given control has a number of their own.
+        return structures.pack_reply(cycle=following, fence=self._holder.fence)
 
     def _control(self, session: str, name: str) -> None:
         """Give or renew control, unless another session has it."""
