@@ -383,7 +383,7 @@ class Guard:
             verdicts[~inside, stage] = Verdict.ALTERED
             fits &= inside
             low, high = np.maximum(low, least), np.minimum(high, most)
-        if fits.all() and not held.any() and self._plays(wanted, applied):
+        if fits.all() and self._plays(wanted, applied):  # a held point wants what is applied
             none = np.zeros(wanted.size, dtype=np.bool_)
             return Restricted(phi_hw_rad=wanted, step=none, value=none, slope=none), fits
         low, high = np.where(held, applied, low), np.where(held, applied, high)
