@@ -38,7 +38,13 @@ GUARD = ROOT / "deploy/memrl_deploy/guard"
 PACKAGE = "memrl_deploy.guard"
 LISTED = ROOT / "docs/guard-mutants.md"
 TESTS = sorted(str(path) for path in (ROOT / "tests/unit").glob("test_guard*.py"))
-FIRST = {"coherence": "", "health": "_health", "outlook": "_outlook", "returning": "_returning"}
+FIRST = {
+    "coherence": "",
+    "core": "_edges",
+    "health": "_health",
+    "outlook": "_outlook",
+    "returning": "_returning",
+}
 """Whose tests are run first, by the end of the file's name, `_stages` for all others: most mutants are
 noticed there."""
 SLOW = "across_the_range_does_not"
