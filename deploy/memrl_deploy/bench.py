@@ -162,8 +162,8 @@ def _segments(
         measured.journal_bytes += size
         if summary.error is not None:
             raise summary.error
-        if summary.cycles < count:
-            measured.reason = summary.reason
+        if summary.cycles < count or runtime.stop_cause:
+            measured.reason = runtime.stop_cause or summary.reason
         floors.measure(measured.floors_ms, size // max(summary.cycles, 1))
 
 

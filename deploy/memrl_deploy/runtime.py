@@ -132,6 +132,11 @@ class Runtime:
         """
         self._stopping.ask(cause)
 
+    @property
+    def stop_cause(self) -> str:
+        """Why it was asked to end, if only while it was being ended; empty if nobody asked."""
+        return self._stopping.cause
+
     def take_over(self) -> None:
         """Give the machine to the operator, now: nothing more is written until it is engaged again.
 

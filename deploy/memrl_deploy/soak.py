@@ -280,7 +280,7 @@ def _segment(
     tally.add(found)
     count(tally.missed, dict(summary.missed))
     count(tally.ends, {summary.reason if summary.error is None else str(summary.error): 1})
-    return summary.error is not None or summary.cycles >= count_
+    return not runtime.stop_cause and (summary.error is not None or summary.cycles >= count_)
 
 
 def _clear_interrupted(tally: Tally, out: Path) -> None:

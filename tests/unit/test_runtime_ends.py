@@ -277,6 +277,19 @@ def test_a_stop_just_before_the_wait_ends_the_run(
     assert (summary.cycles, summary.reason) == (0, "stopped by SIGTERM")
 
 
+def test_who_stops_a_run_that_is_ending_is_heard(tmp_path: Path) -> None:
+    """A signal after the last cycle changes nothing of the run, and whoever would begin another knows."""
+
+    class Late(Collect):
+        def close(self) -> None:
+            runtime.stop("stopped by SIGTERM")
+
+    runtime = closed_loop(Spy(), tmp_path, view=Late(), cycles=2)
+    summary = runtime.run()
+    assert (summary.cycles, summary.reason) == (2, "all cycles done")
+    assert runtime.stop_cause == "stopped by SIGTERM"
+
+
 def test_a_transition_behind_the_last_record_stands_in_the_end(tmp_path: Path) -> None:
     """Where no more record is made, the reason of the trace's end names the transition and its cause."""
 
