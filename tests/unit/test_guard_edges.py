@@ -32,6 +32,11 @@ def only(*points: int) -> np.ndarray:
     return np.isin(np.arange(POINTS), points)
 
 
+def test_excess_has_three_degrees() -> None:
+    """None, small, hard: three, in this order."""
+    assert [one.name for one in sorted(Excess)] == ["NONE", "SMALL", "HARD"]
+
+
 def test_what_was_asked_for_is_kept_as_it_was_asked() -> None:
     """The proposal is what is applied and the answer, also where the function is cut."""
     applied, delta = np.full(POINTS, 0.5), np.linspace(0.1, 0.4, POINTS)
