@@ -40,6 +40,7 @@ LISTED = ROOT / "docs/guard-mutants.md"
 TESTS = sorted(str(path) for path in (ROOT / "tests/unit").glob("test_guard*.py"))
 FIRST = {
     "coherence": "",
+    "config": "_edges",
     "core": "_edges",
     "health": "_health",
     "outlook": "_outlook",

@@ -37,6 +37,13 @@ def test_excess_has_three_degrees() -> None:
     assert [one.name for one in sorted(Excess)] == ["NONE", "SMALL", "HARD"]
 
 
+def test_thresholds_at_the_end_of_what_is_allowed_are_taken() -> None:
+    """Half a step, whole shares, and two thresholds that are one."""
+    whole = {"saturated_share": 1.0, "wide_share": 1.0, "lookahead_passing_loss": 1.0}
+    config = GuardConfig(coherence_fraction=0.5, **whole)  # type: ignore[arg-type]
+    replace(config, lookahead_loss=1.0, readback_hard_rad=config.readback_rad)
+
+
 def test_what_was_asked_for_is_kept_as_it_was_asked() -> None:
     """The proposal is what is applied and the answer, also where the function is cut."""
     applied, delta = np.full(POINTS, 0.5), np.linspace(0.1, 0.4, POINTS)
