@@ -12,6 +12,7 @@ from memrl_ctrl.backend import MachineDescription, Reading
 from memrl_ctrl.controllers import Driven, drive
 from memrl_ctrl.errors import MemrlError, MismatchError
 from memrl_ctrl.trace import CycleRecord, PolicyStep, TraceHeader
+from memrl_deploy.asked import inform
 from memrl_deploy.fallback import FallbackConfig, Rung, classical_function
 from memrl_deploy.guard.health import usable_points
 from memrl_deploy.inference import Inference
@@ -32,10 +33,12 @@ class ClassicalController:
         machine: what it is to drive.
 
     Raises:
-        MismatchError: the machine measures fewer slices than the controller sees.
+        MismatchError: the machine measures fewer slices than the controller sees, or the controller
+            works with a model and the machine's program is not known here.
     """
 
     def __init__(self, driven: Driven, machine: MachineDescription) -> None:
+        inform(driven, machine)
         self._driven, self._machine = driven, machine
         self._inference = Inference(driven, machine)
         self._last: PolicyStep | None = None

@@ -14,6 +14,7 @@ import pytest
 from memrl_ctrl.backend import Reading
 from memrl_ctrl.controllers import drive
 from memrl_ctrl.errors import MismatchError, UnknownNameError, UsageError
+from memrl_ctrl.registry import open_backend
 from memrl_ctrl.testing import FakeBackend
 from memrl_ctrl.trace import CycleRecord, TraceReader
 from memrl_deploy.classical import FALLBACK_KEY, ClassicalController, described, make_classical
@@ -156,3 +157,15 @@ def test_holding_too_short_to_recover_is_one_sentence() -> None:
     with pytest.raises(UsageError, match="--hold-cycles must be 2 or more, not 1"):
         FallbackOptions(hold_cycles=1).config()
     assert FallbackOptions(hold_cycles=2).config().recover_cycles == 1
+
+
+def test_a_controller_with_a_model_is_told_of_the_machine_or_refused() -> None:
+    """`fit` needs the program: with it the rung decides, without it is refused before anything runs."""
+    with pytest.raises(MismatchError, match=r"'fit' (needs the cycle program|works with a model)"):
+        make_classical("fit", FakeBackend(points=2, n_slices=128).description)
+    machine = open_backend("blond", program="psb-2gev", points=2, n_slices=128, seed=3)
+    reading = machine.start()
+    controller, _ = make_classical("fit", machine.description)
+    assert controller is not None
+    controller.begin()
+    assert np.abs(controller.propose(reading)).max() > 0.0
