@@ -17,7 +17,7 @@ from memrl_ctrl.testing import FakeBackend
 from memrl_ctrl.testing.traces import reading_at
 from memrl_ctrl.trace import Verdict
 from memrl_deploy.guard import STAGES, Guard, GuardConfig, usable_points
-from memrl_deploy.guard.coherence import _cheapest, coherent
+from memrl_deploy.guard.coherence import _cheapest, _data, coherent
 from memrl_deploy.guard.decision import Stage
 
 POINTS = 6
@@ -208,6 +208,25 @@ def test_the_cheapest_path_is_the_cheapest() -> None:
 
         best = min(itertools.product(range(5), repeat=4), key=total)
         assert tuple(_cheapest(goals, cost)) == best
+
+
+def test_what_an_answer_weighs_against_a_way() -> None:
+    """By hand: as it is within 150 degrees, taken into one turn and capped at 1; beyond, little."""
+    half = math.pi / 2.0
+    for delta, way, cost in (
+        (0.3, 0.7, 0.4),
+        (half, 2.0, 0.0),
+        (0.3, 1.5 * math.pi, 1.0),
+        (-1.5, 1.5 * math.pi, half - 1.5),
+        (1.5, -1.5 * math.pi, half - 1.5),
+        (0.0, math.pi, 0.1 + 0.25),
+        (half, math.pi, 0.0),
+        (-half, math.radians(160.0), 0.1),
+        (-half, math.radians(140.0), 1.0),
+        (1.2, math.radians(160.0), 0.35 * (half - 1.2)),
+    ):
+        told = _data(np.array([[delta]]), np.array([[way]]), half)[0, 0]
+        assert told == pytest.approx(cost, abs=1e-12)
 
 
 def test_coherence_needs_related_points() -> None:
