@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 # Modules of the guard whose surviving mutants are all explained; `make mutate-guard MUTATED=` takes all.
-MUTATED ?= budget excess
+MUTATED ?= budget coherence config core decision excess health outlook
 
 # One thread a library: on a small machine more of them stall each other.
 export OMP_NUM_THREADS  ?= 1
