@@ -4,6 +4,7 @@
 |---|---|---|
 | `minigrid-memory-s13` | `MiniGrid-MemoryS13-v0`, view of 3x3 | `ppo-lstm-minigrid-memory-s13`, seed 0 |
 | `maze-random` | `memrl/MazeRandom-S11-v0`, view of 3x3 and a compass | `ppo-lstm-maze-random`, seed 0 |
+| `psb` | `memrl/BeamPhase-v0`, 128 slices | `psb`, seed 1; lies with memrl_deploy, with its model card |
 
 Those of games are for looking at. A package brings more by an entry point of the group
 `memrl_ctrl.policies`: a function that returns a folder of ONNX files.

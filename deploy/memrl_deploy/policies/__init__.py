@@ -1,6 +1,6 @@
 """Where beam policies that come with memrl-ctrl are found: ONNX files, each with its model card.
 
-None meets the specification yet, so none is here.
+`psb`: the PS Booster's second harmonic, any program; see psb.md.
 """
 
 from __future__ import annotations
