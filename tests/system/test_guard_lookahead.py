@@ -162,8 +162,19 @@ def test_the_process_fits_beside_the_loop_and_its_end_is_told() -> None:
         event = until(fitted)
         task = Task.of(reading, reading.usable)
         assert task is not None
-        assert event == foresee(task, load_program(PROGRAM), CTIME)
-        assert Outlook.of(event, POINTS) is not None
+        # A kernel that was compiled here and one from the cache differ in the last bits.
+        here = foresee(task, load_program(PROGRAM), CTIME)
+        assert event.keys() == here.keys()
+        numbers = [name for name, value in here.items() if isinstance(value, float)]
+        assert [event[n] for n in numbers] == pytest.approx([here[n] for n in numbers], rel=1e-9)
+        assert event["verdict"] == here["verdict"]
+        told, expected = Outlook.of(event, POINTS), Outlook.of(here, POINTS)
+        assert told is not None
+        assert expected is not None
+        np.testing.assert_allclose(told.held.astype(int), expected.held.astype(int), atol=1)
+        np.testing.assert_allclose(
+            told.asymmetry.astype(int), expected.asymmetry.astype(int), atol=1
+        )
         os.kill(foresight._process.pid, signal.SIGKILL)
         event = until(fitted)
         while event["verdict"] != "ended":
