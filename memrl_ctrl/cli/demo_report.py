@@ -16,7 +16,7 @@ from rich.table import Table
 from memrl_ctrl.outputs import output_file
 from memrl_ctrl.policy.runner import OnnxPolicy
 from memrl_ctrl.trace import TraceReader
-from memrl_ctrl.trace.plot import draw_error, next_to
+from memrl_ctrl.trace.plot import draw_error, draw_waterfall, next_to
 from memrl_ctrl.trace.truth import truth_of
 
 if TYPE_CHECKING:
@@ -175,8 +175,10 @@ def draw(result: Score, out: Path) -> list[Path]:
         _save(figure, made[-1])
         plt.close(figure)
     figure, pair = plt.subplots(1, 2, figsize=(9.0, 6.0), sharey=True, layout="constrained")
-    _waterfall(result, pair[0], 0, "before")
-    _waterfall(result, pair[1], -1, "after")
+    for axes, cycle, title in ((pair[0], 0, "before"), (pair[1], -1, "after")):
+        profiles = np.asarray(result.profile[cycle], dtype=np.float64)
+        draw_waterfall(axes, result.ctime_ms, profiles, profiles.max())
+        axes.set_title(f"Profiles through the cycle, {title}")
     pair[0].set_ylabel("ctime [ms]")
     made.append(out / "profiles.png")
     _save(figure, made[-1])
@@ -222,18 +224,3 @@ def _phase_function(result: Score, axes: Axes) -> None:
 def _phase_error(result: Score, axes: Axes) -> None:
     draw_error(axes, result.error_deg)
     axes.set_title("Phase error on the machine")
-
-
-def _waterfall(result: Score, axes: Axes, cycle: int, title: str) -> None:
-    profile = np.asarray(result.profile[cycle], dtype=np.float64)
-    n_slices = profile.shape[1]
-    phase = np.degrees(2.0 * np.pi * (np.arange(n_slices) + 0.5) / n_slices)
-    spacing = float(np.median(np.diff(result.ctime_ms))) if result.ctime_ms.size > 1 else 1.0
-    height = 3.0 * spacing / profile.max()
-    for row in reversed(range(profile.shape[0])):
-        base = result.ctime_ms[row]
-        axes.fill_between(phase, base, base + height * profile[row], color="white", zorder=-row)
-        axes.plot(phase, base + height * profile[row], lw=0.7, color="C0", zorder=-row)
-    axes.set_xlabel("RF phase [degrees]")
-    axes.set_title(f"Profiles through the cycle, {title}")
-    axes.set_xlim(0.0, 360.0)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from memrl_ctrl.metrics import asymmetry
 Floats = NDArray[np.float64]
 
 
+@dataclass(eq=False)
 class AsymmetryPI(Controller):
     """Drives the skewness of the measured profile to zero.
 
@@ -37,24 +38,9 @@ class AsymmetryPI(Controller):
         }
     )
 
-    def __init__(
-        self,
-        proportional_deg: float = 40.0,
-        integral_deg: float = 0.1,
-        probe_deg: float = 15.0,
-    ) -> None:
-        self._proportional_deg = proportional_deg
-        self._integral_deg = integral_deg
-        self._probe_deg = probe_deg
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Return gains and probing step."""
-        return {
-            "proportional_deg": self._proportional_deg,
-            "integral_deg": self._integral_deg,
-            "probe_deg": self._probe_deg,
-        }
+    proportional_deg: float = 40.0
+    integral_deg: float = 0.1
+    probe_deg: float = 15.0
 
     def memory_specs(self) -> dict[str, tuple[int, ...]]:
         """Return the last skewness, their sum, shots, and whether the falling side was found."""
@@ -67,12 +53,12 @@ class AsymmetryPI(Controller):
         skewness = np.nan_to_num(asymmetry(observation[:, :-1]))
         first = memory["shots"][:, 0] == 0.0
         slope = (skewness - memory["last"][:, 0]) * np.sign(previous_rad)
-        moved = np.abs(previous_rad) >= 0.5 * math.radians(self._probe_deg)
+        moved = np.abs(previous_rad) >= 0.5 * math.radians(self.probe_deg)
         falling = np.where(moved & ~first, slope < 0.0, memory["falling"][:, 0] > 0.0)
         total = np.where(falling, memory["sum"][:, 0] + skewness, 0.0)
-        correction = self._proportional_deg * skewness + self._integral_deg * total
+        correction = self.proportional_deg * skewness + self.integral_deg * total
         side = np.where(skewness >= 0.0, 1.0, -1.0)
-        onward = np.where(previous_rad == 0.0, side, np.sign(previous_rad)) * self._probe_deg
+        onward = np.where(previous_rad == 0.0, side, np.sign(previous_rad)) * self.probe_deg
         wanted = np.where(falling, correction, onward)
         for name, value in (
             ("last", skewness),

@@ -10,6 +10,7 @@ minimised over a fine grid.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
@@ -27,6 +28,7 @@ GRID = 720
 """Phases at which the bound is computed: half a degree apart."""
 
 
+@dataclass(eq=False)
 class Bayesian(Controller):
     """Goes where a Gaussian process of the measured cost promises the lowest.
 
@@ -51,28 +53,16 @@ class Bayesian(Controller):
     MOST = 60
     """Measurements that are kept; the oldest are forgotten."""
 
-    def __init__(
-        self,
-        explore: float = 2.0,
-        halving: float = 4.0,
-        length: float = 0.7,
-        cost_noise: float = 0.02,
-        bunching_weight: float = 3.0,
-    ) -> None:
-        self._settings = {
-            "explore": explore,
-            "halving": halving,
-            "length": length,
-            "cost_noise": cost_noise,
-            "bunching_weight": bunching_weight,
-        }
-        self._grid = np.linspace(-math.pi, math.pi, GRID, endpoint=False)
-        _ = self._kernel  # a library that is missing is said at once
+    explore: float = 2.0
+    halving: float = 4.0
+    length: float = 0.7
+    cost_noise: float = 0.02
+    bunching_weight: float = 3.0
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Return its numbers."""
-        return dict(self._settings)
+    def __post_init__(self) -> None:
+        """Say at once that a library is missing."""
+        _ = self._kernel
+        self._grid = np.linspace(-math.pi, math.pi, GRID, endpoint=False)
 
     def memory_specs(self) -> dict[str, tuple[int, ...]]:
         """Return phases and costs measured so far, their number, and where the phase is now."""
@@ -87,13 +77,13 @@ class Bayesian(Controller):
     def _kernel(self) -> Any:
         from sklearn.gaussian_process.kernels import ExpSineSquared
 
-        return ExpSineSquared(length_scale=self._settings["length"], periodicity=2.0 * math.pi)
+        return ExpSineSquared(length_scale=self.length, periodicity=2.0 * math.pi)
 
     def decide(
         self, observation: Array, previous_rad: Floats, memory: dict[str, Array]
     ) -> tuple[Floats, dict[str, Array]]:
         """See `Controller.decide`."""
-        value = cost(observation, self._settings["bunching_weight"])
+        value = cost(observation, self.bunching_weight)
         at = memory["at_rad"][:, 0] + previous_rad
         memory["at_rad"] = at.astype(np.float32)[:, None]
         wanted = np.zeros(len(at))
@@ -114,12 +104,10 @@ class Bayesian(Controller):
         from sklearn.gaussian_process import GaussianProcessRegressor
 
         spread = max(float(np.std(costs)), 1e-3)
-        process = GaussianProcessRegressor(
-            self._kernel, alpha=self._settings["cost_noise"] ** 2, optimizer=None
-        )
+        process = GaussianProcessRegressor(self._kernel, alpha=self.cost_noise**2, optimizer=None)
         scaled = (costs - costs.mean()).astype(np.float64) / spread
         with config_context(assume_finite=True, skip_parameter_validation=True):
             process.fit(phases_rad.astype(np.float64)[:, None], scaled)
             mean, deviation = process.predict(self._grid[:, None], return_std=True)
-        explore = self._settings["explore"] * 0.5 ** (shots / self._settings["halving"])
+        explore = self.explore * 0.5 ** (shots / self.halving)
         return float(self._grid[np.argmin(mean - explore * deviation)])

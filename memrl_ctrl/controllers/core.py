@@ -13,6 +13,7 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -43,6 +44,8 @@ LARGEST_STEP_RAD = math.pi / 2.0
 
 class Controller(ABC):
     """A control law for many control points at once, without a state of its own.
+
+    One with numbers to tune is a dataclass; its fields are its settings.
 
     A row that is not shown (an observation of zeros: its reading could not be used) gets no change and
     keeps its memory.
@@ -102,7 +105,10 @@ class Controller(ABC):
     @property
     def settings(self) -> dict[str, Any]:
         """What it was tuned to, as plain values."""
-        return {}
+        own: Any = self
+        return (
+            {one.name: getattr(self, one.name) for one in fields(own)} if is_dataclass(own) else {}
+        )
 
     @property
     def digest(self) -> str:

@@ -6,8 +6,8 @@ The fit needs what the control system knows of each point (field, voltages, the 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from memrl_ctrl.errors import BeamError
 Floats = NDArray[np.float64]
 
 
+@dataclass(eq=False)
 class Fit(Controller):
     """Moves by a share of what `fit_profile` says, the first shot by all of it.
 
@@ -35,13 +36,7 @@ class Fit(Controller):
     name = "fit"
     needs_points = True
 
-    def __init__(self, gain: float = 1.0) -> None:
-        self._gain = gain
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Return the gain."""
-        return {"gain": self._gain}
+    gain: float = 1.0
 
     def memory_specs(self) -> dict[str, tuple[int, ...]]:
         """Return the number of shots."""
@@ -56,7 +51,7 @@ class Fit(Controller):
         seen = np.flatnonzero(observation[:, :-1].any(axis=1))
         if seen.size:
             wanted[seen] = fitted_correction(observation[seen, :-1], points.take(seen))
-        share = np.where(memory["shots"][:, 0] == 0.0, 1.0, self._gain)
+        share = np.where(memory["shots"][:, 0] == 0.0, 1.0, self.gain)
         memory["shots"] = memory["shots"] + np.float32(1.0)
         return share * wanted, memory
 
@@ -83,11 +78,11 @@ def _to_the_flattest(fit: ProfileFit) -> Floats:
     return np.where(fit.fitted, wrap(flattest - fit.phi2_rad), np.nan)
 
 
+@dataclass(eq=False)
 class DampedFit(Fit):
     """As `Fit`, with the tuned gain."""
 
     name = "fit-damped"
     ranges = MappingProxyType({"gain": (0.1, 1.0, "linear")})
 
-    def __init__(self, gain: float = 0.5) -> None:
-        super().__init__(gain)
+    gain: float = 0.5

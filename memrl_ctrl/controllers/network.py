@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from types import MappingProxyType
@@ -66,7 +67,17 @@ def phase_network() -> PhaseNetwork:
     return PhaseNetwork()
 
 
-class ConstantGain(Controller):
+class ByNetwork(Controller):
+    """A controller whose measurement is the network's; what it was trained to belongs to its settings."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return its numbers and the network."""
+        return {**super().settings, "network": phase_network().digest}
+
+
+@dataclass(eq=False)
+class ConstantGain(ByNetwork):
     """Moves by a fixed share of the network's phase error in every shot, and by all of a large one.
 
     Args:
@@ -77,19 +88,8 @@ class ConstantGain(Controller):
     name = "network-constant"
     ranges = MappingProxyType({"gain": (0.05, 1.0, "linear"), "capture_deg": (1.0, 60.0, "log")})
 
-    def __init__(self, gain: float = 0.4, capture_deg: float = 10.0) -> None:
-        self._gain = gain
-        self._capture_deg = capture_deg
-        self._network = phase_network()
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Return its numbers and the network."""
-        return {
-            "gain": self._gain,
-            "capture_deg": self._capture_deg,
-            "network": self._network.digest,
-        }
+    gain: float = 0.4
+    capture_deg: float = 10.0
 
     def memory_specs(self) -> dict[str, tuple[int, ...]]:
         """Return none."""
@@ -99,12 +99,13 @@ class ConstantGain(Controller):
         self, observation: Array, previous_rad: Floats, memory: dict[str, Array]
     ) -> tuple[Floats, dict[str, Array]]:
         """See `Controller.decide`."""
-        error = self._network(observation)[0]
-        large = np.abs(error) > math.radians(self._capture_deg)
-        return -np.where(large, 1.0, self._gain) * error, memory
+        error = phase_network()(observation)[0]
+        large = np.abs(error) > math.radians(self.capture_deg)
+        return -np.where(large, 1.0, self.gain) * error, memory
 
 
-class DecayingGain(Controller):
+@dataclass(eq=False)
+class DecayingGain(ByNetwork):
     """Moves by 1/k of the network's phase error in the k-th shot: the mean of all measurements.
 
     Shots with a large error, which is taken off whole, do not count: the first is seldom the best.
@@ -116,14 +117,7 @@ class DecayingGain(Controller):
     name = "network-decaying"
     ranges = MappingProxyType({"capture_deg": (1.0, 60.0, "log")})
 
-    def __init__(self, capture_deg: float = 10.0) -> None:
-        self._capture_deg = capture_deg
-        self._network = phase_network()
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Return its number and the network."""
-        return {"capture_deg": self._capture_deg, "network": self._network.digest}
+    capture_deg: float = 10.0
 
     def memory_specs(self) -> dict[str, tuple[int, ...]]:
         """Return the number of shots that count."""
@@ -133,14 +127,15 @@ class DecayingGain(Controller):
         self, observation: Array, previous_rad: Floats, memory: dict[str, Array]
     ) -> tuple[Floats, dict[str, Array]]:
         """See `Controller.decide`."""
-        error = self._network(observation)[0]
-        large = np.abs(error) > math.radians(self._capture_deg)
+        error = phase_network()(observation)[0]
+        large = np.abs(error) > math.radians(self.capture_deg)
         shots = memory["shots"][:, 0] + np.where(large, 0.0, 1.0)
         memory["shots"] = shots.astype(np.float32)[:, None]
         return -np.where(large, error, error / np.maximum(shots, 1.0)), memory
 
 
-class Kalman(Controller):
+@dataclass(eq=False)
+class Kalman(ByNetwork):
     """A Kalman filter of the phase error on the circle, measured by the network.
 
     What was applied moves the estimate; a random walk widens it; the network's own variance says how
@@ -164,25 +159,10 @@ class Kalman(Controller):
         }
     )
 
-    def __init__(
-        self,
-        walk_deg: float = 0.3,
-        noise_factor: float = 1.0,
-        floor_deg: float = 0.2,
-        gate: float = 5.0,
-    ) -> None:
-        self._settings = {
-            "walk_deg": walk_deg,
-            "noise_factor": noise_factor,
-            "floor_deg": floor_deg,
-            "gate": gate,
-        }
-        self._network = phase_network()
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Return the filter's numbers and the network."""
-        return {**self._settings, "network": self._network.digest}
+    walk_deg: float = 0.3
+    noise_factor: float = 1.0
+    floor_deg: float = 0.2
+    gate: float = 5.0
 
     def memory_specs(self) -> dict[str, tuple[int, ...]]:
         """Return the estimate and the inverse of its variance, 0 at the start: nothing is known."""
@@ -192,15 +172,14 @@ class Kalman(Controller):
         self, observation: Array, previous_rad: Floats, memory: dict[str, Array]
     ) -> tuple[Floats, dict[str, Array]]:
         """See `Controller.decide`."""
-        given = self._settings
-        measured, variance = self._network(observation)
-        variance = given["noise_factor"] * variance + math.radians(given["floor_deg"]) ** 2
+        measured, variance = phase_network()(observation)
+        variance = self.noise_factor * variance + math.radians(self.floor_deg) ** 2
         precision = memory["precision"][:, 0].astype(np.float64)
         predicted = memory["error_rad"][:, 0] + previous_rad
-        precision = precision / (1.0 + precision * math.radians(given["walk_deg"]) ** 2)
+        precision = precision / (1.0 + precision * math.radians(self.walk_deg) ** 2)
         innovation = wrap(measured - predicted)
         # The innovation's variance is 1 / precision + variance; nothing is known at precision 0.
-        stepped = precision * innovation**2 > given["gate"] ** 2 * (1.0 + precision * variance)
+        stepped = precision * innovation**2 > self.gate**2 * (1.0 + precision * variance)
         precision = np.where(stepped, 0.0, precision)
         gain = 1.0 / (1.0 + variance * precision)
         estimate = wrap(predicted + gain * innovation)

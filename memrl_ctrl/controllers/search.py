@@ -7,8 +7,8 @@ long, flat, symmetric bunch has the lowest.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,7 @@ def cost(observation: Array, bunching_weight: float) -> Floats:
     return np.where(np.isfinite(value), value, WORST_COST)
 
 
+@dataclass(eq=False)
 class ExtremumSeeking(Controller):
     """A sine on the phase, demodulated from the cost (Krstic, Wang, Automatica 36 (2000) 595).
 
@@ -52,26 +53,11 @@ class ExtremumSeeking(Controller):
         }
     )
 
-    def __init__(
-        self,
-        amplitude_deg: float = 8.0,
-        gain_deg: float = 200.0,
-        period_shots: float = 4.0,
-        average: float = 0.5,
-        bunching_weight: float = 3.0,
-    ) -> None:
-        self._settings = {
-            "amplitude_deg": amplitude_deg,
-            "gain_deg": gain_deg,
-            "period_shots": period_shots,
-            "average": average,
-            "bunching_weight": bunching_weight,
-        }
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Return its numbers."""
-        return dict(self._settings)
+    amplitude_deg: float = 8.0
+    gain_deg: float = 200.0
+    period_shots: float = 4.0
+    average: float = 0.5
+    bunching_weight: float = 3.0
 
     def memory_specs(self) -> dict[str, tuple[int, ...]]:
         """Return shots and the running mean of the cost."""
@@ -81,15 +67,14 @@ class ExtremumSeeking(Controller):
         self, observation: Array, previous_rad: Floats, memory: dict[str, Array]
     ) -> tuple[Floats, dict[str, Array]]:
         """See `Controller.decide`."""
-        given = self._settings
         shots = memory["shots"][:, 0].astype(np.float64)
-        value = cost(observation, given["bunching_weight"])
+        value = cost(observation, self.bunching_weight)
         mean = np.where(shots == 0.0, value, memory["mean"][:, 0])
-        turn = 2.0 * math.pi / given["period_shots"]
+        turn = 2.0 * math.pi / self.period_shots
         now, coming = np.sin(turn * shots), np.sin(turn * (shots + 1.0))
-        descent = -given["gain_deg"] * (value - mean) * now
-        wanted = descent + given["amplitude_deg"] * (coming - now)
-        mean = mean + given["average"] * (value - mean)
+        descent = -self.gain_deg * (value - mean) * now
+        wanted = descent + self.amplitude_deg * (coming - now)
+        mean = mean + self.average * (value - mean)
         memory["shots"] = (shots + 1.0).astype(np.float32)[:, None]
         memory["mean"] = mean.astype(np.float32)[:, None]
         return np.radians(wanted), memory
@@ -103,6 +88,7 @@ class _NextPoint(Exception):  # noqa: N818 - no error: the search asks for a mea
         self.where = where
 
 
+@dataclass(eq=False)
 class Cobyla(Controller):
     """COBYLA (M. J. D. Powell, 1994; scipy's), one evaluation a shot.
 
@@ -128,22 +114,9 @@ class Cobyla(Controller):
     MOST = 40
     """Costs that are kept."""
 
-    def __init__(
-        self,
-        first_step_deg: float = 60.0,
-        last_step_deg: float = 1.0,
-        bunching_weight: float = 3.0,
-    ) -> None:
-        self._settings = {
-            "first_step_deg": first_step_deg,
-            "last_step_deg": last_step_deg,
-            "bunching_weight": bunching_weight,
-        }
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Return its numbers."""
-        return dict(self._settings)
+    first_step_deg: float = 60.0
+    last_step_deg: float = 1.0
+    bunching_weight: float = 3.0
 
     def memory_specs(self) -> dict[str, tuple[int, ...]]:
         """Return costs so far, their number, where the phase is, and whether and where it ended."""
@@ -159,7 +132,7 @@ class Cobyla(Controller):
         self, observation: Array, previous_rad: Floats, memory: dict[str, Array]
     ) -> tuple[Floats, dict[str, Array]]:
         """See `Controller.decide`."""
-        value = cost(observation, self._settings["bunching_weight"])
+        value = cost(observation, self.bunching_weight)
         at = memory["at_rad"][:, 0] + previous_rad
         wanted = np.zeros(len(at))
         for row in range(len(at)):
@@ -188,8 +161,8 @@ class Cobyla(Controller):
                 measured,
                 np.zeros(1),
                 method="COBYLA",
-                tol=math.radians(self._settings["last_step_deg"]),
-                options={"rhobeg": math.radians(self._settings["first_step_deg"])},
+                tol=math.radians(self.last_step_deg),
+                options={"rhobeg": math.radians(self.first_step_deg)},
             )
         except _NextPoint as point:
             if len(costs) < self.MOST:

@@ -93,14 +93,15 @@ def _profiles(trace: TraceReader, figure: Figure) -> None:
         finite = profiles[np.isfinite(profiles)]
         peak = max(peak, float(finite.max(initial=0.0)))
     for axes, profiles, index in ((left, cycles[0], 0), (right, cycles[1], len(trace) - 1)):
-        _waterfall(axes, positions, profiles, peak or 1.0)
+        draw_waterfall(axes, positions, profiles, peak or 1.0)
         axes.set_title(f"Profiles, cycle {trace.cycles[index]}")
     left.set_ylabel(label)
 
 
-def _waterfall(
+def draw_waterfall(
     axes: Axes, positions: NDArray[np.float64], profiles: NDArray[np.float64], peak: float
 ) -> None:
+    """Draw profiles [points, n_slices] one behind the other; `peak` is the height of the tallest."""
     n_slices = profiles.shape[1]
     phase_deg = 360.0 * (np.arange(n_slices) + 0.5) / n_slices
     spacing = float(np.median(np.diff(positions))) if positions.size > 1 else 1.0

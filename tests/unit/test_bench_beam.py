@@ -168,6 +168,15 @@ def test_rivals_that_win_are_named() -> None:
     assert sentences(better) == ["mine is beaten by no rival in any condition."]
 
 
+def test_a_tie_is_no_win() -> None:
+    """What differs in digits that are not shown beats nobody; what differs in those that are, does."""
+    figure = "median_deg_after_5"
+    for own, beaten in ((95.9004, False), (95.96, True)):
+        found = {("mine", "flipped"): {figure: own}, ("hold", "flipped"): {figure: 95.9}}
+        said = sentences(standings(found, ["mine"], ["hold"]))
+        assert ("is beaten in flipped" in said[0]) is beaten
+
+
 def test_cells_are_kept_and_played_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,9 +25,14 @@ class Standing:
     rival_deg: float
 
     @property
-    def ratio(self) -> float:
-        """The policy's over the rival's: below 1 the policy is better."""
-        return self.policy_deg / self.rival_deg if self.rival_deg > 0.0 else math.inf
+    def lost(self) -> bool:
+        """Whether the rival is better, in the digits that are shown: else it is a tie."""
+        return self.policy_deg > self.rival_deg and shown(self.policy_deg) != shown(self.rival_deg)
+
+
+def shown(degrees: float) -> str:
+    """Return a figure as the sentences give it."""
+    return f"{degrees:.3g}"
 
 
 def standings(
@@ -75,10 +80,10 @@ def sentences(standing: Sequence[Standing]) -> list[str]:
     """Say plainly where a rival wins, one sentence a policy and condition where one does."""
     said = []
     for policy in dict.fromkeys(each.policy for each in standing):
-        lost = [each for each in standing if each.policy == policy and each.ratio > 1.0]
+        lost = [each for each in standing if each.policy == policy and each.lost]
         for condition in dict.fromkeys(each.condition for each in lost):
             parts = [
-                f"{each.figure} {each.policy_deg:.3g} against {each.rival_deg:.3g} of {each.rival}"
+                f"{each.figure} {shown(each.policy_deg)} against {shown(each.rival_deg)} of {each.rival}"
                 for each in lost
                 if each.condition == condition
             ]
