@@ -99,7 +99,8 @@ def run(
     """Decision time of the closed loop over ZeroMQ, recorded durably, beside the sum of its bare floors.
 
     A twin (30 points x 1000 slices, float32) in a process of its own plays as fast as it is written to,
-    over loopback with CURVE. The policy has an LSTM of 128 units. A decision begins when the reading is
+    over loopback with CURVE; its simulation takes only what the loop leaves of the cores, as a machine's
+    own computers would. The policy has an LSTM of 128 units. A decision begins when the reading is
     received and ends when the commit is answered. The trace is verified and removed every 2,500 cycles;
     after each such segment the floors are measured. Ctrl-C prints what was measured until then.
 
@@ -114,7 +115,7 @@ def run(
     try:
         with ExitStack() as ending, suppress(KeyboardInterrupt):
             ending.enter_context(work_bar(console, "closed loop"))
-            endpoint = ending.enter_context(twin(place))
+            endpoint = ending.enter_context(twin(place, "--low-priority"))
             echo = ending.enter_context(_echo_process())
             data = proportional_policy(
                 n_slices=POLICY_SLICES, gain_rad=0.5, lstm_units=UNITS, name="bench"

@@ -6,6 +6,7 @@ holds a cyclopts `Parameter`; they are read here, and shown by `memrl-ctrl bench
 
 from __future__ import annotations
 
+import inspect
 import typing
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -79,14 +80,34 @@ def _own_options(name: str, run: Callable[..., Any], words: tuple[str, ...]) -> 
 
 def _reader(name: str, run: Callable[..., Any]) -> cyclopts.App | None:
     """Return what reads a benchmark's own options; None where it has none."""
-    hints = typing.get_type_hints(run, include_extras=True).values()
-    if not any(isinstance(extra, Parameter) for hint in hints for extra in _extras(hint)):
+    hints = typing.get_type_hints(run, include_extras=True)
+    own = [key for key, hint in hints.items() if _is_option(hint)]
+    if not own:
         return None
-    reader = cyclopts.App(
-        name=f"memrl-ctrl bench {name}", default_parameter=FINITE, help_flags=[], version_flags=[]
+    signature = inspect.signature(run)
+
+    def options(**_values: Any) -> None:
+        """Stand for the benchmark, with nothing but its own options."""
+
+    options.__doc__ = run.__doc__
+    options.__annotations__ = {key: hints[key] for key in own}
+    options.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[signature.parameters[key].replace(annotation=hints[key]) for key in own],
+        return_annotation=None,
     )
-    reader.default(run)
+    reader = cyclopts.App(
+        name=f"memrl-ctrl bench {name}",
+        default_parameter=FINITE,
+        help_flags=[],
+        version_flags=[],
+        help_epilogue="Every benchmark also takes --json FILE (memrl-ctrl bench --help).",
+    )
+    reader.default(options)
     return reader
+
+
+def _is_option(hint: Any) -> bool:
+    return any(isinstance(extra, Parameter) for extra in _extras(hint))
 
 
 def _extras(hint: Any) -> tuple[Any, ...]:

@@ -53,6 +53,24 @@ def test_a_machine_is_driven_and_stopped(tmp_path: Path) -> None:
     np.testing.assert_allclose(np.cos(turn), 1.0)
 
 
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="only Linux has this priority")
+@pytest.mark.parametrize(("options", "standing_back"), [(["--low-priority"], 1), ([], 0)])
+def test_only_the_simulation_stands_back(
+    tmp_path: Path, options: list[str], standing_back: int
+) -> None:
+    """With `--low-priority` the thread that plays leaves the cores to others; those that answer do not."""
+    with process(tmp_path, "--period", "0", *options) as machine:
+        backend = open_backend(endpoint=machine.ready(), keys=machine.keys)
+        assert isinstance(backend, BeamBackend)
+        reading = backend.start()
+        backend.play(reading.applied_rad)
+        threads = os.listdir(f"/proc/{machine.pid}/task")
+        policies = {int(thread): os.sched_getscheduler(int(thread)) for thread in threads}
+        backend.close()
+    assert list(policies.values()).count(os.SCHED_IDLE) == standing_back
+    assert policies[machine.pid] == os.SCHED_OTHER
+
+
 def test_a_machine_that_is_killed_is_noticed(tmp_path: Path) -> None:
     """SIGKILL in the middle of a run is one sentence at the client, from every call."""
     with process(tmp_path, "--period", "0") as machine:

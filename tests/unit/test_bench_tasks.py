@@ -234,7 +234,8 @@ def test_a_benchmark_has_options_of_its_own(
     help_text = capsys.readouterr().out
     assert "--count" in help_text
     assert "How many of it" in help_text
-    assert "json-path" not in help_text
+    assert "json-path" not in help_text.lower()
+    assert "--json FILE" in help_text
 
 
 @pytest.mark.usefixtures("two_benchmarks")

@@ -63,6 +63,7 @@ def machine(
     state: OutputFolder | None = None,
     resume: Annotated[bool, Parameter(negative=())] = False,
     idle: Seconds | None = None,
+    low_priority: Annotated[bool, Parameter(negative=())] = False,
     quiet: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
     """Publish a machine over ZeroMQ, here a simulated one with an offset that it does not tell.
@@ -143,6 +144,10 @@ def machine(
     idle
         With period 0 and nobody in control: time between cycles, s; 0.05 unless given, and 0 with
         `--scenario` and `--cycles`: a scenario is then played through as fast as it goes.
+    low_priority
+        The simulation takes only what nobody else wants of the cores (Linux), so that a loop on the same
+        computer waits for no core as it would not for a machine of its own. On a busy computer the
+        cycles then take long.
     quiet
         Say only when it is ready, and at the end what was played.
     """
@@ -194,6 +199,7 @@ def machine(
             state=state,
             resume=resume,
             idle_s=idle,
+            low_priority=low_priority,
             on_ready=ready,
             on_cycle=view.cycle,
             on_note=view.note,

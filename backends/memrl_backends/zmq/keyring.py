@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from memrl_backends.zmq.endpoint import Endpoint
 from memrl_backends.zmq.keys import (
     FOLDER_MODE,
     KeyFile,
@@ -16,6 +17,9 @@ from memrl_backends.zmq.keys import (
     ServerKeys,
     authorized_keys,
     check_own,
+    load_server,
+    local_folder,
+    make_folder,
     peer_of,
     read_authorized,
     read_key,
@@ -207,3 +211,37 @@ def _check_name(name: str) -> None:
             f"{name!r} is no name for a key: letters, digits, '.', '_' and '-', at most 64, "
             f"and not {RESERVED!r}"
         )
+
+
+def ring_for(
+    asked: Endpoint,
+    keys: Path | None,
+    *,
+    insecure_loopback: bool,
+    note: Callable[[str], None] | None,
+) -> KeyRing | None:
+    """Return who may come in to a server; None where there are no keys and everybody may.
+
+    Args:
+        asked: where it listens.
+        keys: folder of keys; None makes and uses the local folder on loopback.
+        insecure_loopback: no keys.
+        note: called with a sentence about what is wrong.
+
+    Raises:
+        UsageError: not on loopback and no keys.
+        FileError: a file of keys that is absent or wrong.
+    """
+    if insecure_loopback:
+        if not asked.loopback:
+            raise UsageError(f"{asked} is not on loopback: --insecure-loopback does not go there")
+        return None
+    if keys is None:
+        if not asked.loopback:
+            raise UsageError(
+                f"{asked} can be reached from outside: give the keys that may come in "
+                "(--keys FOLDER), or bind to 127.0.0.1"
+            )
+        keys = local_folder()
+        make_folder(keys)
+    return KeyRing(load_server(keys), note)

@@ -29,13 +29,22 @@ class Player:
         backend: any backend that may be written.
         wake: file descriptor that gets one byte when a cycle has been played.
         gate: what functions must keep; without, the limits of the backend's description.
+        low_priority: cycles are played with what nobody else wants of the cores (Linux: SCHED_IDLE).
     """
 
-    def __init__(self, backend: BeamBackend, wake: int, gate: Gate | None = None) -> None:
+    def __init__(
+        self,
+        backend: BeamBackend,
+        wake: int,
+        gate: Gate | None = None,
+        *,
+        low_priority: bool = False,
+    ) -> None:
         self._backend = backend
         self.gate = gate or Gate(backend.description)
         self._wake = wake
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="machine")
+        begin = stand_back if low_priority else None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="machine", initializer=begin)
         self._playing: Future[Reading] | None = None
         self._closing = False
         self.last = backend.start()
@@ -152,6 +161,16 @@ class Player:
         """
         self._closing = True
         self._thread.shutdown(wait=True)
+
+
+def stand_back() -> None:
+    """Give the thread that calls this only what nobody else wants of the cores.
+
+    A thread that answers is otherwise put behind one that computes for up to some milliseconds, where
+    they meet on a core. Where the operating system knows no such priority, nothing is changed.
+    """
+    if hasattr(os, "SCHED_IDLE"):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 class Pacer:

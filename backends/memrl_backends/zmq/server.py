@@ -20,11 +20,10 @@ from memrl_backends.zmq import wire
 from memrl_backends.zmq.commands import CommandDesk, Machine, refusal
 from memrl_backends.zmq.convert import check_fits
 from memrl_backends.zmq.doors import Doors, ask_for_descriptors
-from memrl_backends.zmq.endpoint import Endpoint
 from memrl_backends.zmq.events import CycleEvent, Summary
 from memrl_backends.zmq.gate import gate_for
-from memrl_backends.zmq.keyring import KeyRing
-from memrl_backends.zmq.keys import Peer, load_server, local_folder, make_folder
+from memrl_backends.zmq.keyring import ring_for
+from memrl_backends.zmq.keys import Peer
 from memrl_backends.zmq.lease import Authority
 from memrl_backends.zmq.player import Pacer, Player, TruthLog
 from memrl_backends.zmq.ports import Ports, not_bound
@@ -93,6 +92,7 @@ class MachineServer:
         resume: go back to the function that was acknowledged last, before anybody is let in.
         idle_s: see `IDLE_S`.
         patience_s: see `PATIENCE_S`.
+        low_priority: see `Player`.
         on_ready: called when the first cycle has been played and clients may come.
         on_cycle: called after each cycle, in the thread of `run`.
         on_note: called with a sentence about what whoever runs the server should know.
@@ -119,12 +119,13 @@ class MachineServer:
         resume: bool = False,
         idle_s: float = IDLE_S,
         patience_s: float = PATIENCE_S,
+        low_priority: bool = False,
         on_ready: Callable[[], None] | None = None,
         on_cycle: Callable[[CycleEvent], None] | None = None,
         on_note: Callable[[str], None] | None = None,
     ) -> None:
         asked = endpoints.parse(endpoint)
-        self._ring = _ring_for(asked, keys, insecure_loopback=insecure_loopback, note=on_note)
+        self._ring = ring_for(asked, keys, insecure_loopback=insecure_loopback, note=on_note)
         check_fits(backend.description)
         self._backend = backend
         self._gate = gate_for(backend.description, limits)
@@ -139,6 +140,7 @@ class MachineServer:
         self._cycles, self._idle_s, self._patience_s = cycles, idle_s, patience_s
         self.armed = self.description.writable and (asked.loopback if arm is None else arm)
         self._truth_log, self._resume = truth_log, resume
+        self._low_priority = low_priority
         self._on_ready, self._on_cycle = on_ready, on_cycle
         self._stopping = False
         self._waiting: deque[Waiting] = deque()
@@ -212,7 +214,9 @@ class MachineServer:
             truth = TruthLog(self._truth_log) if self._truth_log else None
             if truth is not None:
                 ending.callback(truth.close)
-            player = Player(self._backend, self._wake_write, self._gate)
+            player = Player(
+                self._backend, self._wake_write, self._gate, low_priority=self._low_priority
+            )
             ending.callback(player.close)
             if self._resume:
                 self._go_back(player)
@@ -468,28 +472,6 @@ class MachineServer:
         for descriptor in (self._wake_read, self._wake_write):
             with contextlib.suppress(OSError):
                 os.close(descriptor)
-
-
-def _ring_for(
-    asked: Endpoint,
-    keys: Path | None,
-    *,
-    insecure_loopback: bool,
-    note: Callable[[str], None] | None,
-) -> KeyRing | None:
-    if insecure_loopback:
-        if not asked.loopback:
-            raise UsageError(f"{asked} is not on loopback: --insecure-loopback does not go there")
-        return None
-    if keys is None:
-        if not asked.loopback:
-            raise UsageError(
-                f"{asked} can be reached from outside: give the keys that may come in "
-                "(--keys FOLDER), or bind to 127.0.0.1"
-            )
-        keys = local_folder()
-        make_folder(keys)
-    return KeyRing(load_server(keys), note)
 
 
 def _check_time(name: str, value_s: float) -> None:
