@@ -12,12 +12,14 @@ from memrl_ctrl.testing.traces import reading_at
 from memrl_ctrl.trace import Verdict
 from memrl_deploy.guard import Guard, GuardConfig
 from memrl_deploy.guard.decision import Stage
+from memrl_deploy.guard.returning import LED_RAD, MARGIN_RAD, PATIENCE, TURN, Returning
 
 POINTS = 30
 STEP_RAD = math.pi / 2.0
 CTIME = np.linspace(275.0, 805.0, POINTS)
 ALONG = np.linspace(0.0, 1.0, POINTS)
 END_RAD = 4.0 * math.pi
+NAN = math.nan
 
 
 def circular(angle: np.ndarray) -> np.ndarray:
@@ -145,3 +147,98 @@ def test_where_no_turn_fits_the_range_cuts() -> None:
     for _ in range(10):
         loop.cycle(np.full(POINTS, 1.5))
     np.testing.assert_allclose(loop.place, 1.0)
+
+
+def begun(*wanted: float, together: bool, before: Returning | None = None) -> np.ndarray:
+    """Where points of these wishes go back to in a range of 10 rad to both sides, rad; NaN: not at all."""
+    limits = PhaseLimits(min_rad=-10.0, max_rad=10.0)
+    state = before or Returning.nowhere(len(wanted))
+    return state.begun(np.array(wanted), limits, together=together).aim_rad
+
+
+def going(*aim_rad: float, applied: float = 0.0) -> Returning:
+    """Points on their way there, all of them here in the cycle before."""
+    there = np.array(aim_rad)
+    return Returning(
+        aim_rad=there,
+        last_rad=np.full(there.size, applied),
+        idle=np.zeros(there.size, dtype=np.int64),
+    )
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_turn_back_leads_into_the_range(together: bool) -> None:
+    """From above it leads down, from below up; what is beyond the end by less than the margin stays."""
+    assert begun(11.0, together=together).tolist() == [11.0 - TURN]
+    assert begun(-11.0, together=together).tolist() == [-11.0 + TURN]
+    for near in (9.99, 10.0 + 0.99 * MARGIN_RAD):
+        np.testing.assert_array_equal(begun(near, together=together), [NAN])
+        np.testing.assert_array_equal(begun(-near, together=together), [NAN])
+
+
+def test_unrelated_rows_begin_each_in_its_own_direction() -> None:
+    """One goes down and one up; one inside the range, and one that no turn brings into it, do not go."""
+    back = begun(11.0, 0.0, -11.0, 17.0, together=False)
+    np.testing.assert_array_equal(back, [11.0 - TURN, NAN, -11.0 + TURN, NAN])
+
+
+def test_points_of_a_cycle_go_where_most_of_them_want_to() -> None:
+    """Also those inside the range; of as many to either side none goes."""
+    wishes = np.array([11.0, 11.5, 5.0, 4.0])
+    np.testing.assert_array_equal(begun(*wishes, together=True), wishes - TURN)
+    np.testing.assert_array_equal(begun(*-wishes, together=True), TURN - wishes)
+    assert np.isnan(begun(11.0, 5.0, -5.0, -11.0, together=True)).all()
+
+
+def test_points_of_a_cycle_go_only_if_all_fit() -> None:
+    """One that would leave the range at the other end keeps all of them where they are."""
+    for side in (1.0, -1.0):
+        assert np.isnan(begun(side * 11.0, side * 11.0, side * -4.0, together=True)).all()
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_point_on_its_way_keeps_its_aim(together: bool) -> None:
+    """Whatever it wants meanwhile: it neither begins anew, nor counts when others begin."""
+    before = going(3.0, NAN)
+    for wish in (10.5, -17.0):
+        back = begun(wish, 11.0, together=together, before=before)
+        np.testing.assert_array_equal(back, [3.0, 11.0 - TURN])
+    back = begun(11.0, 0.0, together=together, before=before)
+    np.testing.assert_array_equal(back, before.aim_rad)
+
+
+def test_a_point_waits_three_cycles_before_it_gives_up() -> None:
+    """Whoever stands still ends in the fourth cycle; coming nearer once begins the count anew."""
+    state, here = going(5.0), np.zeros(1)
+    for cycle in range(1, PATIENCE + 1):
+        state = state.seen(here, np.array([True]))
+        assert state.going.all()
+        assert state.idle == cycle
+    nearer = state.seen(np.array([0.1]), np.array([True]))
+    assert nearer.going.all()
+    assert nearer.idle == 0
+    ended = state.seen(here, np.array([True]))
+    assert not ended.going.any()
+    assert ended.idle == 0
+
+
+def test_a_held_point_waits_for_ever() -> None:
+    """It does not count cycles while it is held, and goes on when it may."""
+    state = going(5.0, NAN)
+    for _ in range(3 * PATIENCE):
+        state = state.seen(np.zeros(2), np.array([False, False]))
+        np.testing.assert_array_equal(state.idle, 0)
+    assert state.seen(np.zeros(2), np.array([True, True])).going.tolist() == [True, False]
+    for elsewhere in (5.0 - 0.9 * LED_RAD, -1.0):
+        assert state.seen(np.full(2, elsewhere), np.array([False, False])).going[0]
+
+
+def test_a_point_is_let_go_where_the_policy_leads_on() -> None:
+    """From 150 degrees to its aim on, from either side; and where it was moved away."""
+    here, free = np.zeros(1), np.array([True])
+    for side in (1.0, -1.0):
+        far = going(side * 1.01 * LED_RAD, applied=-side * 0.1)
+        assert far.seen(here, free).going.all()
+        led = going(side * 0.99 * LED_RAD, applied=-side * 0.1)
+        assert not led.seen(here, free).going.any()
+        assert not going(side * 5.0, applied=side * 0.1).seen(here, free).going.any()

@@ -68,8 +68,7 @@ class Returning:
             return replace(Returning.nowhere(applied_rad.size), last_rad=applied_rad.copy())
         left = np.abs(self.aim_rad - applied_rad)
         before = np.abs(self.aim_rad - self.last_rad)
-        idle = np.where(free & ~(left < before - NEARER_RAD), self.idle + 1, self.idle)
-        idle = np.where(left < before - NEARER_RAD, 0, idle)
+        idle = np.where(left < before - NEARER_RAD, 0, self.idle + free)
         ends = free & ((left <= LED_RAD) | (left > before + NEARER_RAD) | (idle > PATIENCE))
         aim = np.where(ends, np.nan, self.aim_rad)
         idle = np.where(np.isfinite(aim), idle, 0)
@@ -85,20 +84,15 @@ class Returning:
         """
         above = wanted_rad > limits.max_rad + MARGIN_RAD
         below = wanted_rad < limits.min_rad - MARGIN_RAD
-        staying = ~self.going
-        if not ((above | below) & staying).any():
+        if not (above | below).any():
             return self
-        if together:
-            higher, lower = (above & staying).sum(), (below & staying).sum()
-            aim = wanted_rad - TURN * np.sign(float(higher) - float(lower))
-            goes = staying
-        else:
-            aim = wanted_rad - TURN * above + TURN * below
-            goes = staying & (above | below)
+        staying = ~self.going
+        turns = np.where(staying, 1.0 * above - below, 0.0)
+        if together:  # where the most want to
+            turns = np.where(staying, np.sign(turns.sum()), 0.0)
+        aim = wanted_rad - TURN * turns
         fits = (aim >= limits.min_rad) & (aim <= limits.max_rad)
-        if together:
-            goes = goes & bool(fits[staying].all())
-        goes = goes & fits & (aim != wanted_rad)
-        return Returning(
-            aim_rad=np.where(goes, aim, self.aim_rad), last_rad=self.last_rad, idle=self.idle
-        )
+        if together and not fits[staying].all():
+            return self
+        aim = np.where(fits & (turns != 0.0), aim, self.aim_rad)
+        return replace(self, aim_rad=aim)
