@@ -18,6 +18,7 @@ from memrl_ctrl.backend import (
 )
 from memrl_ctrl.errors import RefusalReason, Refused
 from memrl_deploy.fallback import Ladder
+from memrl_deploy.receiving import check_reading, check_receipt
 
 
 class Shadow:
@@ -31,19 +32,24 @@ class Shadow:
 
     def __init__(self, source: BeamSource) -> None:
         self._source = source
+        self._machine = source.description
 
     @property
     def description(self) -> MachineDescription:
-        """The machine as it describes itself."""
-        return self._source.description
+        """The machine as it described itself when the run began."""
+        return self._machine
 
     def first(self, timeout_s: float | None) -> Reading:
-        """Return the first reading."""
-        return self._source.observe(timeout_s)
+        """Return the first reading.
+
+        Raises:
+            BrokenContract: it is not what the description promises.
+        """
+        return check_reading(self._source.observe(timeout_s), self._machine)
 
     def next(self, timeout_s: float | None) -> Reading:
-        """Return the next cycle's reading."""
-        return self._source.observe(timeout_s)
+        """Return the next cycle's reading; raises as `first`."""
+        return check_reading(self._source.observe(timeout_s), self._machine)
 
     def close(self) -> None:
         """Let go of the machine."""
@@ -70,28 +76,35 @@ class ClosedLoop:
                 "`memrl-ctrl shadow` needs none",
             )
         self._backend = backend
+        self._machine = backend.description
 
     @property
     def description(self) -> MachineDescription:
-        """The machine as it describes itself."""
-        return self._backend.description
+        """The machine as it described itself when the run began."""
+        return self._machine
 
     def first(self, timeout_s: float | None) -> Reading:
-        """Take control and return the first reading; changes nothing on a machine."""
+        """Take control and return the first reading; changes nothing on a machine.
+
+        Raises:
+            BrokenContract: it is not what the description promises.
+        """
         del timeout_s  # a backend's own
-        return self._backend.start()
+        return check_reading(self._backend.start(), self._machine)
 
     def next(self, timeout_s: float | None) -> Reading:
-        """Return the next cycle's reading."""
-        return self._backend.observe(timeout_s)
+        """Return the next cycle's reading; raises as `first`."""
+        return check_reading(self._backend.observe(timeout_s), self._machine)
 
-    def write(self, phi_hw_rad: FloatArray, cycle: int, deadline_s: float) -> Receipt:
-        """Set the function from `cycle` on.
+    def write(self, phi_hw_rad: FloatArray, cycle: int, deadline_s: float) -> tuple[Receipt, str]:
+        """Set the function from `cycle` on; return the receipt, and what it says the machine took instead.
 
         Raises:
             Refused: typed; nothing was applied.
+            BrokenContract: what came back is no receipt.
         """
-        return self._backend.submit(phi_hw_rad, cycle, deadline_s)
+        receipt = self._backend.submit(phi_hw_rad, cycle, deadline_s)
+        return receipt, check_receipt(receipt, phi_hw_rad, cycle, self._machine)
 
     @property
     def backend(self) -> BeamBackend:

@@ -239,6 +239,7 @@ def _same_bits(a: NDArray[Any], b: NDArray[Any]) -> bool:
     return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
+@np.errstate(over="ignore", invalid="ignore")  # as in the loop
 def _compare(
     result: ReplayResult,
     inference: Inference,

@@ -238,6 +238,8 @@ class Runtime:
             time.sleep(self._due_s - now_s)
         self._due_s = max(self._due_s, now_s) + self._pace_s
 
+    # A reading of numbers that no monitor gives may overflow; what then is not finite is held.
+    @np.errstate(over="ignore", invalid="ignore")
     def _decide(self, reading: Reading) -> None:
         pacing = self._pacing
         usable = self._guard.usable(reading)
@@ -263,17 +265,12 @@ class Runtime:
         outcome = self._record_and_write(reading, step, decision, function, measures)
         self._tell_changes()
         pacing.end()
-        summary = self.summary
-        summary.cycles += 1
-        summary.stages.update(stage_counts(decision))
-        asymmetry = np.abs(metrics.asymmetry[np.isfinite(metrics.asymmetry)])
-        mean = float(asymmetry.mean()) if asymmetry.size else float("nan")
-        summary.asymmetry = [*summary.asymmetry[:1], mean]
+        self.summary.see(decision, metrics.asymmetry)
         self._view.cycle(
             CycleView(
                 mode=mode,
                 cycle=reading.cycle,
-                decided=summary.cycles,
+                decided=self.summary.cycles,
                 recommended_rad=decision.phi_hw_rad,
                 applied_rad=reading.applied_rad,
                 asymmetry=metrics.asymmetry,
@@ -382,7 +379,7 @@ class Runtime:
                 raise Refused(
                     RefusalReason.LATE, f"decided {-deadline_s:.3f} s after cycle {target} began"
                 )
-            receipt = mode.write(phi_hw_rad, target, deadline_s)
+            receipt, other = mode.write(phi_hw_rad, target, deadline_s)
         except Refused as refused:
             self._pacing.lap("write")
             reason, end = refused.reason.value, self._refused(refused)
@@ -402,6 +399,10 @@ class Runtime:
         end = self._fence.check(receipt.fence)
         if end is not None:
             self._leave(Cause.TAKEN_OVER, str(end))
+        elif other:
+            end = self._count("receipt", other)
+        else:
+            self._strikes.clear("receipt")
         self._outcome(recorder, cycle, last=end is not None, receipt=receipt)
         self._strikes.clear(RefusalReason.LATE.value)
         self.summary.written += 1

@@ -103,7 +103,7 @@ class RunSummary:
     held: int = 0
     """Cycles in which nothing was written, for want of readings or answers."""
     missed: Counter[str] = field(default_factory=Counter)
-    """Cycles that went wrong: refused (by reason), `timeout`, `stale`, `unrecorded`."""
+    """Cycles that went wrong: refused (by reason), `timeout`, `stale`, `unrecorded`, `receipt`, ..."""
     stages: Counter[str] = field(default_factory=Counter)
     """Points that each guard stage altered, held or refused, over all cycles."""
     changes: list[str] = field(default_factory=list)
@@ -122,6 +122,14 @@ class RunSummary:
     """The HDF5 file, or the run's folder if it could not be made."""
     trace_problem: str = ""
     """What is wrong with the trace's end."""
+
+    def see(self, decision: Decision, asymmetry: FloatArray) -> None:
+        """Count a cycle: what was decided, and the asymmetry [points], NaN where there is no bunch."""
+        self.cycles += 1
+        self.stages.update(stage_counts(decision))
+        known = np.abs(asymmetry[np.isfinite(asymmetry)])
+        mean = float(known.mean()) if known.size else float("nan")
+        self.asymmetry = [*self.asymmetry[:1], mean]
 
     def decision_ms(self, *percents: float) -> list[float]:
         """Return percentiles of the decision time (all sections but `receive`), ms."""

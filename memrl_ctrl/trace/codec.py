@@ -293,10 +293,17 @@ def _cycle_message(record: CycleRecord) -> _Cycle:
         received_ns=_int64("received_ns", reading.received_ns),
         mode=_text(record.mode),
         policy_ran=record.policy is not None,
-        target_cycle=record.target_cycle,
+        target_cycle=_target(record.target_cycle),
         timings_ns=dict(sorted(record.timings_ns.items())),
         events_json=_events_json(record.events),
     )
+
+
+def _target(cycle: int | None) -> int | None:
+    """Return a cycle that a function was written for, None for none."""
+    if cycle is not None and cycle < 0:
+        raise ValueError(f"target_cycle {cycle} is below 0")
+    return None if cycle is None else _int64("target_cycle", cycle)
 
 
 def _cycle(message: _Cycle, arrays: Arrays) -> CycleRecord:

@@ -7,6 +7,7 @@ the lease while it is in control.
 from __future__ import annotations
 
 import contextlib
+import math
 import secrets
 import time
 from collections import deque
@@ -25,12 +26,14 @@ from memrl_ctrl.backend import BoolArray, FloatArray, MachineDescription, Readin
 from memrl_ctrl.errors import (
     ConnectionFailed,
     MemrlError,
+    MismatchError,
     ReadingTimeout,
     RefusalReason,
     Refused,
     UnknownNameError,
     UsageError,
 )
+from memrl_ctrl.frames import FrameError
 
 READING_PERIODS = 5
 """Without a timeout, so many periods are waited for a reading, ..."""
@@ -90,13 +93,14 @@ class ZmqSource:
         allowed_s = timeout_s
         if allowed_s is None:
             allowed_s = max(READING_FLOOR_S, READING_PERIODS * self.description.period_s)
-        deadline_s = began_s + allowed_s
+        deadline_s, old = began_s + allowed_s, -1
         while True:
             now_s = time.monotonic()
             if now_s >= deadline_s:
+                why = f"its readings are of cycle {old} and count no further" if old >= 0 else ""
                 raise ReadingTimeout(
-                    f"no reading from {self._link.endpoint} for {now_s - began_s:.1f} s "
-                    f"(the last was of cycle {self._cycle}); the machine is there, but plays no cycle"
+                    f"no reading from {self._link.endpoint} for {now_s - began_s:.1f} s (the last was of "
+                    f"cycle {self._cycle}); the machine is there, but {why or 'plays no cycle'}"
                 )
             if now_s - heard_s > SILENCE_S:
                 self._link.lose(
@@ -107,17 +111,20 @@ class ZmqSource:
             if news is None:
                 continue
             heard_s = time.monotonic()
-            if timeout_s is None and news.status is not None and news.status.playing:
-                deadline_s = heard_s + allowed_s
             fresh = [pair for pair in news.readings if pair[1].cycle > self._cycle]
             behind = news.status is not None and news.status.cycle > max(
                 self._cycle, fresh[-1][1].cycle if fresh else -1
             )
+            # A cycle that takes long is waited for; not what the machine says that it has read already.
+            waits = timeout_s is None and news.status is not None and not behind
+            if waits and news.status is not None and news.status.playing:
+                deadline_s = heard_s + allowed_s
             # Whoever fell behind may have lost even the newest: the machine is asked for it.
             if behind or len(fresh) > 1:
                 reading = self.snapshot()
                 if reading.cycle > self._cycle:
                     return self._seen(reading)
+                old = reading.cycle
             elif fresh:
                 self._count(fresh[-1][0])
                 return self._seen(fresh[-1][1])
@@ -147,6 +154,7 @@ class ZmqSource:
             raise ConnectionFailed(f"{lost}; now {error}") from error
         if self._link.welcome.instance != before.instance:
             self._cycle, self._stream = -1, None
+        _check_same(before, self._link.welcome)
 
     @property
     def link(self) -> Link:
@@ -273,8 +281,14 @@ class ZmqBackend(ZmqSource):
         if not isinstance(reply, wire.ReceiptMessage):
             raise ConnectionFailed(f"{self._link.endpoint} answers with {type(reply).__name__}")
         self._renewed(reply.expires_ns)
-        self._written_for = reply.cycle
-        applied = wire.check_array(arrays, "applied_rad", "<f8", function.shape)
+        self._written_for = cycle
+        try:
+            applied = wire.check_array(arrays, "applied_rad", "<f8", function.shape)
+        except FrameError as error:
+            raise ConnectionFailed(
+                f"a receipt of {self._link.endpoint} is wrong: {error}; whether it took the function "
+                "shows in its next reading"
+            ) from error
         return Receipt(
             cycle=reply.cycle,
             applied_rad=applied,
@@ -326,6 +340,10 @@ class ZmqBackend(ZmqSource):
         reply, _ = self._link.request(request)
         if not isinstance(reply, wire.LeaseGrant):
             raise ConnectionFailed(f"{self._link.endpoint} answers with {type(reply).__name__}")
+        if not 0.0 < reply.duration_s < math.inf:
+            raise ConnectionFailed(
+                f"{self._link.endpoint} grants a lease of {reply.duration_s} s, which is none"
+            )
         self._fence = self._last_fence = reply.fence
         self._lease_ns = int(reply.duration_s * 1e9)
         self._renewed(reply.expires_ns)
@@ -338,6 +356,21 @@ class ZmqBackend(ZmqSource):
     def _lose_lease(self, refused: Refused) -> None:
         if refused.reason in {RefusalReason.FENCED, RefusalReason.NOT_ARMED, RefusalReason.STALE}:
             self._fence = 0
+
+
+def _check_same(before: wire.Welcome, now: wire.Welcome) -> None:
+    """Refuse a machine that came back with other control points; machine and limits it has checked itself.
+
+    Raises:
+        MismatchError: with what is another.
+    """
+    for name in ("program", "points", "n_slices", "period_s", "point_names"):
+        was, is_ = getattr(before, name), getattr(now, name)
+        if was != is_:
+            values = "" if name == "point_names" else f" ({is_!r}, not {was!r} as before)"
+            raise MismatchError(
+                f"the machine {now.machine!r} came back with another {name}{values}: begin a new run"
+            )
 
 
 def open_backend(

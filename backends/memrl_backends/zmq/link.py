@@ -12,11 +12,17 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from memrl_backends.zmq import wire
-from memrl_backends.zmq.convert import description_from, reading_from
+from memrl_backends.zmq.convert import check_fits, description_from, reading_from
 from memrl_backends.zmq.endpoint import Endpoint
 from memrl_backends.zmq.keys import ClientKeys
 from memrl_ctrl.backend import MachineDescription, Reading
-from memrl_ctrl.errors import ConnectionFailed, MismatchError, RefusalReason, Refused
+from memrl_ctrl.errors import (
+    ConnectionFailed,
+    MismatchError,
+    RefusalReason,
+    Refused,
+    UsageError,
+)
 from memrl_ctrl.frames import MAX_BYTES, FrameError, pack, unpack
 
 SILENCE_S = 4.0
@@ -190,7 +196,12 @@ class Link:
             self.description: MachineDescription = description_from(
                 reply, arrays, writable=writable
             )
-        except FrameError as error:
+            check_fits(self.description)
+            if not 0.0 < reply.lease_s < math.inf:
+                raise FrameError(f"a lease of {reply.lease_s} s is none")
+            if not 0 < reply.readings_port < 1 << 16:
+                raise FrameError(f"no port has the number {reply.readings_port}")
+        except (FrameError, UsageError) as error:
             raise ConnectionFailed(f"the welcome of {self.endpoint} is wrong: {error}") from error
 
     def _subscribe(self) -> None:
