@@ -143,9 +143,12 @@ class Ladder:
             self._classical.undo()
 
     def _restored(self, reading: Reading) -> bool:
-        # A readback that is not a number compares as false: not verified.
-        near = np.abs(reading.readback_rad - self._snapshot) <= self._config.tolerance_rad
-        return bool(near.all())
+        # Both: a readback that stands still may stand at the snapshot while something else is applied. One
+        # that is not a number compares as false: not verified.
+        for function in (reading.readback_rad, reading.applied_rad):
+            if not (np.abs(function - self._snapshot) <= self._config.tolerance_rad).all():
+                return False
+        return True
 
 
 def classical_function(

@@ -174,3 +174,15 @@ def test_numbers_that_overflow_are_held_without_a_word_of_numpy(tmp_path: Path) 
     assert summary.trace is not None
     with TraceReader(summary.trace) as trace:
         assert replay_trace(trace).identical
+
+
+def test_a_readback_that_stands_at_the_snapshot_verifies_nothing(tmp_path: Path) -> None:
+    """Restored is what is applied and read back: one that stuck at engage does not end the way back."""
+    machine = Spy(alter=from_then_on(lambda r: replace(r, readback_rad=np.zeros(8))))
+    summary = closed_loop(machine, tmp_path, cycles=40).run()
+    assert np.abs(machine.submitted[WORKS - 1]).max() > np.radians(
+        10.0
+    )  # where the readback is not
+    assert isinstance(summary.error, Disengaged)
+    assert "restored, verified by readback" in str(summary.error)
+    np.testing.assert_allclose(machine.submitted[-1], 0.0, atol=np.radians(0.1))
