@@ -59,6 +59,9 @@ def replay(
     other = None if policy is None else load_asked(policy)
     console = Terminal(soft_wrap=True, highlight=False, markup=False, stderr=str(json) == "-")
     with TraceReader(trace) as reader:
+        if lost := reader.report.loss():
+            errors = Terminal(soft_wrap=True, highlight=False, markup=False, stderr=True)
+            errors.print(f"{reader.path}: {lost}", style="yellow")
         if twin:
             with work_bar(console, "closing the loop"):
                 found = counterfactual(

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from memrl_ctrl.texts import clean
 from memrl_deploy.pacing import SECTIONS
 from memrl_deploy.summary import CycleView, RunSummary, View
 
@@ -67,7 +68,7 @@ class LineView:
 
     def note(self, text: str) -> None:
         """Print it on a line of its own."""
-        self._console.print(f"! {text}", soft_wrap=True, highlight=False, markup=False)
+        self._console.print(f"! {clean(text)}", soft_wrap=True, highlight=False, markup=False)
 
     def close(self) -> None:
         """Nothing is left to do."""
@@ -101,7 +102,7 @@ class LiveView:
 
     def note(self, text: str) -> None:
         """Print it above the block."""
-        self._console.print(Text(f"! {text}", style="yellow"), soft_wrap=True)
+        self._console.print(Text(f"! {clean(text)}", style="yellow"), soft_wrap=True)
 
     def close(self) -> None:
         """Draw the last cycle and give the terminal back."""
@@ -147,7 +148,7 @@ def show_summary(summary: RunSummary, console: Console) -> None:
         row("functions written", str(summary.written))
         row("cycles held by the guard", str(summary.held))
     for change in summary.changes:
-        row("mode", change)
+        row("mode", clean(change))
     for kind, count in sorted(summary.missed.items()):
         row(f"missed: {kind}", str(count))
     row("points altered or held", _counts(summary))

@@ -16,6 +16,7 @@ from memrl_ctrl.cli.values import OutputFile, OutputFolder, within
 from memrl_ctrl.errors import FileError, TraceError
 from memrl_ctrl.outputs import output_file
 from memrl_ctrl.terminal import Terminal
+from memrl_ctrl.texts import clean
 from memrl_ctrl.trace.export import Form
 from memrl_ctrl.trace.export import export as export_trace
 from memrl_ctrl.trace.folder import HDF5_NAME, JOURNAL_NAME, RECORDS, run_folders
@@ -230,6 +231,7 @@ def plot(
     console = Terminal(highlight=False)
     try:
         with _progress("drawing") as advance, TraceReader(trace, advance) as reader:
+            _tell_loss(reader)
             known = None if truth is None else truth_of(reader, truth)
             made = plot_trace(reader, out or reader.path.parent / "plots", advance, known)
     except ModuleNotFoundError as error:
@@ -262,6 +264,7 @@ def export(
     console = Terminal(highlight=False)
     try:
         with _progress("exporting") as advance, TraceReader(trace, advance) as reader:
+            _tell_loss(reader)
             place = out or reader.path.with_name(f"{reader.path.stem}.{to.value}")
             with output_file(place) as partial:
                 rows = export_trace(reader, partial, to, profiles=profiles, progress=advance)
@@ -335,11 +338,18 @@ def key(*, make: Annotated[bool, Parameter(negative="")] = False) -> None:
     console.print(f"secret key: {key_path()}", style="dim")
 
 
+def _tell_loss(reader: TraceReader) -> None:
+    """Say on stderr that what is made from a trace lacks something, where it does."""
+    if lost := reader.report.loss():
+        errors = Terminal(stderr=True, highlight=False, soft_wrap=True, markup=False)
+        errors.print(f"{reader.path}: {lost}", style="yellow")
+
+
 def _literal(text: str) -> str:
-    """Return a text that may hold brackets, for a console that reads markup."""
+    """Return a text from a file, which may hold anything, for a console that reads markup."""
     from rich.markup import escape
 
-    return escape(text)
+    return escape(clean(text))
 
 
 @contextmanager

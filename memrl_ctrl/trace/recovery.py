@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import google_crc32c
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from memrl_ctrl.errors import TraceError
 from memrl_ctrl.trace.codec import FileRecord, Kind, Record, encode
 from memrl_ctrl.trace.folder import HDF5_NAME, JOURNAL_NAME
-from memrl_ctrl.trace.hdf5 import build_hdf5
+from memrl_ctrl.trace.hdf5 import FORMAT, build_hdf5
 from memrl_ctrl.trace.journal import CHECKED_FROM, HEAD
 from memrl_ctrl.trace.reader import TraceReader, find_trace, is_hdf5
 from memrl_ctrl.trace.report import Coverage, Damage, TraceReport
@@ -46,7 +47,31 @@ def recover(path: str | Path, progress: Progress | None = None) -> Recovery:
     if is_hdf5(journal):
         raise TraceError(journal, f"is HDF5 already; recover takes the journal ({JOURNAL_NAME})")
     hdf5 = journal.with_name(HDF5_NAME) if journal.name == JOURNAL_NAME else _beside(journal)
+    _check_replaces(hdf5)
     return Recovery(hdf5=hdf5, report=build_hdf5(journal, hdf5, progress))
+
+
+def _check_replaces(hdf5: Path) -> None:
+    """Refuse to put a trace in the place of a file that is something else.
+
+    What cannot be opened is replaced: that is what a recovery is for.
+
+    Raises:
+        TraceError: it is HDF5 of somebody else's, or no file.
+    """
+    if hdf5.exists() and not hdf5.is_file():
+        raise TraceError(hdf5, "is no file, and the HDF5 file of the journal would be made there")
+    try:
+        with h5py.File(hdf5, "r") as file:
+            ours = "format" in file.attrs and file.attrs["format"] == FORMAT
+    except (OSError, RuntimeError, ValueError, TypeError):
+        return
+    if not ours:
+        raise TraceError(
+            hdf5,
+            "is HDF5, but no trace of memrl-ctrl, and the file of the journal would take its place: move "
+            "one of them away",
+        )
 
 
 def _beside(journal: Path) -> Path:

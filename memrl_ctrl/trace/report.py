@@ -13,6 +13,9 @@ from memrl_ctrl.trace.codec import Record
 from memrl_ctrl.trace.records import CycleRecord, EndRecord, SignatureRecord
 from memrl_ctrl.trace.signing import is_valid
 
+MOST_PLACES = 10
+"""So many places of damage are told one by one."""
+
 
 class Damage(msgspec.Struct, frozen=True, kw_only=True):
     """One place of a trace that cannot be trusted. What is before and after it is kept."""
@@ -36,10 +39,12 @@ class Damage(msgspec.Struct, frozen=True, kw_only=True):
         """Return it in words, with its place."""
         where = "before the first cycle" if self.after_cycle is None else f"{self.after_cycle}"
         after = where if self.after_cycle is None else f"after cycle {where}"
-        return (
-            f"{self.kind} at byte {self.offset} (record {self.sequence}, {after}): "
-            f"{self.text}; {self.size} bytes lost"
-        )
+        place = f"at byte {self.offset} (record {self.sequence}, {after})"
+        if (
+            0 < self.offset == self.sequence
+        ):  # of an HDF5 file: a journal's record n begins behind byte n
+            place = f"at record {self.sequence} ({after})"
+        return f"{self.kind} {place}: {self.text}; {self.size} bytes lost"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +154,15 @@ class TraceReport:
         """Bytes that belong to no whole record."""
         return sum(place.size for place in self.damage)
 
+    def loss(self) -> str:
+        """Return in one sentence that something is lost; empty where nothing is."""
+        if self.whole:
+            return ""
+        return (
+            f"not whole: {self.lost_bytes} bytes are lost, {self.cycles} cycles are there "
+            "(`memrl-ctrl trace verify` says where)"
+        )
+
     def sentences(self) -> list[str]:
         """Return the report in words, a line each."""
         if self.cycles:
@@ -163,7 +177,15 @@ class TraceReport:
         else:
             state = "the run was interrupted"
         lines = [f"{range_}; {state}"]
-        lines += [place.sentence() for place in self.damage]
+        lines += [place.sentence() for place in self.damage[:MOST_PLACES]]
+        if len(self.damage) > MOST_PLACES:
+            more = self.damage[MOST_PLACES:]
+            lines.append(f"and {len(more)} more places, the last {more[-1].sentence()}")
         lines += self.signed.sentences() if self.signed is not None else []
-        lines.append("nothing is lost" if self.whole else f"{self.lost_bytes} bytes are lost")
+        if not self.whole:
+            lines.append(f"{self.lost_bytes} bytes are lost")
+        elif self.signed is None:
+            lines.append("nothing was lost when it was made; `memrl-ctrl trace verify` checks it")
+        else:
+            lines.append("nothing is lost")
         return lines

@@ -19,6 +19,8 @@ from typing import IO
 import msgspec
 
 from memrl_ctrl.errors import TraceError
+from memrl_ctrl.texts import clean
+from memrl_ctrl.trace.reader import find_trace
 from memrl_ctrl.trace.records import EndRecord
 from memrl_ctrl.trace.recovery import verify
 from memrl_ctrl.trace.report import Damage, Signed, TraceReport
@@ -86,7 +88,7 @@ def verify_untrusted(path: str | Path, progress: Progress | None = None) -> Trac
         raise TraceError(path, f"the check of it {_ended(code)}: it cannot be used")
     if answer.problem:
         raise TraceError(path, clean(answer.problem))
-    return _report(path, answer)
+    return _report(find_trace(path), answer)
 
 
 def _listen(output: IO[bytes], progress: Progress | None) -> _Answer | None:
@@ -128,11 +130,6 @@ def _ended(code: int) -> str:
     if code < 0:
         return f"was ended by {signal.Signals(-code).name}"
     return f"ended with exit code {code}" if code else "gave no result"
-
-
-def clean(text: str) -> str:
-    """Return a text without what would act on a terminal."""
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
 def _report(path: Path, answer: _Answer) -> TraceReport:

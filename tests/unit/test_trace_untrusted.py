@@ -13,8 +13,9 @@ import pytest
 
 from memrl_ctrl.errors import TraceError
 from memrl_ctrl.testing.traces import write_sample_journal
+from memrl_ctrl.texts import clean
 from memrl_ctrl.trace import recover, untrusted, verify
-from memrl_ctrl.trace.untrusted import clean, verify_untrusted
+from memrl_ctrl.trace.untrusted import verify_untrusted
 
 LIMITED = """
 import sys

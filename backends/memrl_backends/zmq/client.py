@@ -172,9 +172,16 @@ class ZmqSource:
         )
         reply, arrays = self._link.request(request)
         if not isinstance(reply, wire.ReadingMessage):
-            raise ConnectionFailed(f"{self._link.endpoint} answers with {type(reply).__name__}")
+            raise self._odd("who asks for the newest reading with", reply)
         self._count(reply)
         return self._link.reading(reply, arrays)
+
+    def _odd(self, what: str, reply: wire.AnyReply) -> ConnectionFailed:
+        kind = type(reply).__name__
+        return ConnectionFailed(
+            f"the machine at {self._link.endpoint} answers {what} a message of kind {kind}: it does not keep "
+            "the protocol"
+        )
 
     def _count(self, message: wire.ReadingMessage) -> None:
         if self._stream is not None and (lost := message.stream - self._stream - 1) > 0:
@@ -279,7 +286,7 @@ class ZmqBackend(ZmqSource):
             self._lose_lease(refused)
             raise
         if not isinstance(reply, wire.ReceiptMessage):
-            raise ConnectionFailed(f"{self._link.endpoint} answers with {type(reply).__name__}")
+            raise self._odd("a function with", reply)
         self._renewed(reply.expires_ns)
         self._written_for = cycle
         try:
@@ -339,7 +346,7 @@ class ZmqBackend(ZmqSource):
         )
         reply, _ = self._link.request(request)
         if not isinstance(reply, wire.LeaseGrant):
-            raise ConnectionFailed(f"{self._link.endpoint} answers with {type(reply).__name__}")
+            raise self._odd("who asks for the lease with", reply)
         if not 0.0 < reply.duration_s < math.inf:
             raise ConnectionFailed(
                 f"{self._link.endpoint} grants a lease of {reply.duration_s} s, which is none"

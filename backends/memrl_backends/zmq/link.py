@@ -24,6 +24,7 @@ from memrl_ctrl.errors import (
     UsageError,
 )
 from memrl_ctrl.frames import MAX_BYTES, FrameError, pack, unpack
+from memrl_ctrl.texts import clean
 
 SILENCE_S = 4.0
 """The machine publishes its status twice a second; after this long without it is gone."""
@@ -197,6 +198,9 @@ class Link:
                 reply, arrays, writable=writable
             )
             check_fits(self.description)
+            names = (reply.machine, reply.program, reply.fidelity, reply.key_name)
+            if not all(name.isprintable() for name in names):
+                raise FrameError("a name in it cannot be shown")
             if not 0.0 < reply.lease_s < math.inf:
                 raise FrameError(f"a lease of {reply.lease_s} s is none")
             if not 0 < reply.readings_port < 1 << 16:
@@ -291,7 +295,7 @@ class Link:
             reply, replied = self._decode(data)
             if reply.sequence in {0, message.sequence}:
                 if isinstance(reply, wire.Refusal):
-                    raise Refused(reply.reason, reply.detail)
+                    raise Refused(reply.reason, clean(reply.detail))
                 return reply, replied
         raise ConnectionFailed(
             f"the machine at {self.endpoint} did not reply within {allowed_s:.1f} s; whether it did "
@@ -345,7 +349,7 @@ class Link:
                 elif isinstance(message, wire.Status):
                     status = message
                 elif isinstance(message, wire.Goodbye):
-                    self._lost = f"the machine at {self.endpoint} has ended: {message.why}"
+                    self._lost = self._ended(message)
                     break
         if not readings and status is None:
             self.check_alive()
@@ -379,6 +383,9 @@ class Link:
         if self._lost:
             raise ConnectionFailed(self._lost)
 
+    def _ended(self, goodbye: wire.Goodbye) -> str:
+        return f"the machine at {self.endpoint} has ended: {clean(goodbye.why)}"
+
     def _last_words(self) -> str:
         """Return why the connection broke: in the machine's own words where it left some."""
         subscriber = getattr(self, "_subscriber", None)
@@ -391,7 +398,7 @@ class Link:
         ):
             message, _ = self._decode_published(subscriber.recv_multipart())
             if isinstance(message, wire.Goodbye):
-                return f"the machine at {self.endpoint} has ended: {message.why}"
+                return self._ended(message)
         return f"the machine at {self.endpoint} has gone: the connection broke"
 
     def close(self) -> None:
