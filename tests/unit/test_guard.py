@@ -188,6 +188,30 @@ def test_one_wild_answer_is_not_followed() -> None:
     np.testing.assert_array_equal(np.flatnonzero(decision.verdicts[:, Stage.COHERENCE]), [3])
 
 
+def test_a_wild_answer_at_the_end_of_a_cycle_is_followed_only_among_few() -> None:
+    """It makes one step, not two: among ten points that is too rough, of four it may be how it is."""
+    for points, altered in ((4, []), (10, [0])):
+        delta = STEP_RAD * (np.arange(points) == 0)
+        _, differs = coherent(delta, np.zeros(points), STEP_RAD)
+        np.testing.assert_array_equal(np.flatnonzero(differs), altered)
+
+
+@pytest.mark.parametrize(("points", "hump"), [(2, False), (3, False), (4, True), (5, True)])
+def test_few_points_are_not_swung_round_for_ever(points: int, *, hump: bool) -> None:
+    """From any offset, goals that span a radian, up or up and down: they arrive in five shots, and stay."""
+    along = np.linspace(0.0, 1.0, points)
+    span = 4.8 * along * (1.0 - along) if hump else 1.2 * along
+    for offset in np.linspace(-math.pi, math.pi, 25):
+        subject = Guard(PhaseLimits(), 500.0 * along, STEP_RAD)
+        goal, place = offset - span, np.zeros(points)
+        for shot in range(12):
+            error = np.angle(np.exp(1j * (place - goal)))
+            assert shot < 5 or np.abs(error).max() < math.radians(1.0)
+            place = subject.decide(
+                np.clip(-error, -STEP_RAD, STEP_RAD), reading_at(place)
+            ).phi_hw_rad
+
+
 def test_held_points_do_not_stop_the_others_from_going_together() -> None:
     """Coherence looks past a held point at its next neighbours."""
     delta = STEP_RAD * np.array([1.0, 1.0, math.nan, -1.0, 1.0, 1.0])
