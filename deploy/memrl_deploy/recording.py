@@ -110,5 +110,7 @@ class Recorder:
             self._journal.close(reason)
             self.hdf5 = recover(self.folder).hdf5
         except TraceError as error:
+            if not self._journal.path.is_file():
+                return f"{error}: the journal of this run is no longer at {self._journal.path}"
             return f"{error} (`memrl-ctrl trace recover {self.folder}` makes the HDF5 file later)"
         return ""

@@ -268,12 +268,24 @@ class JournalWriter:
             self._signed_cycles = self.cycles
 
     def _cut_off_interrupted(self) -> None:
-        """Cut off a record whose `append` was interrupted and never returned."""
+        """Cut off a record whose `append` was interrupted and never returned.
+
+        Raises:
+            TraceError: somebody deleted the journal or cut it: what is recorded would be nowhere, or behind
+                a hole.
+        """
+        size = self._tail.size
         try:
-            if os.fstat(self._file).st_size != self._tail.size:
-                os.ftruncate(self._file, self._tail.size)
+            found = os.fstat(self._file)
+            if found.st_size > size:
+                os.ftruncate(self._file, size)
         except OSError as error:
             raise TraceError(self.path, f"cycle not recorded: {error.strerror}") from error
+        if found.st_nlink == 0:
+            raise TraceError(self.path, "cycle not recorded: somebody deleted the journal")
+        if found.st_size < size:
+            self._failed = f"somebody cut the journal from {size} to {found.st_size} bytes"
+            raise TraceError(self.path, f"cycle not recorded: {self._failed}")
 
     def _write_whole(self, parts: list[bytes]) -> None:
         total = sum(len(part) for part in parts)

@@ -180,6 +180,8 @@ def find_trace(path: str | Path) -> Path:
     if not path.is_dir():
         if not path.exists():
             raise TraceError(path, "does not exist; expected a trace (.h5, .journal) or its folder")
+        if not path.is_file():  # a pipe would block whoever opens it
+            raise TraceError(path, "is no file; expected a trace (.h5, .journal) or its folder")
         return path
     journal, hdf5 = path / JOURNAL_NAME, path / HDF5_NAME
     if hdf5.is_file() and not (journal.is_file() and stale(hdf5, journal)):
@@ -194,7 +196,13 @@ def stale(hdf5: Path, journal: Path) -> bool:
     try:
         with h5py.File(hdf5, "r") as file:
             return int(file.attrs.get("journal_bytes", -1)) != journal.stat().st_size
-    except OSError:
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        RuntimeError,
+        KeyError,
+    ):  # what a false file makes of it
         return True
 
 

@@ -20,7 +20,6 @@ import msgspec
 
 from memrl_ctrl.errors import TraceError
 from memrl_ctrl.texts import clean
-from memrl_ctrl.trace.reader import find_trace
 from memrl_ctrl.trace.records import EndRecord
 from memrl_ctrl.trace.recovery import verify
 from memrl_ctrl.trace.report import Damage, Signed, TraceReport
@@ -45,6 +44,7 @@ class _Answer(msgspec.Struct, kw_only=True, omit_defaults=True):
     done: int = 0
     total: int = 0
     problem: str = ""
+    name: str = ""
     cycles: int = -1
     first_cycle: int | None = None
     last_cycle: int | None = None
@@ -88,7 +88,7 @@ def verify_untrusted(path: str | Path, progress: Progress | None = None) -> Trac
         raise TraceError(path, f"the check of it {_ended(code)}: it cannot be used")
     if answer.problem:
         raise TraceError(path, clean(answer.problem))
-    return _report(find_trace(path), answer)
+    return _report(path, answer)
 
 
 def _listen(output: IO[bytes], progress: Progress | None) -> _Answer | None:
@@ -138,7 +138,7 @@ def _report(path: Path, answer: _Answer) -> TraceReport:
         cycles, ended, reason = answer.end
         end = EndRecord(cycles=cycles, ended_utc=clean(ended), reason=clean(reason))
     return TraceReport(
-        path=path,
+        path=path / clean(answer.name) if path.is_dir() else path,
         cycles=answer.cycles,
         first_cycle=answer.first_cycle,
         last_cycle=answer.last_cycle,
@@ -190,6 +190,7 @@ def _check(path: Path) -> _Answer:
         return _Answer(problem=f"asks for more than {MEMORY_BYTES >> 30} GB of memory: unusable")
     end, signed = report.end, report.signed
     return _Answer(
+        name=report.path.name,
         cycles=report.cycles,
         first_cycle=report.first_cycle,
         last_cycle=report.last_cycle,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -186,3 +187,27 @@ def test_a_readback_that_stands_at_the_snapshot_verifies_nothing(tmp_path: Path)
     assert isinstance(summary.error, Disengaged)
     assert "restored, verified by readback" in str(summary.error)
     np.testing.assert_allclose(machine.submitted[-1], 0.0, atol=np.radians(0.1))
+
+
+@pytest.mark.parametrize("what", ["deleted", "cut"])
+def test_a_journal_that_somebody_takes_away_is_a_cycle_that_is_not_recorded(
+    what: str, tmp_path: Path
+) -> None:
+    """Nothing is written any more once the records lie nowhere: the third such cycle ends the run."""
+    taken: list[int] = []
+
+    def vandal(reading: Reading) -> Reading:
+        if reading.cycle == WORKS + 1:
+            (journal,) = tmp_path.glob("*/trace.journal")
+            taken.append(len(machine.submitted))
+            journal.unlink() if what == "deleted" else os.truncate(journal, 1000)
+        return reading
+
+    machine = Spy(alter=vandal)
+    summary = closed_loop(machine, tmp_path, cycles=20).run()
+    assert isinstance(summary.error, Disengaged)
+    assert "3 times 'unrecorded' in a row" in str(summary.error)
+    assert "somebody" in str(summary.error)
+    assert taken == [WORKS]
+    assert len(machine.submitted) == WORKS
+    assert summary.trace_problem
