@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from memrl_ctrl.agents.networks import Actor, squash, taken
+from memrl_ctrl.agents.filters import FilterMemory
+from memrl_ctrl.agents.networks import Actor, build_actor, squash, taken
 from memrl_ctrl.agents.ppo_policy import PpoPolicy
 from memrl_ctrl.agents.recurrent import (
     MemoryState,
@@ -166,12 +167,12 @@ class WindowPolicy(PolicyModule):
 
 
 class SequencePolicy(PolicyModule):
-    """Carries (h, c) of every LSTM layer."""
+    """Carries what the actor's memory carries: (h, c) of every LSTM layer, and its filters."""
 
     def step(
         self, observation: Tensor, previous: Tensor, *memory: Tensor
     ) -> tuple[Tensor, MemoryState]:
-        """See `PolicyModule`; memory is h and c of each layer [batch, size]."""
+        """See `PolicyModule`; memory is the arrays of `SequenceMemory.carried` [batch, width]."""
         recurrent = self.actor.memory
         if not isinstance(recurrent, SequenceMemory):
             raise TypeError("a sequence policy needs an actor with a sequence memory")
@@ -186,9 +187,8 @@ class SequencePolicy(PolicyModule):
         if not isinstance(recurrent, SequenceMemory):
             raise TypeError("a sequence policy needs an actor with a sequence memory")
         return tuple(
-            MemorySpec(name_in=f"{part}{i}_in", name_out=f"{part}{i}_out", shape=(size,))
-            for i, size in enumerate(recurrent.lstm.sizes)
-            for part in ("h", "c")
+            MemorySpec(name_in=f"{name}_in", name_out=f"{name}_out", shape=(width,))
+            for name, width in recurrent.carried.items()
         )
 
 
@@ -198,6 +198,7 @@ def policy_module(
     """Return the policy that carries the memory of the actor."""
     kind: type[PolicyModule] = {
         SequenceMemory: SequencePolicy,
+        FilterMemory: SequencePolicy,
         WindowMemory: WindowPolicy,
         NoMemory: PolicyModule,
     }[type(actor.memory)]
@@ -240,7 +241,7 @@ def untrained_policy(
     config = agent or LstmTd3Config()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        actor = Actor(task, config)
+        actor = build_actor(task, config)
         normaliser: nn.Module = nn.Identity()
         if config.normalise_observations:
             normaliser = Normaliser(task.n_observation)

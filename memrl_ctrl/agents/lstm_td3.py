@@ -6,7 +6,7 @@ Q target with target policy smoothing; every `policy_delay`-th time the actor an
 
 Additions, all off by default: whole episodes or parts of them instead of windows, prioritised replay,
 critics that see the truth, an action map that is fine near zero, an averaged actor, a penalty against
-saturation, a delayed start of the actor and decaying learning rates.
+saturation, a delayed start of the actor, decaying learning rates, and a memory that averages.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from memrl_ctrl.agents.batch import Batch
 from memrl_ctrl.agents.exportable import PolicyModule, policy_module
-from memrl_ctrl.agents.networks import Actor, Critic, squash, taken
+from memrl_ctrl.agents.networks import Critic, FilterActor, build_actor, squash, taken
 from memrl_ctrl.agents.recurrent import MemoryState, Normaliser
 from memrl_ctrl.agents.replay import Replay
 from memrl_ctrl.agents.task import TaskSpec
@@ -48,7 +48,7 @@ class LstmTd3:
         self.task, self.config, self.device = task, config, torch.device(device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.actor = Actor(task, config).to(device)
+            self.actor = build_actor(task, config).to(device)
             critics = [Critic(task, config) for _ in range(2 if config.double_critic else 1)]
             self.critics = nn.ModuleList(critics).to(device)
             self.critic = critics[0]
@@ -229,12 +229,16 @@ class LstmTd3:
         with self._precision():
             with torch.no_grad():  # the critic's memory does not depend on the action now
                 memory, features = critic.memory.recall(batch, after=False)
-            pre_tanh = self.actor(batch)
+            recalled = self.actor.memory.recall(batch, after=False)
+            pre_tanh = self.actor.decide(*recalled)
             value = critic.judge(memory, features, batch.truth, squash(pre_tanh))
         loss = -mean(value, batch.valid)
         if self.config.pre_tanh_penalty > 0.0:
             beyond = torch.relu(pre_tanh.abs() - self.config.pre_tanh_limit).square().sum(dim=-1)
             loss = loss + self.config.pre_tanh_penalty * mean(beyond, batch.valid)
+        if isinstance(self.actor, FilterActor) and self.config.estimate_weight > 0.0:
+            wrong = self.actor.estimate_error(recalled[0], batch.truth)
+            loss = loss + self.config.estimate_weight * mean(wrong, batch.valid)
         self._descend(self.actor_optimiser, loss, list(self.actor.parameters()))
         for parameter in self.critic_parameters:
             parameter.requires_grad_(True)

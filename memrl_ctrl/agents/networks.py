@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from memrl_ctrl.agents.batch import Batch
+from memrl_ctrl.agents.filters import TURN_RAD, FilterMemory, mixed, off_the_cut, wrap
 from memrl_ctrl.agents.recurrent import Memory, NoMemory, SequenceMemory, WindowMemory, mlp
 from memrl_ctrl.agents.task import TaskSpec
 from memrl_ctrl.config import LayersConfig, LstmTd3Config
@@ -18,6 +19,10 @@ from memrl_ctrl.errors import UsageError
 
 OUTCOME_DEG = 0.5
 """Phase error below which the critics' scale is linear, degrees."""
+LARGEST_SQUASHED = 0.9999
+"""Of an action whose size is known: beyond it the tanh has no slope left."""
+FINE_DEG, COARSE_DEG = 0.3, 10.0
+"""Scales of the reward `fine-error`."""
 
 
 def build_memory(
@@ -94,6 +99,56 @@ class Actor(nn.Module):
     def forward(self, batch: Batch, *, after: bool = False) -> Tensor:
         """Return the actions before tanh at each decision of a batch [..., n_action]."""
         return self.decide(*self.memory.recall(batch, after=after))
+
+
+class FilterActor(Actor):
+    """From the averages of a bank of filters to the action before tanh: the change that is wanted, mixed."""
+
+    memory: FilterMemory
+
+    def __init__(self, task: TaskSpec, config: LstmTd3Config) -> None:
+        nn.Module.__init__(self)
+        if task.kind != "beam-phase":
+            raise UsageError(
+                "filters are for memrl/BeamPhase-v0 and memrl/BeamCycle-v0, whose actions are turns of a "
+                f"phase, not for {task.environment!r}: leave them empty"
+            )
+        layers = config.actor
+        self.memory = FilterMemory(
+            task.n_observation, layers, keeps=config.filters, half_range_rad=task.max_step_rad
+        )
+        self.current = mlp(self.memory.n_features, ())
+        n_joined = self.memory.n_seen + self.memory.n_features
+        self.integration = mlp(n_joined, layers.combination)
+        self.head = nn.Linear([n_joined, *layers.combination][-1], self.memory.n_filters)
+        nn.init.zeros_(self.head.weight)  # at first the filters weigh as they predict
+        nn.init.zeros_(self.head.bias)
+
+    def decide(self, memory: Tensor, features: Tensor) -> Tensor:
+        """See `Actor`."""
+        seen, log_weights, averages, _ = self.memory.parts(memory)
+        joined = torch.cat((seen, features), dim=-1)
+        correction = in_float32(self.head, self.integration(joined))
+        wanted = mixed(log_weights + correction, averages)
+        unit = wanted * off_the_cut(wanted, TURN_RAD) / self.memory.half_range_rad
+        unit = unit.clamp(-LARGEST_SQUASHED, LARGEST_SQUASHED)
+        return 0.5 * (torch.log1p(unit) - torch.log1p(-unit))  # atanh, which has no export
+
+    def estimate_error(self, memory: Tensor, truth: Tensor) -> Tensor:
+        """Return how wrong each observation's own estimate is, as the reward `fine-error` has it [...].
+
+        Args:
+            memory: [..., n_memory].
+            truth: privileged features [..., n_truth].
+        """
+        *_, said = self.memory.parts(memory)
+        degrees = torch.rad2deg(wrap(said + math.pi * truth[..., :1])).abs().squeeze(-1)
+        return torch.log1p(degrees / FINE_DEG) + degrees / COARSE_DEG
+
+
+def build_actor(task: TaskSpec, config: LstmTd3Config) -> Actor:
+    """Return the actor that the configuration names."""
+    return FilterActor(task, config) if config.filters else Actor(task, config)
 
 
 class Critic(nn.Module):

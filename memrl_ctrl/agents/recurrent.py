@@ -239,6 +239,16 @@ class SequenceMemory(nn.Module):
         self.shares_encoder = not layers.current
         self.n_features = n_encoded if self.shares_encoder else n_observation
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Units of the LSTM's layers."""
+        return self.lstm.sizes
+
+    @property
+    def carried(self) -> dict[str, int]:
+        """Name and width of every array that is carried; h and c of each layer come first."""
+        return {f"{part}{i}": size for i, size in enumerate(self.sizes) for part in ("h", "c")}
+
     def forward(
         self, observations: Tensor, previous: Tensor, state: MemoryState | None = None
     ) -> tuple[Tensor, Tensor, MemoryState]:
@@ -247,7 +257,7 @@ class SequenceMemory(nn.Module):
         Args:
             observations: [time, batch, n_observation], scaled.
             previous: unit actions applied before them [time, batch, n_action].
-            state: see `StackedLstm`; None at the start of episodes.
+            state: arrays of `carried` [batch, width]; None at the start of episodes.
 
         Returns:
             Memory [time, batch, n_memory], features [time, batch, n_features], state.
@@ -263,8 +273,7 @@ class SequenceMemory(nn.Module):
             raise ValueError("the batch holds no sequences")
         rows, state = (batch.sequence.observation, batch.sequence.previous), None
         if self.acts and batch.sequence.state is not None:
-            widths = [size for size in self.lstm.sizes for _ in ("h", "c")]
-            state = torch.split(batch.sequence.state, widths, dim=-1)
+            state = torch.split(batch.sequence.state, list(self.carried.values()), dim=-1)
         if after:
             memory, features, _ = self(*rows, state)
             return memory[1:], features[1:]

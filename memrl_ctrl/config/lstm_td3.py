@@ -54,6 +54,12 @@ class LstmTd3Config:
     history_scale: Literal["linear", "logarithmic"] = "linear"
     """How the memory sees a past action: as it is, or also sign(a) log(1 + 360 |a|). A memory that
     averages has to know what was applied to a thousandth of the range."""
+    filters: tuple[float, ...] = ()
+    """`sequence` on the beam: the actor's memory also averages, in one fading-memory filter for each of these
+    numbers: the share of what it knows that the filter keeps at a step (1: all). Empty: none."""
+    estimate_weight: float = 0.0
+    """With `filters`: weight of the error of what each observation alone says, beside the critic's
+    value. It is the privileged error: the actor learns from it but never sees it."""
     actor: LayersConfig = LayersConfig()
     """Layers of the actor."""
     critic: LayersConfig = LayersConfig()
@@ -179,4 +185,34 @@ class LstmTd3Config:
             self.history_actions or self.history_scale == "linear",
             "history_scale: logarithmic needs history_actions: true",
         )
+        self._check_filters()
         require(self.actor_average < 1.0, "actor_average must be below 1")
+
+    def _check_filters(self) -> None:
+        require_between(self, 0.0, 1e6, "estimate_weight")
+        if not self.filters:
+            require(self.estimate_weight == 0.0, "estimate_weight is for filters: give some, or 0")
+            return
+        require(
+            all(0.0 <= keep <= 1.0 for keep in self.filters),
+            f"filters keep a share of what they know, from 0 to 1, not {list(self.filters)}",
+        )
+        require(
+            self.memory == "sequence" and self.sequence_length == 0,
+            "filters are for memory: sequence over whole episodes (sequence_length: 0): what is kept of a "
+            "memory for parts of them is too coarse for an average",
+        )
+        require(
+            self.history_actions and self.history_scale == "logarithmic",
+            "filters need history_actions: true and history_scale: logarithmic",
+        )
+        require(self.action_map == "linear", "filters need action_map: linear")
+        require(
+            not self.actor.current and not self.actor.post_lstm,
+            "filters take the encoder's output and the LSTM's as they are: leave actor.current and "
+            "actor.post_lstm empty",
+        )
+        require(
+            self.estimate_weight == 0.0 or self.critic_sees_truth,
+            "estimate_weight needs critic_sees_truth: true",
+        )

@@ -10,7 +10,7 @@ import torch
 
 from memrl_ctrl.agents.exportable import ExportablePolicy, untrained_policy
 from memrl_ctrl.agents.task import TaskSpec, beam_task
-from memrl_ctrl.config import LstmTd3Config
+from memrl_ctrl.config import LayersConfig, LstmTd3Config
 from memrl_ctrl.errors import FileError, MismatchError
 from memrl_ctrl.policy import OnnxPolicy
 from memrl_ctrl.policy.manifest import (
@@ -111,11 +111,17 @@ def test_exporting_leaves_the_warning_filters_alone(tmp_path: Path) -> None:
         LstmTd3Config(memory="window"),
         LstmTd3Config(memory="sequence"),
         LstmTd3Config(memory="window", history_length=0),
+        LstmTd3Config(
+            memory="sequence",
+            filters=(0.3, 0.8, 0.99),
+            history_scale="logarithmic",
+            actor=LayersConfig(current=()),
+        ),
     ],
-    ids=["window", "sequence", "none"],
+    ids=["window", "sequence", "none", "filters"],
 )
 def test_every_kind_of_memory_survives_the_export(agent: LstmTd3Config, tmp_path: Path) -> None:
-    """Window, sequence and no memory give the same actions from the file as from torch."""
+    """Window, sequence, none and filters give the same actions from the file as from torch."""
     report = export_policy(
         untrained_policy(beam_task(n_slices=32), agent, gain=5.0), tmp_path / "p.onnx", plan=SMALL
     )

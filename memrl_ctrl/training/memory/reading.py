@@ -81,12 +81,12 @@ class _SequenceReader:
 
     def __init__(self, memory: SequenceMemory) -> None:
         self._memory = memory
-        self.sizes = memory.lstm.sizes
+        self.sizes = memory.sizes
         self._state: list[Tensor] = []
 
     def reset(self, rows: int, mask: Mask | None) -> None:
         """See `Reader`."""
-        fresh = [torch.zeros(rows, size) for size in self.sizes for _ in ("h", "c")]
+        fresh = [torch.zeros(rows, width) for width in self._memory.carried.values()]
         if mask is not None:
             keeps = torch.from_numpy(~mask)
             for new, old in zip(fresh, self._state, strict=True):
@@ -101,7 +101,7 @@ class _SequenceReader:
             observation.unsqueeze(0), previous.unsqueeze(0), tuple(self._state)
         )
         self._state = list(state)
-        return (memory.squeeze(0), features.squeeze(0)), self._state
+        return (memory.squeeze(0), features.squeeze(0)), self._state[: 2 * len(self.sizes)]
 
 
 class _WindowReader:
