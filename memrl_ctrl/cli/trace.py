@@ -19,7 +19,14 @@ from memrl_ctrl.terminal import Terminal
 from memrl_ctrl.texts import clean
 from memrl_ctrl.trace.export import Form
 from memrl_ctrl.trace.export import export as export_trace
-from memrl_ctrl.trace.folder import HDF5_NAME, JOURNAL_NAME, RECORDS, run_folders
+from memrl_ctrl.trace.folder import (
+    HDF5_NAME,
+    JOURNAL_NAME,
+    RECORDS,
+    is_there,
+    looking_at,
+    run_folders,
+)
 from memrl_ctrl.trace.prune import Drop
 from memrl_ctrl.trace.prune import prune as prune_runs
 from memrl_ctrl.trace.reader import TraceReader, find_trace, stale
@@ -53,7 +60,7 @@ def ls(folder: Path = RECORDS) -> None:
     for heading in ("mode", "machine", "program", "cycles", "state"):
         table.add_column(heading)
     for run in run_folders(folder):
-        table.add_row(run.name, *_summary(run))
+        table.add_row(*map(_literal, (run.name, *_summary(run))))
     if table.row_count:
         console.print(table)
     else:
@@ -158,15 +165,18 @@ def recover(path: Path) -> int:
 
 def _to_recover(path: Path) -> Iterator[Path]:
     """Iterate over the journals to recover for what the user named."""
-    if not path.is_dir() or (path / JOURNAL_NAME).is_file():
-        yield path / JOURNAL_NAME if path.is_dir() else path
+    with looking_at(path):
+        folder = path.is_dir()
+        one = not folder or (path / JOURNAL_NAME).is_file()
+    if one:
+        yield path / JOURNAL_NAME if folder else path
         return
-    runs = [run for run in run_folders(path) if (run / JOURNAL_NAME).is_file()]
+    runs = [run for run in run_folders(path) if is_there(run / JOURNAL_NAME)]
     if not runs:
         raise TraceError(path, f"holds no run with a {JOURNAL_NAME}")
     for run in runs:
         hdf5, journal = run / HDF5_NAME, run / JOURNAL_NAME
-        if not hdf5.is_file() or stale(hdf5, journal):
+        if not is_there(hdf5) or stale(hdf5, journal):
             yield journal
 
 

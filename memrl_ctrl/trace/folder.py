@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -61,13 +62,36 @@ def run_folders(root: Path) -> Iterator[Path]:
     Raises:
         TraceError: `root` is no folder.
     """
-    if not root.is_dir():
-        raise TraceError(root, "is no folder; give the folder of the runs, or of one run")
+    with looking_at(root):
+        if not root.is_dir():
+            raise TraceError(root, "is no folder; give the folder of the runs, or of one run")
+        inside = sorted(root.iterdir())
     if _holds_trace(root):
         yield root
         return
-    yield from (folder for folder in sorted(root.iterdir()) if _holds_trace(folder))
+    yield from (folder for folder in inside if _holds_trace(folder))
+
+
+@contextmanager
+def looking_at(path: Path) -> Iterator[None]:
+    """Turn what the operating system has against looking at a path into a sentence.
+
+    Raises:
+        TraceError: a folder on the way may not be looked into, for example.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise TraceError(path, f"cannot be looked at: {error.strerror}") from error
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is a file; one that may not be looked at counts, and whoever reads it says why not."""
+    try:
+        return path.is_file()
+    except OSError:
+        return True
 
 
 def _holds_trace(folder: Path) -> bool:
-    return (folder / JOURNAL_NAME).is_file() or (folder / HDF5_NAME).is_file()
+    return is_there(folder / JOURNAL_NAME) or is_there(folder / HDF5_NAME)

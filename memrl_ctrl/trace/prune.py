@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from memrl_ctrl.errors import TraceError
-from memrl_ctrl.trace.folder import HDF5_NAME, JOURNAL_NAME, run_folders, sync_folder
+from memrl_ctrl.trace.folder import HDF5_NAME, JOURNAL_NAME, looking_at, run_folders, sync_folder
 from memrl_ctrl.trace.report import TraceReport
 from memrl_ctrl.trace.untrusted import verify_untrusted
 
@@ -73,9 +73,13 @@ def prune(
     """
     newest_s = time.time() - older_than_days * DAY_S if older_than_days else math.inf
     for folder in list(run_folders(root)):
-        files = _files(folder, drop)
-        size = sum(path.stat().st_size for path in files)
-        kept = _objection(folder, drop, newest_s, unverified=unverified)
+        try:
+            with looking_at(folder):
+                files = _files(folder, drop)
+                size = sum(path.stat().st_size for path in files)
+                kept = _objection(folder, drop, newest_s, unverified=unverified)
+        except TraceError as error:
+            kept = f"is not verified: {error}"
         if kept:
             yield Pruned(folder=folder, kept=kept)
             continue

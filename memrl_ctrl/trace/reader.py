@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from memrl_ctrl.errors import TraceError
 from memrl_ctrl.trace.columns import CYCLES
-from memrl_ctrl.trace.folder import HDF5_NAME, JOURNAL_NAME
+from memrl_ctrl.trace.folder import HDF5_NAME, JOURNAL_NAME, looking_at
 from memrl_ctrl.trace.records import CycleRecord, OutcomeRecord, SignatureRecord
 from memrl_ctrl.trace.report import Damage
 from memrl_ctrl.trace.scan import Progress
@@ -177,18 +177,23 @@ def find_trace(path: str | Path) -> Path:
         TraceError: there is none.
     """
     path = Path(path)
-    if not path.is_dir():
+    with looking_at(path):
+        if path.is_dir():
+            return _in_folder(path)
         if not path.exists():
             raise TraceError(path, "does not exist; expected a trace (.h5, .journal) or its folder")
         if not path.is_file():  # a pipe would block whoever opens it
             raise TraceError(path, "is no file; expected a trace (.h5, .journal) or its folder")
-        return path
-    journal, hdf5 = path / JOURNAL_NAME, path / HDF5_NAME
+    return path
+
+
+def _in_folder(folder: Path) -> Path:
+    journal, hdf5 = folder / JOURNAL_NAME, folder / HDF5_NAME
     if hdf5.is_file() and not (journal.is_file() and stale(hdf5, journal)):
         return hdf5
     if journal.is_file():
         return journal
-    raise TraceError(path, f"holds no trace: neither {HDF5_NAME} nor {JOURNAL_NAME}")
+    raise TraceError(folder, f"holds no trace: neither {HDF5_NAME} nor {JOURNAL_NAME}")
 
 
 def stale(hdf5: Path, journal: Path) -> bool:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from memrl_ctrl.errors import TraceError
 from memrl_ctrl.trace.codec import FileRecord, Kind, Record, encode
-from memrl_ctrl.trace.folder import HDF5_NAME, JOURNAL_NAME
+from memrl_ctrl.trace.folder import HDF5_NAME, JOURNAL_NAME, looking_at
 from memrl_ctrl.trace.hdf5 import FORMAT, build_hdf5
 from memrl_ctrl.trace.journal import CHECKED_FROM, HEAD
 from memrl_ctrl.trace.reader import TraceReader, find_trace, is_hdf5
@@ -40,10 +40,11 @@ def recover(path: str | Path, progress: Progress | None = None) -> Recovery:
         TraceError: there is no journal, or nothing in it can be used.
     """
     journal = Path(path)
-    if journal.is_dir():
-        journal = journal / JOURNAL_NAME
-    if not journal.is_file():
-        raise TraceError(journal, "there is no journal to recover")
+    with looking_at(journal):
+        if journal.is_dir():
+            journal = journal / JOURNAL_NAME
+        if not journal.is_file():
+            raise TraceError(journal, "there is no journal to recover")
     if is_hdf5(journal):
         raise TraceError(journal, f"is HDF5 already; recover takes the journal ({JOURNAL_NAME})")
     hdf5 = journal.with_name(HDF5_NAME) if journal.name == JOURNAL_NAME else _beside(journal)

@@ -20,6 +20,7 @@ import msgspec
 
 from memrl_ctrl.errors import TraceError
 from memrl_ctrl.texts import clean
+from memrl_ctrl.trace.folder import looking_at
 from memrl_ctrl.trace.records import EndRecord
 from memrl_ctrl.trace.recovery import verify
 from memrl_ctrl.trace.report import Damage, Signed, TraceReport
@@ -69,6 +70,21 @@ def verify_untrusted(path: str | Path, progress: Progress | None = None) -> Trac
     path = Path(path)
     size = _size(path)
     command = [sys.executable, "-I", "-m", __name__, str(path.absolute()), str(size)]
+    try:
+        answer, code = _ask(command, progress)
+    except OSError as error:
+        raise TraceError(
+            path, f"the process that would check it cannot be started: {error.strerror}"
+        ) from error
+    if answer is None:
+        raise TraceError(path, f"the check of it {_ended(code)}: it cannot be used")
+    if answer.problem:
+        raise TraceError(path, clean(answer.problem))
+    return _report(path, answer)
+
+
+def _ask(command: list[str], progress: Progress | None) -> tuple[_Answer | None, int]:
+    """Run the child; return its result, None without one, and its exit code."""
     with subprocess.Popen(  # noqa: S603 - this interpreter, and a path that is an argument only
         command,
         stdin=subprocess.DEVNULL,
@@ -83,12 +99,7 @@ def verify_untrusted(path: str | Path, progress: Progress | None = None) -> Trac
         finally:
             if child.poll() is None:
                 child.kill()
-        code = child.wait()
-    if answer is None:
-        raise TraceError(path, f"the check of it {_ended(code)}: it cannot be used")
-    if answer.problem:
-        raise TraceError(path, clean(answer.problem))
-    return _report(path, answer)
+        return answer, child.wait()
 
 
 def _listen(output: IO[bytes], progress: Progress | None) -> _Answer | None:
@@ -117,11 +128,12 @@ def _size(path: Path) -> int:
     Raises:
         TraceError: it is neither a file nor a folder, for example a pipe, which would block.
     """
-    if path.is_dir():
-        return sum(item.stat().st_size for item in path.iterdir() if item.is_file())
-    if path.exists() and not path.is_file():
-        raise TraceError(path, "is no file; expected a trace (.h5, .journal) or its folder")
-    return path.stat().st_size if path.exists() else 0
+    with looking_at(path):
+        if path.is_dir():
+            return sum(item.stat().st_size for item in path.iterdir() if item.is_file())
+        if path.exists() and not path.is_file():
+            raise TraceError(path, "is no file; expected a trace (.h5, .journal) or its folder")
+        return path.stat().st_size if path.exists() else 0
 
 
 def _ended(code: int) -> str:
