@@ -128,7 +128,7 @@ def test_names_in_a_file_do_not_act_on_the_terminal(
     hdf5 = recover(journal).hdf5
     with h5py.File(hdf5, "a") as file:
         file.attrs["machine"] = "\x1b[2J[bold]psb[/bold]"
-    for words in (["show", hdf5], ["ls", hdf5.parent]):
+    for words in (("show", hdf5), ("ls", hdf5.parent)):
         assert run("trace", *words) == 0
         shown = capsys.readouterr().out
         assert "\x1b" not in shown

@@ -149,12 +149,17 @@ class ZmqSource:
         self._link.close()
         before = self._link.welcome
         try:
-            self._link = self._connect(before)
+            link = self._connect(before)
         except ConnectionFailed as error:
             raise ConnectionFailed(f"{lost}; now {error}") from error
-        if self._link.welcome.instance != before.instance:
+        try:
+            _check_same(before, link.welcome)
+        except MismatchError:
+            link.close()
+            raise
+        self._link = link
+        if link.welcome.instance != before.instance:
             self._cycle, self._stream = -1, None
-        _check_same(before, self._link.welcome)
 
     @property
     def link(self) -> Link:
