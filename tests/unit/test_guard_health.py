@@ -41,6 +41,15 @@ def test_dead_is_a_sum_of_eight_times_its_noise(n_slices: int) -> None:
         assert unhealthy_points(profile, None, CONFIG)[0] == dead
 
 
+def test_numbers_beyond_all_measure_are_dead() -> None:
+    """Finite, and yet their differences are not: no noise can be told, and no bunch."""
+    large = np.float32(3e38)
+    wild = np.where(np.arange(100) % 2, large, -large)
+    spikes = np.where(np.arange(100) % 3, np.float32(0.0), large)
+    profile = np.stack([bunch(1, 100, 0.01)[0], wild, spikes])
+    np.testing.assert_array_equal(unhealthy_points(profile, None, CONFIG), [False, True, True])
+
+
 @pytest.mark.parametrize(
     ("n_slices", "run"), [(1000, 30), (300, 9), (301, 10), (64, 4), (32, 4)], ids=str
 )

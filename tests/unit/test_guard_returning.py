@@ -10,7 +10,7 @@ import pytest
 from memrl_ctrl.limits import PhaseLimits
 from memrl_ctrl.testing.traces import reading_at
 from memrl_ctrl.trace import Verdict
-from memrl_deploy.guard import Guard, GuardConfig
+from memrl_deploy.guard import Excess, Guard, GuardConfig
 from memrl_deploy.guard.decision import Stage
 from memrl_deploy.guard.returning import LED_RAD, MARGIN_RAD, PATIENCE, TURN, Returning
 
@@ -30,11 +30,15 @@ class Loop:
     """A policy that sees one point at a time, behind the guard."""
 
     def __init__(
-        self, start: np.ndarray, limits: PhaseLimits | None = None, *, related: bool = True
+        self,
+        start: np.ndarray,
+        limits: PhaseLimits | None = None,
+        *,
+        related: bool = True,
+        drift_rad: float = 2.0 * END_RAD,
     ) -> None:
         ctime = CTIME[: start.size] if related else None
-        # The drift budget is another stage's matter: here it spans the whole range.
-        config = GuardConfig(drift_rad=2.0 * END_RAD)
+        config = GuardConfig(drift_rad=drift_rad)  # unless given, it spans the whole range
         self.guard = Guard(limits or PhaseLimits(), ctime, STEP_RAD, config)
         self.place = start.copy()
         self.usable = np.ones(start.size, dtype=np.bool_)
@@ -153,7 +157,8 @@ def begun(*wanted: float, together: bool, before: Returning | None = None) -> np
     """Where points of these wishes go back to in a range of 10 rad to both sides, rad; NaN: not at all."""
     limits = PhaseLimits(min_rad=-10.0, max_rad=10.0)
     state = before or Returning.nowhere(len(wanted))
-    return state.begun(np.array(wanted), limits, together=together).aim_rad
+    drift = np.full(len(wanted), -11.0), np.full(len(wanted), 11.0)
+    return state.begun(np.array(wanted), limits, drift, together=together).aim_rad
 
 
 def going(*aim_rad: float, applied: float = 0.0) -> Returning:
@@ -209,36 +214,48 @@ def test_a_point_on_its_way_keeps_its_aim(together: bool) -> None:
 
 def test_a_point_waits_three_cycles_before_it_gives_up() -> None:
     """Whoever stands still ends in the fourth cycle; coming nearer once begins the count anew."""
-    state, here = going(5.0), np.zeros(1)
+    state, here = going(5.0, NAN), np.zeros(2)
     for cycle in range(1, PATIENCE + 1):
-        state = state.seen(here, np.array([True]))
-        assert state.going.all()
-        assert state.idle == cycle
-    nearer = state.seen(np.array([0.1]), np.array([True]))
-    assert nearer.going.all()
-    assert nearer.idle == 0
-    ended = state.seen(here, np.array([True]))
+        state = state.seen(here)
+        assert state.going.tolist() == [True, False]
+        assert state.idle.tolist() == [cycle, 0]
+    nearer = state.seen(np.full(2, 0.1))
+    assert nearer.going.tolist() == [True, False]
+    assert nearer.idle.tolist() == [0, 0]
+    ended = state.seen(here)
     assert not ended.going.any()
-    assert ended.idle == 0
+    assert ended.idle.tolist() == [0, 0]
 
 
-def test_a_held_point_waits_for_ever() -> None:
-    """It does not count cycles while it is held, and goes on when it may."""
-    state = going(5.0, NAN)
-    for _ in range(3 * PATIENCE):
-        state = state.seen(np.zeros(2), np.array([False, False]))
-        np.testing.assert_array_equal(state.idle, 0)
-    assert state.seen(np.zeros(2), np.array([True, True])).going.tolist() == [True, False]
-    for elsewhere in (5.0 - 0.9 * LED_RAD, -1.0):
-        assert state.seen(np.full(2, elsewhere), np.array([False, False])).going[0]
+@pytest.mark.parametrize("side", [1.0, -1.0])
+def test_a_point_is_let_go_where_the_policy_leads_on(side: float) -> None:
+    """From 150 degrees to its aim on; and where it was moved away from it, or past it."""
+    here = np.zeros(1)
+    assert going(side * 1.01 * LED_RAD, applied=-side * 0.1).seen(here).going.all()
+    assert not going(side * 0.99 * LED_RAD, applied=-side * 0.1).seen(here).going.any()
+    assert not going(side * 5.0, applied=side * 0.1).seen(here).going.any()
+    assert not going(side * 5.0, applied=side * 11.0).seen(here).going.any()
 
 
-def test_a_point_is_let_go_where_the_policy_leads_on() -> None:
-    """From 150 degrees to its aim on, from either side; and where it was moved away."""
-    here, free = np.zeros(1), np.array([True])
-    for side in (1.0, -1.0):
-        far = going(side * 1.01 * LED_RAD, applied=-side * 0.1)
-        assert far.seen(here, free).going.all()
-        led = going(side * 0.99 * LED_RAD, applied=-side * 0.1)
-        assert not led.seen(here, free).going.any()
-        assert not going(side * 5.0, applied=side * 0.1).seen(here, free).going.any()
+def test_an_aim_does_not_outlive_what_it_was_made_for() -> None:
+    """While a point is blind the whole function is moved elsewhere by hand: with readings it stays there."""
+    loop = Loop(np.full(POINTS, END_RAD - 0.3))
+    loop.usable[15] = False
+    for _ in range(3):
+        loop.cycle(np.full(POINTS, END_RAD + 1.5))
+    loop.place = np.zeros(POINTS)
+    for _ in range(5):
+        loop.cycle(np.zeros(POINTS))
+    loop.usable[15] = True
+    for _ in range(5):
+        assert loop.cycle(np.zeros(POINTS)).max() < math.radians(4.0)
+
+
+@pytest.mark.parametrize("side", [1.0, -1.0])
+def test_where_the_drift_budget_does_not_reach_the_range_cuts(side: float) -> None:
+    """The way back would be cut far from any goal; at the end of the range little is missing."""
+    loop = Loop(np.full(POINTS, side * (END_RAD - 0.3)), drift_rad=math.pi / 2.0)
+    for _ in range(10):
+        loop.cycle(np.full(POINTS, side * (END_RAD + 0.3)))
+        assert loop.decision.excess is Excess.SMALL
+    np.testing.assert_allclose(loop.place, side * END_RAD)

@@ -140,6 +140,16 @@ def test_an_unknown_readback_is_not_judged() -> None:
     assert decision.excess is Excess.NONE
 
 
+def test_an_infinite_readback_is_a_far_one() -> None:
+    """It is known, and wrong: its point holds and the agent falls back."""
+    far = ZERO.copy()
+    far[4] = math.inf
+    decision = guard().decide(SMALL, replace(reading_at(ZERO), readback_rad=far))
+    assert decision.verdicts[4, Stage.READBACK] == Verdict.HELD
+    assert decision.excess is Excess.HARD
+    assert decision.hard_stage == "readback"
+
+
 def test_travel_over_a_window_is_limited_forth_and_back() -> None:
     """To and fro adds up: three changes of 0.4 rad with 1 rad allowed leave 0.2 for the third."""
     subject = guard(rate_travel_rad=1.0, rate_cycles=3)

@@ -178,13 +178,13 @@ class Guard:
         held = self._hold(verdicts, delta_rad, seen, shown, far=far, like=like)
         delta = np.where(held, 0.0, delta_rad)
         proposed = applied + delta
-        delta, altered = self._round_the_circle(delta, applied, held)
-        verdicts[altered, Stage.COHERENCE] = Verdict.ALTERED
-        wanted = applied + delta
         bounds = {
             Stage.RATE: budget.rate_bounds(applied, self.config.rate_travel_rad),
             Stage.DRIFT: budget.drift_bounds(applied, self.config.drift_rad),
         }
+        delta, altered = self._round_the_circle(delta, applied, held, bounds[Stage.DRIFT])
+        verdicts[altered, Stage.COHERENCE] = Verdict.ALTERED
+        wanted = applied + delta
         restricted, fits = self._look_ahead(wanted, reading, held, bounds, verdicts)
         verdicts[restricted.step, Stage.STEP] = Verdict.ALTERED
         verdicts[restricted.value, Stage.VALUE] = Verdict.ALTERED
@@ -250,7 +250,7 @@ class Guard:
                 held |= ~passes
         if self.statistics is None:
             verdicts[:, Stage.DISTRIBUTION] = Verdict.NOT_RUN
-        verdicts[~np.isfinite(far), Stage.READBACK] = Verdict.NOT_RUN
+        verdicts[np.isnan(far), Stage.READBACK] = Verdict.NOT_RUN
         return held
 
     def _broken(self, phi_hw_rad: FloatArray, applied_rad: FloatArray) -> Stage | None:
@@ -276,14 +276,14 @@ class Guard:
         return self._broken(applied_rad, applied_rad) is None
 
     def _round_the_circle(
-        self, delta: FloatArray, applied: FloatArray, held: BoolArray
+        self, delta: FloatArray, applied: FloatArray, held: BoolArray, drift: Bounds
     ) -> tuple[FloatArray, BoolArray]:
         """Return the changes [points] that lead to goals that can be reached, and which were altered."""
         returning = self._now.returning or Returning.nowhere(delta.size)
-        returning = returning.seen(applied, ~held)
+        returning = returning.seen(applied)
         together, altered = self._coherent(delta, applied, ~held & ~returning.going)
         returning = returning.begun(
-            applied + together, self.limits, together=self.ctime_ms is not None
+            applied + together, self.limits, drift, together=self.ctime_ms is not None
         )
         self._now = replace(self._now, returning=returning)
         back = returning.going & ~held

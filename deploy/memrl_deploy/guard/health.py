@@ -49,6 +49,7 @@ def _second_difference(profile: ProfileArray) -> ProfileArray:
     return np.asarray(first[:, 1:] - first[:, :-1])
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def unhealthy_points(
     profile: ProfileArray, before: ProfileArray | None, config: GuardConfig
 ) -> BoolArray:
@@ -60,7 +61,8 @@ def unhealthy_points(
         config: thresholds.
     """
     sigma = noise(profile)
-    dead = profile.sum(axis=1) <= config.dead_score * sigma * math.sqrt(profile.shape[1])
+    # Numbers so large that their differences overflow give no noise at all: dead as well.
+    dead = ~(profile.sum(axis=1) > config.dead_score * sigma * math.sqrt(profile.shape[1]))
     largest = profile.max(axis=1)
     bad = dead | _saturated(profile, largest, config.saturated_share)
     if before is not None and before.shape == profile.shape:

@@ -26,11 +26,12 @@ LED_RAD = math.radians(150.0)
 NEARER_RAD = 1e-6
 """Least way that counts as coming nearer, rad."""
 PATIENCE = 3
-"""So many cycles in a row without coming nearer (somebody else decides, or a held neighbour is in the
-way) end the way back."""
+"""So many cycles in a row without coming nearer (somebody else decides, the point holds, or a held
+neighbour is in the way) end the way back."""
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
+Bounds = tuple[FloatArray, FloatArray]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,28 +59,32 @@ class Returning:
         """Points that go back [points]."""
         return np.isfinite(self.aim_rad)
 
-    def seen(self, applied_rad: FloatArray, free: BoolArray) -> Returning:
+    def seen(self, applied_rad: FloatArray) -> Returning:
         """Return what is left to do, now that a new cycle was seen.
 
-        A point ends its way where the policy leads on, where it was moved away from its aim, or where it
-        does not come nearer. A point that is held waits.
+        A point ends its way where the policy leads on, where it was moved away from its aim or past it, or
+        where it does not come nearer, be it that it holds: an aim must not outlive what it was made for.
         """
         if not self.going.any():
             return replace(Returning.nowhere(applied_rad.size), last_rad=applied_rad.copy())
-        left = np.abs(self.aim_rad - applied_rad)
-        before = np.abs(self.aim_rad - self.last_rad)
-        idle = np.where(left < before - NEARER_RAD, 0, self.idle + free)
-        ends = free & ((left <= LED_RAD) | (left > before + NEARER_RAD) | (idle > PATIENCE))
+        way, way_before = self.aim_rad - applied_rad, self.aim_rad - self.last_rad
+        left, before = np.abs(way), np.abs(way_before)
+        idle = np.where(left < before - NEARER_RAD, 0, self.idle + 1)
+        elsewhere = (left > before + NEARER_RAD) | (np.signbit(way) != np.signbit(way_before))
+        ends = elsewhere | (left <= LED_RAD) | (idle > PATIENCE)
         aim = np.where(ends, np.nan, self.aim_rad)
         idle = np.where(np.isfinite(aim), idle, 0)
         return Returning(aim_rad=aim, last_rad=applied_rad.copy(), idle=idle)
 
-    def begun(self, wanted_rad: FloatArray, limits: PhaseLimits, *, together: bool) -> Returning:
+    def begun(
+        self, wanted_rad: FloatArray, limits: PhaseLimits, drift: Bounds, *, together: bool
+    ) -> Returning:
         """Return it with the points that begin to go back.
 
         Args:
             wanted_rad: where the points want to go [points], rad.
             limits: the range.
+            drift: how far down and up each point may go from where it was engaged [points], rad.
             together: whether they form one function; then all go or none, and only if all fit.
         """
         above = wanted_rad > limits.max_rad + MARGIN_RAD
@@ -91,7 +96,8 @@ class Returning:
         if together:  # where the most want to
             turns = np.where(staying, np.sign(turns.sum()), 0.0)
         aim = wanted_rad - TURN * turns
-        fits = (aim >= limits.min_rad) & (aim <= limits.max_rad)
+        low, high = np.maximum(limits.min_rad, drift[0]), np.minimum(limits.max_rad, drift[1])
+        fits = (aim >= low) & (aim <= high)
         if together and not fits[staying].all():
             return self
         aim = np.where(fits & (turns != 0.0), aim, self.aim_rad)
