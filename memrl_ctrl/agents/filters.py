@@ -45,8 +45,6 @@ SHORTEST = 1e-8
 """Length of a sum below which its logarithm says no more."""
 CUT_RAD = math.radians(10.0)
 """Distance from pi within which a logarithmic scale goes back to 0: there is no jump at the cut."""
-TURN_RAD = math.radians(45.0)
-"""The same for the action itself, whose rounding it magnifies by pi / `TURN_RAD`."""
 
 
 def wrap(angle: Tensor) -> Tensor:
@@ -57,12 +55,7 @@ def wrap(angle: Tensor) -> Tensor:
 def fine(angle: Tensor) -> Tensor:
     """Return angles on a logarithmic scale with their sign, near 1 for large ones, 0 at the cut."""
     size = torch.log1p(angle.abs() / FINE_RAD) / LARGEST_LOG
-    return torch.sign(angle) * size * off_the_cut(angle, CUT_RAD)
-
-
-def off_the_cut(angle: Tensor, width: float) -> Tensor:
-    """Return 1, and less within `width` of pi, where it is 0."""
-    return ((math.pi - angle.abs()) / width).clamp(max=1.0)
+    return torch.sign(angle) * size * ((math.pi - angle.abs()) / CUT_RAD).clamp(max=1.0)
 
 
 def _any(x: Tensor, y: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from memrl_ctrl.agents.batch import Batch
-from memrl_ctrl.agents.filters import TURN_RAD, FilterMemory, mixed, off_the_cut, wrap
+from memrl_ctrl.agents.filters import FilterMemory, mixed, wrap
 from memrl_ctrl.agents.recurrent import Memory, NoMemory, SequenceMemory, WindowMemory, mlp
 from memrl_ctrl.agents.task import TaskSpec
 from memrl_ctrl.config import LayersConfig, LstmTd3Config
@@ -129,8 +129,7 @@ class FilterActor(Actor):
         seen, log_weights, averages, _ = self.memory.parts(memory)
         joined = torch.cat((seen, features), dim=-1)
         correction = in_float32(self.head, self.integration(joined))
-        wanted = mixed(log_weights + correction, averages)
-        unit = wanted * off_the_cut(wanted, TURN_RAD) / self.memory.half_range_rad
+        unit = mixed(log_weights + correction, averages) / self.memory.half_range_rad
         unit = unit.clamp(-LARGEST_SQUASHED, LARGEST_SQUASHED)
         return 0.5 * (torch.log1p(unit) - torch.log1p(-unit))  # atanh, which has no export
 
