@@ -199,7 +199,4 @@ def _show_counterfactual(found: Counterfactual, console: Terminal) -> None:
             style="yellow",
         )
     if not found.credible:
-        console.print(
-            "the model does not give the recorded cycles back well enough: do not decide on the gain",
-            style="yellow",
-        )
+        console.print(f"do not decide on the gain: {found.doubt}", style="yellow")

@@ -67,9 +67,22 @@ class Counterfactual:
     @property
     def credible(self) -> bool:
         """Whether the model gets the recorded cycles right to a quarter, and most fits are good."""
-        fine = 2 * sum(fit.verdict == "good" for fit in self.fitted) > len(self.fitted)
-        near = abs(self.model_recorded.value - self.recorded) <= 0.25 * max(self.recorded, 0.02)
-        return fine and near
+        return not self.doubt
+
+    @property
+    def doubt(self) -> str:
+        """Why nobody should decide on the gain, in words; empty where the model is credible."""
+        poor = [str(fit.verdict) for fit in self.fitted if fit.verdict != "good"]
+        doubts = []
+        if 2 * (len(self.fitted) - len(poor)) <= len(self.fitted):
+            kinds = ", ".join(sorted(set(poor)))
+            doubts.append(f"{len(poor)} of {len(self.fitted)} fits are not good ({kinds})")
+        if abs(self.model_recorded.value - self.recorded) > 0.25 * max(self.recorded, 0.02):
+            doubts.append(
+                f"the model has a mean |asymmetry| of {self.model_recorded.value:.3f} where "
+                f"{self.recorded:.3f} was measured"
+            )
+        return " and ".join(doubts)
 
     @property
     def shortens(self) -> bool:

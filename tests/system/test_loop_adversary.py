@@ -122,7 +122,7 @@ def test_a_machine_whose_cycles_stand_still_does_not_keep_the_client_for_ever(
         source = open_backend(endpoint=str(server.endpoint), keys=keys, read_only=True)
         seen = source.observe().cycle
         alter_readings(0, lambda sent: sent.update(cycle=min(seen, sent["cycle"])))
-        with pytest.raises(ReadingTimeout, match=r"its readings are of cycle .* count no further"):
+        with pytest.raises(ReadingTimeout, match="but its newest reading is of cycle"):
             source.observe()
         source.close()
 

@@ -97,7 +97,7 @@ class ZmqSource:
         while True:
             now_s = time.monotonic()
             if now_s >= deadline_s:
-                why = f"its readings are of cycle {old} and count no further" if old >= 0 else ""
+                why = f"its newest reading is of cycle {old}" if old >= 0 else ""
                 raise ReadingTimeout(
                     f"no reading from {self._link.endpoint} for {now_s - began_s:.1f} s (the last was of "
                     f"cycle {self._cycle}); the machine is there, but {why or 'plays no cycle'}"

@@ -15,6 +15,8 @@ from memrl_ctrl.backend import Quality
 from memrl_ctrl.errors import TraceError
 from memrl_ctrl.trace import TraceReader, Verdict
 from memrl_ctrl.trace.scan import Progress
+from memrl_deploy.endings import hard_cycles
+from memrl_deploy.guard import STAGES
 from memrl_deploy.guard.outlook import KIND as OUTLOOK
 from memrl_deploy.modes import Shadow
 from memrl_deploy.report.thresholds import Thresholds
@@ -149,7 +151,8 @@ def shadow_figures(
     late = decision_ms > 1e3 * period_s if period_s else np.zeros(decision_ms.size, dtype=np.bool_)
     stages = {
         name: Rate(
-            events=int(_objected(verdicts[:, :, index]).sum()), of=verdicts[:, :, index].size
+            events=int(_objected(verdicts[:, :, index]).sum()),
+            of=int((verdicts[:, :, index] != Verdict.NOT_RUN).sum()),
         )
         for index, name in enumerate(trace.header.guard_stages)
     }
@@ -176,14 +179,12 @@ def shadow_figures(
         excess=_excess(np.abs(skew), known & near, known & ~near, rng),
         lead=_lead(applied, np.where(np.isfinite(difference), recommended - applied, 0.0)),
         stages=stages,
-        refused=Rate(
-            events=int((verdicts == Verdict.REFUSED).any(axis=(1, 2)).sum()), of=int(chosen.size)
-        ),
+        refused=Rate(events=int(_refused(trace, verdicts, chosen).sum()), of=int(chosen.size)),
         altered=Rate(events=int((verdicts == Verdict.ALTERED).any(axis=2).sum()), of=usable.size),
         unanswered=Rate(events=int((usable & ~answered).sum()), of=int(usable.sum())),
         outside=_outside(trace, verdicts, stages),
         decision_ms=decision_ms,
-        late=Rate(events=int(late.sum()), of=int(chosen.size)),
+        late=Rate(events=int(late.sum()), of=int(chosen.size) if period_s else 0),
         events=_events(trace, chosen),
     )
 
@@ -336,6 +337,16 @@ def _objected(verdicts: NDArray[np.uint8]) -> BoolArray:
     return np.asarray((verdicts != Verdict.PASSED) & (verdicts != Verdict.NOT_RUN))
 
 
+def _refused(
+    trace: TraceReader, verdicts: NDArray[np.uint8], chosen: NDArray[np.intp]
+) -> BoolArray:
+    """Return in which cycles the guard lets nothing through: refused, or with hard excess [cycles]."""
+    refused = np.asarray((verdicts == Verdict.REFUSED).any(axis=(1, 2)))
+    if set(STAGES) <= set(trace.header.guard_stages):  # else another program's
+        refused |= hard_cycles(trace)[chosen]
+    return refused
+
+
 def _outside(
     trace: TraceReader, verdicts: NDArray[np.uint8], stages: dict[str, Rate]
 ) -> Rate | None:
@@ -373,7 +384,11 @@ def _events(trace: TraceReader, chosen: NDArray[np.intp]) -> dict[str, int]:
         for text in trace.array(name)[chosen]:
             if text not in ("", "[]"):
                 counts.update(str(event["kind"]) for event in msgspec.json.decode(text))
-    counts.pop(OUTLOOK, None)  # what the guard looks ahead with is nothing out of the ordinary
+    for usual in (
+        OUTLOOK,
+        "begun",
+    ):  # what the guard looks ahead with, and that a run has a beginning
+        counts.pop(usual, None)
     return dict(sorted(counts.items()))
 
 

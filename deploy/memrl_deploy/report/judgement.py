@@ -15,7 +15,16 @@ import numpy as np
 from memrl_deploy.counterfactual import Counterfactual
 from memrl_deploy.report.figures import ShadowFigures
 from memrl_deploy.report.thresholds import Declared, Thresholds
+from memrl_deploy.report.words import UNTUNED
 from memrl_deploy.statistics import LEVEL, Figure, Rate
+
+NO_CASE = {
+    "min_sign_agreement": "no case: the operators moved nothing",
+    "max_late_rate": "no case: the machine has no period",
+}
+"""What is said where nothing could be counted."""
+OF_OPERATORS = ("min_agreement", "max_p95_difference_deg")
+"""Limits of what lies between the policy and the operators."""
 
 
 class State(StrEnum):
@@ -44,6 +53,11 @@ class Finding:
     measured: str
     limit: str
     state: State
+
+    @property
+    def sentence(self) -> str:
+        """The figure beside its limit."""
+        return f"{self.words}: {self.measured}, {self.limit} was declared"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +94,7 @@ def judge(
     names = _Limits(limits)
     findings = (
         _count(figures.asked, limits.min_cycles),
-        names.interval("min_agreement", "points within the tolerance", everything.within, "%"),
+        names.interval("min_agreement", "points within the tolerance", everything.within, " %"),
         names.interval(
             "max_p95_difference_deg", "95th percentile of the difference", everything.p95, "°"
         ),
@@ -98,7 +112,7 @@ def judge(
         names.rate("max_out_of_distribution_rate", "readings unlike the training", figures.outside),
         names.rate("max_late_rate", "decisions after the deadline", figures.late),
         _latency(figures, limits.max_decision_p99_ms),
-        _gain(twin, limits.min_gain),
+        *([_gain(twin, limits.min_gain)] if limits.min_gain > -1.0 else []),
     )
     broken = [one for one in findings if one.state is State.BROKEN]
     open_ = [one for one in findings if one.state is State.OPEN]
@@ -110,13 +124,13 @@ def judge(
             "in the fitted simulation the policy leads to a shorter bunch (bunching factor "
             f"{gain.low:+.3f} to {gain.high:+.3f}): it is symmetric there too, and its peak is higher"
         )
-    reasons = [
-        f"{one.words}: {one.measured}, {one.limit} was declared" for one in (*broken, *open_)
-    ]
+    if not lead.moves and any(one.name in OF_OPERATORS for one in broken):
+        doubts.append(UNTUNED)
+    reasons = [one.sentence for one in (*broken, *open_)]
     verdict = Verdict.PROMOTE
     if broken:
         verdict = Verdict.REJECT
-    elif broken or open_ or doubts:
+    elif open_ or doubts:
         verdict = Verdict.HOLD
     if verdict is Verdict.PROMOTE:
         reasons = [f"all {len(findings)} limits are met"]
@@ -155,7 +169,7 @@ class _Limits:
 
     def interval(self, name: str, words: str, figure: Figure, unit: str = "") -> Finding:
         """Hold a figure with an interval against its limit."""
-        scale = 100.0 if unit == "%" else 1.0
+        scale = 100.0 if unit == " %" else 1.0
         measured = "not measured"
         if math.isfinite(figure.value):
             value, low, high = (scale * one for one in (figure.value, figure.low, figure.high))
@@ -165,7 +179,7 @@ class _Limits:
     def rate(self, name: str, words: str, rate: Rate | None) -> Finding:
         """Hold a rate against its limit; None was not recorded."""
         if rate is None or not rate.of:
-            measured = "not recorded by this run" if rate is None else "no case"
+            measured = "not recorded by this run" if rate is None else NO_CASE.get(name, "no case")
             return self._finding(name, words, measured, (math.nan, math.nan), (100.0, " %"))
         measured = rate_words(rate, least=name.startswith("min_"))
         most = float(getattr(self._limits, name))
@@ -192,10 +206,11 @@ class _Limits:
 
 
 def _count(cycles: int, limit: int) -> Finding:
+    more = f", {limit - cycles:,} more are needed" if cycles < limit else ""
     return Finding(
         name="min_cycles",
         words="cycles in which the policy was asked",
-        measured=str(cycles),
+        measured=f"{cycles}{more}",
         limit=f"at least {limit}",
         state=State.MET if cycles >= limit else State.OPEN,
     )
@@ -213,17 +228,16 @@ def _latency(figures: ShadowFigures, limit_ms: float) -> Finding:
 
 
 def _gain(twin: Counterfactual | None, limit: float) -> Finding:
-    measured, state = "not computed", State.MET if limit <= -1.0 else State.OPEN
+    measured, state = "not computed", State.OPEN
     if twin is not None and twin.credible:
         measured = f"{twin.gain.value:.4f} ({twin.gain.low:.4f} to {twin.gain.high:.4f})"
         state = _state(twin.gain.low, twin.gain.high, limit, most=False)
     elif twin is not None:
-        measured = "the fitted model does not give the recorded cycles back"
-    asked = "not asked for" if limit <= -1.0 else f"at least {limit:.3g}"
+        measured = f"not to be decided on: {twin.doubt}"
     return Finding(
         name="min_gain",
         words="counterfactual gain in mean |asymmetry|",
         measured=measured,
-        limit=asked,
+        limit=f"at least {limit:.3g}",
         state=state,
     )

@@ -15,9 +15,10 @@ from memrl_ctrl.trace import TraceHeader
 from memrl_ctrl.trace.report import TraceReport
 from memrl_deploy.counterfactual import Counterfactual
 from memrl_deploy.report.figures import Differences, ShadowFigures
-from memrl_deploy.report.judgement import Judgement, rate_words
+from memrl_deploy.report.judgement import Finding, Judgement, State, rate_words
 from memrl_deploy.report.pictures import pictures
 from memrl_deploy.report.thresholds import Declared
+from memrl_deploy.report.words import VERDICTS, meaning
 from memrl_deploy.statistics import Figure, Rate
 
 BLIND_SPOT = (
@@ -64,13 +65,13 @@ def page(subject: Subject) -> str:
     """Return the whole page."""
     header, judgement = subject.header, subject.judgement
     title = f"Shadow report: {header.policy_name or 'unnamed policy'} on {header.machine.name}"
-    reasons = "".join(f"<li>{escape(reason)}</li>" for reason in judgement.reasons)
     parts = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="dim">program {escape(header.program)}, run {escape(header.run_id)}, started '
         f"{escape(header.started_utc)}; policy SHA-256 {escape(header.policy_sha256[:16])}…</p>",
         f'<p><span class="verdict {judgement.verdict}">{judgement.verdict}</span></p>',
-        f"<ul>{reasons}</ul>",
+        f"<p>{escape(VERDICTS[judgement.verdict])}</p>",
+        *_reasons(judgement),
         f'<p class="note"><b>What shadow cannot show.</b> {escape(BLIND_SPOT)}</p>',
         "<h2>Limits declared, and what was measured</h2>",
         _thresholds(subject),
@@ -94,6 +95,28 @@ def page(subject: Subject) -> str:
     )
 
 
+def _reasons(judgement: Judgement) -> list[str]:
+    """Return the reasons in groups: what each of them does to the verdict."""
+    broken, open_ = (
+        [one.sentence for one in judgement.findings if one.state is state]
+        for state in (State.BROKEN, State.OPEN)
+    )
+    others = [one for one in judgement.reasons if one not in (*broken, *open_)]
+    groups = (
+        (f"{len(broken)} broken, each of which alone rejects:", broken),
+        (f"{len(open_)} open: this run does not show whether they are kept:", open_),
+        ("What else is to be known:" if broken or open_ else "", others),
+    )
+    parts = []
+    for words, reasons in groups:
+        if reasons:
+            items = "".join(f"<li>{escape(reason)}</li>" for reason in reasons)
+            parts.append(
+                f"<p>{escape(words)}</p><ul>{items}</ul>" if words else f"<ul>{items}</ul>"
+            )
+    return parts
+
+
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 99) -> str:
     """Return a table; columns from `numbers` on are set flush right."""
 
@@ -108,17 +131,25 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 99
 
 
 def _thresholds(subject: Subject) -> str:
-    rows = "".join(
-        f"<tr><td>{escape(one.words)}</td><td>{escape(one.measured)}</td><td>{escape(one.limit)}</td>"
-        f'<td class="{one.state}">{one.state}</td><td class="dim">{escape(one.name)}</td></tr>'
-        for one in subject.judgement.findings
-    )
+    tolerance_deg = subject.declared.thresholds.tolerance_deg
+    step_deg = math.degrees(subject.header.limits.step_rad)
+
+    def row(one: Finding) -> str:
+        means = meaning(one.name, tolerance_deg=tolerance_deg, step_deg=step_deg)
+        return (
+            f'<tr><td>{escape(one.words)}<br><span class="dim">{escape(means)}</span></td>'
+            f"<td>{escape(one.measured)}</td><td>{escape(one.limit)}</td>"
+            f'<td class="{one.state}">{one.state}</td><td class="dim">{escape(one.name)}</td></tr>'
+        )
+
+    rows = "".join(map(row, subject.judgement.findings))
     source = escape(subject.declared.words)
     return (
-        "<table><tr><th>figure</th><th>measured (95 % interval)</th><th>declared</th><th></th>"
-        f'<th></th></tr>{rows}</table><p class="dim">Thresholds: {source}. A limit is met where '
-        "the whole interval keeps it, broken where the whole interval does not, and open in between. One "
-        "broken limit rejects, one open limit holds.</p>"
+        "<table><tr><th>figure</th><th>measured (95 % interval)</th><th>declared</th><th>limit is</th>"
+        f"<th>its name in the file</th></tr>{rows}</table>"
+        f'<p class="dim">Thresholds: {source}. A limit is met where the whole interval keeps it, broken '
+        "where the whole interval does not, and open in between. One broken limit rejects, one open limit "
+        "holds.</p>"
     )
 
 
@@ -193,8 +224,9 @@ def _comparison(subject: Subject) -> list[str]:
     )
     return [
         "<h2>Difference to the operators' settings</h2>",
-        '<p class="dim">Recommended less applied phi_hw, round the circle, degrees. What is recommended is '
-        "one step, as the guard would let it through. Bias is the circular mean, with its sign.</p>",
+        '<p class="dim">Recommended less applied phi_hw, round the circle, degrees: median, p95 and p99 of '
+        "its size, below which half, 95 and 99 of 100 values lie; bias is the circular mean, with its sign. "
+        "What is recommended is one step, as the guard would let it through.</p>",
         _table(head, rows, numbers=1),
         f"<p>{escape(moves)}</p>",
         "<h2>The beam near the recommendation, and elsewhere</h2>",
@@ -206,6 +238,9 @@ def _comparison(subject: Subject) -> list[str]:
                 ("near less far, at the same control points", _between(figures.excess)),
             ],
         ),
+        '<p class="dim">Asymmetry is the skewness of a profile; 0 is symmetric. The first two rows average '
+        "over different control points, some of which are hardly ever near; the third compares each with "
+        "itself, and is the one that is judged: below 0 the beam was better near the recommendation.</p>",
     ]
 
 
@@ -217,8 +252,7 @@ def _safety(subject: Subject) -> list[str]:
             name,
             str(rate.events),
             str(rate.of),
-            f"{100 * rate.value:.3g}",
-            f"{100 * rate.high:.3g}",
+            *([f"{100 * v:.3g}" for v in (rate.value, rate.high)] if rate.of else ["–", "–"]),
         )
 
     rates = {
@@ -242,6 +276,9 @@ def _safety(subject: Subject) -> list[str]:
     period = f"{period_s:g} s" if period_s else "as short as it is asked for"
     return [
         "<h2>Would-be limit hits, answers, deadlines</h2>",
+        '<p class="dim">Events among all cases; the last column is what the true share is below at 95 % '
+        "(Clopper and Pearson). A guard stage's events are the points that it would have altered, held or "
+        "refused; the stages stand in docs/safety.md.</p>",
         _table(("", "events", "cases", "share [%]", "below, at 95 % [%]"), rows, numbers=1),
         f"<p>Nothing seen in {figures.asked} cycles means, at 95 %: less often than once in "
         f"{1.0 / zero.high:,.0f} cycles (rule of three), if cycles were independent; they are alike for as "
@@ -263,10 +300,7 @@ def _counterfactual(subject: Subject) -> list[str]:
     doubt = (
         ""
         if twin.credible
-        else (
-            '<p class="note">The model does not give the recorded cycles back well enough: do not decide on '
-            "the gain.</p>"
-        )
+        else (f'<p class="note">Do not decide on the gain: {escape(twin.doubt)}.</p>')
     )
     fit = twin.fitted[0]
     return [
@@ -277,10 +311,13 @@ def _counterfactual(subject: Subject) -> list[str]:
                 ("measured", f"{twin.recorded:.4f}"),
                 row("model, functions as recorded", twin.model_recorded),
                 row("model, policy in closed loop", twin.model_policy),
-                row("gain of the policy", twin.gain),
+                row("gain of the policy (positive: less asymmetry)", twin.gain),
                 row("gain in bunching factor (negative: a shorter bunch)", twin.bunching_gain),
             ],
         ),
+        '<p class="dim">The kernel is fitted to some of the recorded readings and stands in for the machine '
+        "from there on. The gain is what the policy takes off the model's own asymmetry under the functions "
+        "that were really played.</p>",
         f"<p>{twin.cycles} cycles from {twin.first_cycle}; fitted emittance {fit.emittance_evs:.3f} eV s, "
         f"intensity {fit.intensity:.3g}, reduced chi2 {fit.chi2_reduced:.2f}.</p>",
         doubt,

@@ -154,9 +154,9 @@ def _lead(figures: ShadowFigures) -> str:
 
 def _twin(twin: Counterfactual) -> str:
     x = np.arange(twin.cycles, dtype=np.float64)
-    names = ("measured", "model, functions as recorded", "model, policy in closed loop")
+    names = ("measured", "model", "model with the policy")
     return lines(
-        "Counterfactual: the loop closed on a fitted simulation",
+        "Counterfactual",
         f"cycle (first is {twin.first_cycle})",
         "mean |asymmetry|",
         [
