@@ -16,7 +16,7 @@ from memrl_deploy.classical import ClassicalReplay
 from memrl_deploy.foreseeing import outlook_in
 from memrl_deploy.guard import Guard, GuardConfig
 from memrl_deploy.inference import Asked, Inference
-from memrl_deploy.states import engaged_in
+from memrl_deploy.states import control_in
 
 WORST_CYCLES = 10
 """Rows of the table of differences."""
@@ -147,7 +147,9 @@ def replay_trace(
         _note_outlook(trace, guard, record)
         lost = own and before is None and index > 0 and from_cycle is not None
         lost |= own and bool(trace.damage) and not _continues(before, record.policy)
+        guard.note_control(control_in(record.events, record.cycle, late=True))
         _compare(result, inference, guard, record, resume=lost)
+        guard.note_control(control_in(record.events, record.cycle), record.reading.applied_rad)
         before = record.policy
     result.fallback_cycles, result.different_fallback, result.unknown_fallback = (
         classical.cycles,
@@ -202,8 +204,9 @@ def _warm(trace: TraceReader, guard: Guard, record: CycleRecord) -> None:
     if record.policy is not None:
         _note_outlook(trace, guard, record)
         delta = record.policy.action[:, 0].astype(np.float64)
+        guard.note_control(control_in(record.events, record.cycle, late=True))
         guard.decide(delta, record.reading)
-        _note_engaged(guard, record)
+        guard.note_control(control_in(record.events, record.cycle), record.reading.applied_rad)
 
 
 def _note_outlook(trace: TraceReader, guard: Guard, record: CycleRecord) -> None:
@@ -218,11 +221,6 @@ def _note_outlook(trace: TraceReader, guard: Guard, record: CycleRecord) -> None
         raise TraceError(trace.path, f"cycle {record.cycle}: {error}") from error
     if outlook is not None:
         guard.note_outlook(outlook)
-
-
-def _note_engaged(guard: Guard, record: CycleRecord) -> None:
-    if engaged_in(record.events, record.cycle):
-        guard.note_engaged(record.reading.applied_rad)
 
 
 def _continues(before: PolicyStep | None, now: PolicyStep) -> bool:
@@ -267,7 +265,6 @@ def _compare(
     result.cycles += 1
     _note_difference(result, record.cycle, step, recorded)
     decision = guard.decide(step.action[:, 0].astype(np.float64), reading, usable)
-    _note_engaged(guard, record)
     told = record.measures.get("recommended_rad")
     if told is not None and not _same_bits(decision.phi_hw_rad, np.asarray(told)):
         result.different_functions += 1

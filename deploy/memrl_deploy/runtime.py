@@ -35,7 +35,7 @@ from memrl_deploy.modes import ClosedLoop, Fallback, Mode, Transition
 from memrl_deploy.pacing import Pacing
 from memrl_deploy.recording import Recorder
 from memrl_deploy.signals import stopped_by_signals
-from memrl_deploy.states import Cause, State
+from memrl_deploy.states import Cause, State, control_in
 from memrl_deploy.steering import Steering
 from memrl_deploy.stopping import Stopping, StopRequestedError
 from memrl_deploy.strikes import STRIKES, Disengaged, Fence, Strikes, taken_over
@@ -206,6 +206,7 @@ class Runtime:
             configuration=self._configuration,
         )
         self._events.append({"kind": "begun", "mode": self._steering.mode.name})
+        self._guard.note_control(taken=False)
         for notice in self._notices:
             self._view.note(notice)
         self._last_cycle = reading.cycle
@@ -306,8 +307,8 @@ class Runtime:
             self._events.append(change.event())
             self._view.note(str(change))
             self.summary.changes.append(str(change))
-            if change.cause is Cause.AGREED and applied_rad is not None:
-                self._guard.note_engaged(applied_rad)
+            taken = control_in([change.event()], change.cycle)
+            self._guard.note_control(taken, applied_rad)
 
     def _record_and_write(
         self,
@@ -347,6 +348,7 @@ class Runtime:
             # What is not in the record must leave no mark on what comes after, or no replay repeats it.
             self._inference.undo(step)
             self._guard.undo()
+            self._guard.note_control(control_in(self._events, reading.cycle + 1, late=True))
             self._steering.undo()
             self._strike("unrecorded", str(error))
             return "not recorded, held"

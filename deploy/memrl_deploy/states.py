@@ -75,14 +75,32 @@ TRANSITIONS: dict[tuple[State, Cause], State] = {
 """Mode and cause to the mode that follows; nothing else is allowed."""
 
 
-def engaged_in(events: Sequence[Mapping[str, Any]], cycle: int) -> bool:
-    """Whether a recorded cycle is the one in which the loop engaged: the guard's budget begins there."""
-    return any(
-        event.get("kind") == "mode"
-        and event.get("to") == State.TRANSITION.value
-        and event.get("cycle") == cycle
-        for event in events
-    )
+def control_in(
+    events: Sequence[Mapping[str, Any]], cycle: int, *, late: bool = False
+) -> bool | None:
+    """Whether the loop took control in a recorded cycle (it engaged), or gave it back; None: neither.
+
+    The guard's budgets begin where control is taken, and end where it is given back.
+
+    Args:
+        events: of the cycle's record.
+        cycle: its number.
+        late: ask for the cycles before, whose events had no record of their own; the run's begin is one:
+            it begins without control.
+    """
+    taken: bool | None = None
+    for event in events:
+        kind, number = event.get("kind"), event.get("cycle")
+        if kind == "begun" and late:
+            taken = False
+        if kind != "mode" or not isinstance(number, int):
+            continue
+        if number < cycle if late else number == cycle:
+            if event.get("to") == State.TRANSITION.value:
+                taken = True
+            elif event.get("to") not in list(WRITING):
+                taken = False
+    return taken
 
 
 class IllegalTransitionError(RuntimeError):

@@ -185,8 +185,26 @@ def test_drift_ends_at_its_budget_until_engaged_anew() -> None:
         place = decision.phi_hw_rad
         np.testing.assert_allclose(place, expected)
     assert (decision.verdicts[:, Stage.DRIFT] == Verdict.ALTERED).all()
-    subject.note_engaged(place)
+    subject.note_control(taken=True, applied_rad=place)
     np.testing.assert_allclose(subject.decide(SMALL, reading_at(place)).phi_hw_rad, 0.35)
+
+
+def test_who_has_no_control_has_no_budget() -> None:
+    """What an operator does with the function counts for nothing; from the engagement on it is counted."""
+    subject, place = guard(drift_rad=0.25, rate_travel_rad=0.3), ZERO
+    subject.note_control(taken=False)
+    for cycle in range(8):
+        assert subject.decide(SMALL, reading_at(place, cycle=cycle)).excess is Excess.NONE
+        subject.note_control(taken=None, applied_rad=place)
+        place = place + 0.2
+    for told in (True, False):
+        start = place
+        subject.note_control(taken=True, applied_rad=start if told else None)
+        for expected in (0.1, 0.2, 0.25):
+            decision = subject.decide(SMALL, reading_at(place))
+            place = decision.phi_hw_rad
+            np.testing.assert_allclose(place, start + expected)
+        assert (decision.verdicts[:, Stage.DRIFT] == Verdict.ALTERED).all()
 
 
 def test_answers_that_are_none_or_too_large_are_hard() -> None:

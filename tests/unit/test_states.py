@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import math
-from dataclasses import replace
+import os
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,9 +20,9 @@ from memrl_ctrl.testing import FakeBackend
 from memrl_ctrl.trace import TraceReader
 from memrl_deploy.engaging import Agreement, EngageConfig, blended
 from memrl_deploy.fallback import FallbackConfig, Ladder, Rung
-from memrl_deploy.guard import STAGES, Decision, Excess
+from memrl_deploy.guard import STAGES, Decision, Excess, GuardConfig
 from memrl_deploy.modes import ClosedLoop
-from memrl_deploy.replaying import replay_trace
+from memrl_deploy.replaying import GUARD_KEY, replay_trace
 from memrl_deploy.runtime import Disengaged
 from memrl_deploy.states import (
     TRANSITIONS,
@@ -28,6 +31,7 @@ from memrl_deploy.states import (
     IllegalTransitionError,
     State,
     StateMachine,
+    control_in,
 )
 from memrl_deploy.steering import Steering
 
@@ -183,6 +187,26 @@ def test_settings_that_cannot_work_are_refused() -> None:
         FallbackConfig(hold_cycles=2)
 
 
+def test_control_is_taken_and_given_back_in_a_cycle() -> None:
+    """Its own transitions count, or those of cycles before; the last of them; other events do not."""
+
+    def mode(cycle: object, to: object) -> dict[str, object]:
+        return {"kind": "mode", "cycle": cycle, "to": to}
+
+    taken, left = mode(5, "transition"), mode(5, "manual")
+    assert control_in([], 5) is None
+    assert control_in([taken], 5) is True
+    assert control_in([taken, left], 5) is False
+    assert control_in([mode(5, "shadow"), taken], 5) is True
+    assert control_in([mode(5, "closed-loop"), mode(5, "fallback")], 5) is None
+    assert control_in([taken], 6) is None
+    assert control_in([taken], 6, late=True) is True
+    assert control_in([taken], 5, late=True) is None
+    assert control_in([{"kind": "begun", "mode": "shadow"}], 5, late=True) is False
+    assert control_in([{"kind": "begun", "mode": "shadow"}], 5) is None
+    assert control_in([mode("5", "transition"), mode(None, []), {}], 5) is None
+
+
 def test_a_run_engages_blends_and_replays(tmp_path: Path) -> None:
     """Two cycles agree, three functions blend in; all of it is in the trace, which replays."""
     backend, view = Spy(), Collect()
@@ -226,6 +250,48 @@ def test_the_operator_takes_over_and_engages_again(tmp_path: Path) -> None:
         "closed-loop -> manual",
         "manual -> shadow",
     ]
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["recorded", "engages unrecorded"])
+def test_where_the_operator_led_the_function_the_budgets_begin_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, full: bool
+) -> None:
+    """Led further away than the drift allows, then engaged again, the loop goes on from there."""
+    seen: list[Reading] = []
+    backend = Spy(offset_rad=2.5, alter=lambda reading: seen.append(reading) or reading)
+    keys, view = iter(["", "m", "by hand", "by hand", *[""] * 8, "e"]), Collect()
+
+    def key() -> str:
+        pressed, now = next(keys, ""), seen[-1]
+        if pressed == "by hand":
+            FakeBackend.submit(backend, now.applied_rad + 0.8, now.cycle + 1, 1.0)
+        return pressed
+
+    real = os.writev
+
+    def write(file: int, parts: Any) -> int:
+        if full and len(view.cycles) == 12:  # where it engages
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(file, parts)
+
+    monkeypatch.setattr(os, "writev", write)
+    guard = GuardConfig(drift_rad=1.2)
+    runtime = closed_loop(
+        backend,
+        tmp_path,
+        cycles=20,
+        view=view,
+        guard=guard,
+        configuration={GUARD_KEY: asdict(guard)},
+    )
+    runtime.listen(key)
+    summary = runtime.run()
+    assert summary.error is None
+    assert view.cycles[-1].mode == "closed-loop"
+    assert view.cycles[-1].applied_rad.max() > 2.5
+    assert summary.trace is not None
+    with TraceReader(summary.trace) as trace:
+        assert replay_trace(trace).identical
 
 
 def test_trouble_ends_with_the_snapshot_and_the_operator(tmp_path: Path) -> None:

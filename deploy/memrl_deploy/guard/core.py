@@ -60,6 +60,7 @@ class _Memory:
     profile: ProfileArray | None = None
     returning: Returning | None = None
     budget: Budget | None = None
+    in_control: bool = True
     outlook: Outlook | None = None
     repeats: tuple[int, ...] = ()
 
@@ -124,12 +125,19 @@ class Guard:
                 "bring the function within the limits first"
             ) from refused
 
-    def note_engaged(self, applied_rad: FloatArray) -> None:
-        """Begin the drift budget anew from what is applied [points], rad: control is taken now.
+    def note_control(self, taken: bool | None, applied_rad: FloatArray | None = None) -> None:
+        """Begin the budgets anew where control is taken, and keep none while somebody else has it.
 
-        A guard that is not told begins with the first cycle that it sees.
+        What an operator does with the function is not the agent's travel or drift. A guard that is not
+        told begins with the first cycle that it sees.
+
+        Args:
+            taken: control is taken now (True) or given back; None changes nothing.
+            applied_rad: what is applied [points], rad; None begins with the next cycle.
         """
-        self._now = replace(self._now, budget=Budget.begun(applied_rad))
+        if taken is not None:
+            begun = Budget.begun(applied_rad) if taken and applied_rad is not None else None
+            self._now = replace(self._now, budget=begun, in_control=taken)
 
     def note_outlook(self, outlook: Outlook) -> None:
         """Look ahead by this model from the next `decide` on; the cycle's record has to hold it."""
@@ -197,7 +205,10 @@ class Guard:
         beyond = np.abs(np.where(shown, delta_rad, 0.0)) / self._max_step_rad
         judged = judge(verdicts, beyond, far, self._now.repeats, self.config)
         self._now = replace(
-            self._now, profile=reading.profile, budget=budget, repeats=judged.repeats
+            self._now,
+            profile=reading.profile,
+            budget=budget if self._now.in_control else None,
+            repeats=judged.repeats,
         )
         return _decision(phi_hw_rad, proposed, verdicts, like, judged)
 
