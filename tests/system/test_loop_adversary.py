@@ -221,6 +221,8 @@ def test_a_machine_that_comes_back_with_other_points_is_another_one(
 
 WELCOMES: tuple[tuple[dict[str, Any], str], ...] = (
     ({"lease_s": float("nan")}, "a lease of nan s is none"),
+    ({"lease_s": 1e300}, "a lease of .* s is none"),
+    ({"period_s": 1e300}, "a period of .* s is none"),
     ({"readings_port": 70_000}, "no port has the number 70000"),
     ({"points": 10**9, "point_names": []}, "has .* bytes, and a message"),
     ({"machine": "\x1b[2J"}, "a name in it cannot be shown"),
