@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from memrl_ctrl.backend import Reading
+from memrl_ctrl.backend import Quality, Reading
 from memrl_ctrl.limits import PhaseLimits
 from memrl_ctrl.observation import beam_observation
 from memrl_ctrl.policy.statistics import measure_statistics
@@ -77,6 +77,18 @@ def test_a_profile_that_repeats_while_others_change_is_frozen() -> None:
     silent = reading_at(ZERO, noise=0.0)
     subject.decide(ZERO, silent)
     assert subject.usable(with_profile(silent, 0, 2.0 * silent.profile[0])).all()
+
+
+@pytest.mark.parametrize("missing", [math.nan, 1.0])
+def test_what_stands_still_beside_a_missing_point_is_frozen(missing: float) -> None:
+    """That a reading came again whole cannot be said of a part of it: then all of this part hold."""
+    subject, reading = guard(), reading_at(ZERO)
+    profile, quality = reading.profile.copy(), reading.quality.copy()
+    profile[2] *= missing
+    quality[2] = Quality.STALE
+    reading = replace(reading, profile=profile, quality=quality)
+    assert subject.decide(SMALL, reading).held.tolist() == [point == 2 for point in range(POINTS)]
+    assert subject.decide(SMALL, replace(reading, cycle=1)).held.all()
 
 
 def test_an_undone_cycle_was_never_seen() -> None:
