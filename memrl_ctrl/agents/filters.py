@@ -41,6 +41,8 @@ LOG_RANGE, LOG_MIDDLE = 6.0, -10.0
 largest weights add up to about 1, so that no digit of a sum is lost."""
 LOG_TRUSTED = -6.6
 """Of the weight of an observation from which on its misses count."""
+SHORT = 0.3
+"""Length of what the encoder gives below which it says hardly anything."""
 SHORTEST = 1e-8
 """Length of a sum below which its logarithm says no more."""
 CUT_RAD = math.radians(10.0)
@@ -148,8 +150,9 @@ class FilterMemory(SequenceMemory):
         with torch.autocast(observations.device.type, enabled=False):
             applied = previous.float() * self.half_range_rad
             direction = self.says(encoded.float())
-            # Between 0 and 1 long: one that hardly points anywhere says hardly anything.
-            vector = direction / (1.0 + torch.linalg.vector_norm(direction, dim=-1, keepdim=True))
+            # Nearly 1 long, but for one that hardly points anywhere.
+            squares = direction.square().sum(dim=-1, keepdim=True)
+            vector = direction * torch.rsqrt(squares + SHORT**2)
             said = torch.atan2(vector[..., 1:], vector[..., :1])
             known = said.detach()
             earlier = torch.cat((bank[4].unsqueeze(0), vector[:-1].detach()))
