@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memrl_ctrl.errors import MemrlError, TraceError
 from memrl_ctrl.policy.manifest import decode_manifest
 from memrl_ctrl.trace import TraceReader, Verdict
 from memrl_deploy.fallback import FallbackConfig
@@ -172,7 +173,11 @@ def hard_cycles(trace: TraceReader) -> BoolArray:
     hard |= (np.minimum(far, np.abs(2.0 * np.pi - far)) > _GUARD.readback_hard_rad).any(axis=1)
     shown = ~objected[:, :, [stages.index("finite-fresh"), stages.index("health")]].any(axis=2)
     asked = np.abs(trace.array("action")[:, :, 0])
-    largest = _GUARD.answer_factor * decode_manifest(trace.header.manifest_json).max_step_rad
+    try:
+        step_rad = decode_manifest(trace.header.manifest_json).max_step_rad
+    except (ValueError, MemrlError) as error:
+        raise TraceError(trace.path, f"damaged: the policy's manifest: {error}") from error
+    largest = _GUARD.answer_factor * step_rad
     hard |= (shown & (asked > largest)).any(axis=1)
     return np.asarray(hard, dtype=np.bool_)
 

@@ -21,11 +21,14 @@ def found(file: Any, path: str) -> Any:
     """Return a dataset.
 
     Raises:
-        ValueError: there is none of that path.
+        ValueError: there is none of that path, or its values lie in another file.
     """
     dataset = file.get(path)
     if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
         raise ValueError(f"{path} is missing")
+    # A trace from elsewhere must not have a file of its reader's read, and shown as its own.
+    if dataset.external or dataset.is_virtual or dataset.file.filename != file.file.filename:
+        raise ValueError(f"{path} lies in another file")
     return dataset
 
 
@@ -38,6 +41,8 @@ def group(file: Any, path: str) -> Any:
     there = file.get(path)
     if not isinstance(there, h5py.Group):
         raise ValueError(f"{path} is missing")
+    if there.file.filename != file.file.filename:
+        raise ValueError(f"{path} lies in another file")
     return there
 
 

@@ -11,10 +11,15 @@ import pytest
 
 from memrl_ctrl.cli import main
 from memrl_ctrl.errors import TraceError
+from memrl_ctrl.testing import FakeBackend
 from memrl_ctrl.testing.traces import write_sample_journal
 from memrl_ctrl.trace import TraceReader, recover, verify
 from memrl_ctrl.trace.report import MOST_PLACES
 from memrl_ctrl.trace.untrusted import verify_untrusted
+from memrl_deploy.modes import Shadow
+from memrl_deploy.runtime import Runtime
+
+from .online_loop import N, policy
 
 TOO_LONG = "x" * 300
 """A name that no file system has: looking at it is an error of the operating system."""
@@ -139,3 +144,43 @@ def test_the_check_says_which_file_of_a_folder_it_read(journal: Path) -> None:
     """A folder may hold two files: the report names the one that was checked."""
     assert verify_untrusted(journal.parent).path == journal
     assert verify_untrusted(recover(journal).hdf5.parent).path == journal.with_name("trace.h5")
+
+
+def test_a_trace_reads_no_other_file(journal: Path, tmp_path: Path) -> None:
+    """A column whose values lie elsewhere (raw storage, a link) is damage, not this reader's file."""
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"x" * 100_000)
+    hdf5 = recover(journal).hdf5
+    with h5py.File(hdf5, "a") as file:
+        shape = file["cycles/applied_rad"].shape
+        del file["cycles/applied_rad"], file["cycles/setpoint_rad"]
+        properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        properties.set_external(bytes(secret), 0, h5py.h5f.UNLIMITED)
+        space = h5py.h5s.create_simple(shape)
+        h5py.h5d.create(
+            file["cycles"].id, b"applied_rad", h5py.h5t.IEEE_F64LE, space, dcpl=properties
+        )
+        with h5py.File(tmp_path / "other.h5", "w") as other:
+            other["x"] = np.zeros(shape)
+        file["cycles/setpoint_rad"] = h5py.ExternalLink("other.h5", "x")
+    with TraceReader(hdf5) as trace:
+        for name in ("applied_rad", "setpoint_rad"):
+            with pytest.raises(TraceError, match=r"lies in another file|no column"):
+                trace.array(name)
+            with pytest.raises(TraceError):
+                trace.record(0)
+    assert not verify(hdf5).whole
+
+
+def test_a_policy_that_describes_itself_wrongly_is_a_sentence_in_a_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A manifest that is no JSON is named as damage; no traceback."""
+    fake = FakeBackend(points=8, n_slices=N)
+    summary = Runtime(Shadow(fake), policy(), records=tmp_path, cycles=3).run()
+    assert summary.trace is not None
+    with h5py.File(summary.trace, "a") as file:
+        del file["header/manifest_json"]
+        file["header/manifest_json"] = "{" * 100
+    assert run("report", summary.trace, "--no-twin", "--out", tmp_path / "r.html") == 3
+    assert "damaged: the policy's manifest" in capsys.readouterr().err
