@@ -42,7 +42,9 @@ class PhaseLimits:
             if not value > 0:
                 raise ValueError(f"{name} must be positive, not {value}")
         if math.isinf(self.slope_rad_per_ms):  # times no distance it would be no number
-            raise ValueError("slope_rad_per_ms must be finite: give a large one where there is none")
+            raise ValueError(
+                "slope_rad_per_ms must be finite: give a large one where there is none"
+            )
 
     def check(
         self,
