@@ -13,6 +13,7 @@ from memrl_ctrl.backend import Reading
 from memrl_ctrl.testing import FakeBackend
 from memrl_ctrl.trace import TraceReader
 from memrl_deploy.cli_report import report
+from memrl_deploy.engaging import EngageConfig
 from memrl_deploy.modes import Shadow
 from memrl_deploy.report import judge, load_thresholds, shadow_figures
 from memrl_deploy.report.judgement import Judgement, State, Verdict
@@ -20,7 +21,7 @@ from memrl_deploy.report.thresholds import Thresholds
 from memrl_deploy.report.words import MEANINGS, VERDICTS, meaning
 from memrl_deploy.runtime import Runtime
 
-from .online_loop import N, policy
+from .online_loop import N, closed_loop, policy
 
 DEAD = range(8, 15)
 """Cycles whose profiles are dead: hard excess from the fifth on, that is in three of them."""
@@ -117,3 +118,15 @@ def test_the_page_parts_what_rejects_from_what_is_open(run: Path, tmp_path: Path
     assert text.count("a coin reaches half") == 1
     assert not re.search(r"\bnan\b", text)
     assert "begun" not in text
+
+
+def test_a_run_that_was_not_only_in_shadow_says_so(tmp_path: Path) -> None:
+    """Of a run that engaged only the cycles before are reported; the page says how many are not."""
+    fake = FakeBackend(points=8, n_slices=N, offset_rad=0.4)
+    summary = closed_loop(
+        fake, tmp_path, cycles=12, engage=EngageConfig(after_cycles=3, blend_cycles=2)
+    ).run()
+    assert summary.trace is not None
+    report(summary.trace, out=tmp_path / "report.html", twin=False)
+    html = (tmp_path / "report.html").read_text()
+    assert "10 recorded cycles that were not in shadow" in html

@@ -169,8 +169,14 @@ def _covered(subject: Subject) -> list[tuple[str, str]]:
     played = int(last - first) + 1
     seen = f"{figures.asked} of the {played}" if played > figures.asked else f"all {played}"
     lasted = f"{hours:.2f} h" if hours >= 1.0 else f"{60.0 * hours:.1f} min"
+    others = subject.state.cycles - figures.asked
     return [
         ("cycles", f"{seen} from {first} to {last}, in {lasted}"),
+        *(
+            [("not reported", f"{others} recorded cycles that were not in shadow")]
+            if others > 0
+            else []
+        ),
         ("control points", f"{ctime.size}, ctime {ctime[0]:g} to {ctime[-1]:g} ms"),
         ("intensity (area of the profiles)", spread),
         ("phi_hw that the operators played", f"{low:.1f} to {high:.1f} degrees"),
