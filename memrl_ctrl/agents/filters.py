@@ -60,6 +60,11 @@ def fine(angle: Tensor) -> Tensor:
     return torch.sign(angle) * size * ((math.pi - angle.abs()) / CUT_RAD).clamp(max=1.0)
 
 
+def _nearly_unit(vector: Tensor) -> Tensor:
+    """Return vectors [..., 2] of length 1, but shorter where they hardly point anywhere."""
+    return vector * torch.rsqrt(vector.square().sum(dim=-1, keepdim=True) + SHORT**2)
+
+
 def _any(x: Tensor, y: Tensor) -> Tensor:
     """Return 1 where vectors have a length, 0 where nothing was summed yet."""
     return (x.square() + y.square() > 0.0).to(x.dtype)
@@ -124,7 +129,9 @@ class FilterMemory(SequenceMemory):
         # The LSTM also sees by how much two observations differ, and what this one says.
         self.lstm = type(self.lstm)(n_encoded + self.past.n_out + 2, layers.lstm)
         self.says = nn.Linear(n_encoded, 2)
-        self.trusts = nn.Linear(n_encoded + layers.lstm[-1], 1)
+        self.refines = nn.Linear(n_encoded + layers.lstm[-1], 3)
+        nn.init.zeros_(self.refines.weight)
+        nn.init.zeros_(self.refines.bias)
         self.register_buffer("keeps", torch.tensor(keeps), persistent=False)
         self.log_sharpness = nn.Parameter(torch.zeros(()))
         self.half_range_rad = half_range_rad
@@ -150,12 +157,9 @@ class FilterMemory(SequenceMemory):
         with torch.autocast(observations.device.type, enabled=False):
             applied = previous.float() * self.half_range_rad
             direction = self.says(encoded.float())
-            # Nearly 1 long, but for one that hardly points anywhere.
-            squares = direction.square().sum(dim=-1, keepdim=True)
-            vector = direction * torch.rsqrt(squares + SHORT**2)
-            said = torch.atan2(vector[..., 1:], vector[..., :1])
-            known = said.detach()
-            earlier = torch.cat((bank[4].unsqueeze(0), vector[:-1].detach()))
+            known = torch.atan2(direction[..., 1:], direction[..., :1]).detach()
+            vectors = _nearly_unit(direction).detach()
+            earlier = torch.cat((bank[4].unsqueeze(0), vectors[:-1]))
             begun = torch.cat((_any(*bank[:2])[None, :, :1], torch.ones_like(known[1:])))
             moved = wrap(
                 known - torch.atan2(earlier[..., 1:], earlier[..., :1] + 1.0 - begun) + applied
@@ -164,11 +168,14 @@ class FilterMemory(SequenceMemory):
         x = torch.cat((encoded, self.past(previous), fine(moved), fine(known)), dim=-1)
         out, lstm_state = self.lstm(x, before)
         with torch.autocast(observations.device.type, enabled=False):
-            trust = self.trusts(torch.cat((out, encoded), dim=-1).float())
-            weight = torch.exp(trust.clamp(-LOG_RANGE, LOG_RANGE) + LOG_MIDDLE)
+            # What earlier observations told of the bunch makes this one say more than alone.
+            refined = self.refines(torch.cat((out, encoded), dim=-1).float())
+            vector = _nearly_unit(direction + refined[..., :2])
+            said = torch.atan2(vector[..., 1:], vector[..., :1])
+            weight = torch.exp(refined[..., 2:].clamp(-LOG_RANGE, LOG_RANGE) + LOG_MIDDLE)
             averages, bank = self._average(weight * vector, applied, bank)
         memory = torch.cat((self.behind(out), averages, said), dim=-1)
-        return memory, encoded, (*lstm_state, *bank, vector[-1].detach())
+        return memory, encoded, (*lstm_state, *bank, vectors[-1])
 
     def _average(
         self, vector: Tensor, applied: Tensor, bank: MemoryState

@@ -43,8 +43,6 @@ def plain_memory() -> FilterMemory:
     with torch.no_grad():
         memory.says.weight.copy_(torch.eye(2))
         memory.says.bias.zero_()
-        memory.trusts.weight.zero_()
-        memory.trusts.bias.zero_()
     return memory
 
 
