@@ -20,8 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from memrl_ctrl.agents.exportable import WindowPolicy
-from memrl_ctrl.agents.recurrent import WindowMemory
+from memrl_ctrl.agents.exportable import SequencePolicy, WindowPolicy
+from memrl_ctrl.agents.recurrent import SequenceMemory, WindowMemory
 from memrl_ctrl.config import TrainingConfig
 from memrl_ctrl.training.collect import RECENT, Collector
 from memrl_ctrl.training.stepper import Step
@@ -172,6 +172,8 @@ def memory_units(agent: Any, collector: Collector) -> dict[str, Floats]:
         seen = policy.normaliser(observations[rows, :length]).transpose(0, 1)
         memory = policy.actor.memory
         _, after = memory.lstm(memory.before(memory.steps(seen, actions.transpose(0, 1))))
+    elif isinstance(policy, SequencePolicy) and isinstance(policy.actor.memory, SequenceMemory):
+        after = after[: 2 * len(policy.actor.memory.sizes)]
     states = [state[:MOST_ROWS] for state in after]
     states = [state[state.abs().sum(dim=-1) > 0.0].reshape(-1) for state in states]
     found = {

@@ -23,6 +23,7 @@ from memrl_ctrl.config import LayersConfig, LstmTd3Config
 from memrl_ctrl.errors import UsageError
 from memrl_ctrl.training.collect import Collector
 from memrl_ctrl.training.environments import task_of
+from memrl_ctrl.training.figures import memory_units
 from memrl_ctrl.training.stepper import Stepper
 
 KEEPS = (0.0, 0.5, 0.9, 1.0)
@@ -140,7 +141,7 @@ def test_a_policy_with_filters_carries_them_by_name() -> None:
     assert len(state) == len(widths) == 7
 
 
-def beam_agent(**settings: Any) -> tuple[LstmTd3, Replay]:
+def beam_agent(**settings: Any) -> tuple[LstmTd3, Replay, Collector]:
     """Play some episodes of the beam and keep them."""
     env = gymnasium.make_vec(
         "memrl/BeamPhase-v0",
@@ -165,10 +166,11 @@ def beam_agent(**settings: Any) -> tuple[LstmTd3, Replay]:
         n_action=1,
         n_truth=agent.task.n_truth,
     )
-    for one in Collector(stepper, row, agent).collect(48, random=False):
+    collector = Collector(stepper, row, agent)
+    for one in collector.collect(48, random=False):
         one.store(replay, truth=True)
     stepper.close()
-    return agent, replay
+    return agent, replay, collector
 
 
 def task_with_truth(task: TaskSpec, truth: np.ndarray | None) -> TaskSpec:
@@ -181,7 +183,7 @@ def task_with_truth(task: TaskSpec, truth: np.ndarray | None) -> TaskSpec:
 
 def test_training_sees_the_memory_that_acted() -> None:
     """The actor run over whole episodes says at every step what it said while acting."""
-    agent, replay = beam_agent(batch_size=16)
+    agent, replay, _ = beam_agent(batch_size=16)
     batch = agent.sample(replay)
     with torch.no_grad():
         again = torch.tanh(agent.actor(batch))
@@ -191,7 +193,7 @@ def test_training_sees_the_memory_that_acted() -> None:
 
 def test_the_actor_learns_from_the_error_of_each_observation() -> None:
     """With `estimate_weight` what an observation alone says comes nearer to the truth."""
-    agent, replay = beam_agent(
+    agent, replay, _ = beam_agent(
         estimate_weight=1.0, batch_size=32, actor_lr=3e-3, policy_delay=1, gamma=0.0
     )
     actor = agent.actor
@@ -207,6 +209,14 @@ def test_the_actor_learns_from_the_error_of_each_observation() -> None:
     for _ in range(60):
         agent.update(replay)
     assert wrong() < 0.8 * before
+
+
+def test_figures_of_the_memory_are_those_of_the_lstm() -> None:
+    """What is logged of h and c has nothing of the filters' sums in it."""
+    agent, _, collector = beam_agent()
+    units = memory_units(agent, collector)
+    assert units["memory_h"].size == units["memory_c"].size == 4 * SMALL.lstm[0]
+    assert float(np.abs(units["memory_h"]).max()) < 1.0
 
 
 @pytest.mark.parametrize(
