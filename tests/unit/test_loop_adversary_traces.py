@@ -66,9 +66,7 @@ def test_a_pipe_hangs_no_command(
     assert "is no file; expected a trace" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "command", [["trace", "export"], ["trace", "plot"], ["replay"]], ids=" ".join
-)
+@pytest.mark.parametrize("command", [["trace", "export"], ["replay"]], ids=" ".join)
 def test_what_is_made_from_a_trace_with_loss_is_told_to_lack_something(
     command: list[str], journal: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
