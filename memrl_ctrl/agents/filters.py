@@ -43,7 +43,7 @@ LOG_TRUSTED = -6.6
 """Of the weight of an observation from which on its misses count."""
 SHORT = 0.3
 """Length of what the encoder gives below which it says hardly anything."""
-SHORTEST = 1e-8
+SHORTEST = 1e-4
 """Length of a sum below which its logarithm says no more."""
 CUT_RAD = math.radians(10.0)
 """Distance from pi within which a logarithmic scale goes back to 0: there is no jump at the cut."""
@@ -211,12 +211,15 @@ class FilterMemory(SequenceMemory):
         misses = _fading_each(size.square() * begun * count, kept, misses)
         predictions = _fading(begun[..., :1] * count, kept, predictions)
         mean = (misses / FINE_MISS + PRIOR_STEPS) / (predictions + PRIOR_STEPS)
+        log_mean = torch.log(mean)
+        # Against the best: the weights are the same, and no digit goes into what all have in common.
+        behind = log_mean - log_mean.amin(dim=-1, keepdim=True)
         length = torch.sqrt(x[1:].square() + y[1:].square() + SHORTEST**2)
         parts = (
-            torch.log(mean) / LARGEST_LOG,
+            log_mean / LARGEST_LOG,
             (torch.log(length) - LOG_MIDDLE) / LOG_RANGE,
             fine(wrap(averages - target).detach()),
-            -0.5 * torch.exp(self.log_sharpness) * predictions * torch.log(mean),
+            -0.5 * torch.exp(self.log_sharpness) * predictions * behind,
             wrap(averages - turned),
         )
         last = (x[-1] * ahead[-1] + y[-1] * aside[-1], y[-1] * ahead[-1] - x[-1] * aside[-1])
