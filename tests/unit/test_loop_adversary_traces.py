@@ -125,9 +125,10 @@ def test_a_file_that_lies_about_its_journal_is_read_as_what_it_is(journal: Path)
 
 
 def test_names_in_a_file_do_not_act_on_the_terminal(
-    journal: Path, capsys: pytest.CaptureFixture[str]
+    journal: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Escape sequences and markup in the machine's name are shown, not obeyed."""
+    monkeypatch.setenv("COLUMNS", "200")  # a narrow table cuts names
     hdf5 = recover(journal).hdf5
     with h5py.File(hdf5, "a") as file:
         file.attrs["machine"] = "\x1b[2J[bold]psb[/bold]"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from memrl_ctrl.backend import Reading
-from memrl_ctrl.errors import MemrlError, MismatchError
+from memrl_ctrl.errors import MachineError, MemrlError, MismatchError
 from memrl_ctrl.testing import FakeBackend
 from memrl_ctrl.testing.traces import sample_cycle, sample_header
 from memrl_ctrl.trace import CycleRecord, JournalWriter, verify
@@ -62,7 +62,7 @@ def test_other_memories_and_too_many_are_sentences(tmp_path: Path) -> None:
 
 
 def test_a_machine_that_changes_its_slices_ends_the_run_with_a_sentence(tmp_path: Path) -> None:
-    """The run ends with what changed and exit code 6, and what was recorded until then is whole."""
+    """The run ends with what changed and exit code 5, and what was recorded until then is whole."""
 
     def doubled(reading: Reading) -> Reading:
         if reading.cycle < 6:
@@ -71,11 +71,9 @@ def test_a_machine_that_changes_its_slices_ends_the_run_with_a_sentence(tmp_path
 
     backend = FakeBackend(points=3, n_slices=N, offset_rad=0.1, alter=doubled)
     summary = closed_loop(backend, tmp_path, cycles=12).run()
-    assert isinstance(summary.error, MismatchError)
-    assert summary.error.exit_code == 6
-    assert "profile of cycle 6 is float32 [3, 128]; in this run it is float32 [3, 64]" in str(
-        summary.error
-    )
+    assert isinstance(summary.error, MachineError)
+    assert summary.error.exit_code == 5
+    assert "profile of cycle 6 as float32 [3, 128], and had described itself" in str(summary.error)
     assert summary.trace is not None
     report = verify(summary.trace)
     assert (report.whole, report.last_cycle) == (True, 5)
