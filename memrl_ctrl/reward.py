@@ -24,6 +24,8 @@ FloatArray = NDArray[np.float64]
 
 CONVERGED_RAD = math.radians(0.5)
 """Phase error that counts as converged, rad (the seed's 0.5 degree)."""
+FINE_DEG, COARSE_DEG = 0.3, 10.0
+"""Scales of `fine-error`: the logarithm's, and the error that costs 1 more, degrees."""
 FINE_RAD = math.radians(5.0)
 """Phase error below which a correction counts as fine, rad (the seed's 5 degrees)."""
 
@@ -101,7 +103,7 @@ def log_distance(shot: Shot) -> FloatArray:
 
 def fine_log_distance(shot: Shot) -> FloatArray:
     """-log(1 + |e| / 0.3 deg): the last tenths of a degree count too."""
-    return -np.log1p(np.degrees(np.abs(shot.error_rad)) / 0.3)
+    return -np.log1p(np.degrees(np.abs(shot.error_rad)) / FINE_DEG)
 
 
 def symmetry(shot: Shot) -> FloatArray:
@@ -201,7 +203,7 @@ fine_error = Reward(
         "distance": distance,
         "movement": movement,
     },
-    weights={"fine_log_distance": 1.0, "distance": 18.0, "movement": 0.0},
+    weights={"fine_log_distance": 1.0, "distance": 180.0 / COARSE_DEG, "movement": 0.0},
     needs_truth=True,
     doc="logarithm of the phase error down to tenths of a degree, and a tenth per degree",
 )

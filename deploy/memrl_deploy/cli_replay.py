@@ -9,6 +9,7 @@ from cyclopts import Parameter
 from rich.table import Table
 
 from memrl_ctrl.cli.bars import work_bar
+from memrl_ctrl.cli.trace import tell_loss
 from memrl_ctrl.cli.values import Count, JsonFile, Seed
 from memrl_ctrl.errors import UsageError
 from memrl_ctrl.outputs import write_json
@@ -59,9 +60,7 @@ def replay(
     other = None if policy is None else load_asked(policy)
     console = Terminal(soft_wrap=True, highlight=False, markup=False, stderr=str(json) == "-")
     with TraceReader(trace) as reader:
-        if lost := reader.report.loss():
-            errors = Terminal(soft_wrap=True, highlight=False, markup=False, stderr=True)
-            errors.print(f"{reader.path}: {lost}", style="yellow")
+        tell_loss(reader)
         if twin:
             with work_bar(console, "closing the loop"):
                 found = counterfactual(

@@ -79,25 +79,17 @@ def _powers(keeps: Tensor, steps: int) -> Tensor:
 
 
 def _fading(values: Tensor, keeps: Tensor, before: Tensor) -> Tensor:
-    """Sum values [time, batch, 1] with fading memory, one sum for each of `keeps` [time, batch, n].
+    """Sum values with fading memory [time, batch, n].
 
     Args:
-        values: what is added at each step.
-        keeps: share of the sum that is kept at a step [n].
+        values: what is added at each step [time, batch, n], or the same to all sums [time, batch, 1].
+        keeps: share of each sum that is kept at a step [n], or of all of them [1].
         before: the sums before the first step [batch, n].
     """
     steps = values.shape[0]
-    summed = _powers(keeps, steps) @ values.squeeze(-1)
+    summed = _powers(keeps, steps) @ values.permute(2, 0, 1)
     age = torch.arange(1, steps + 1, device=keeps.device).view(-1, 1, 1)
     return summed.permute(1, 2, 0) + keeps**age * before
-
-
-def _fading_each(values: Tensor, keep: Tensor, before: Tensor) -> Tensor:
-    """Sum values [time, batch, n] with fading memory, each column for itself; see `_fading`."""
-    steps = values.shape[0]
-    summed = _powers(keep, steps)[0] @ values.flatten(1)
-    age = torch.arange(1, steps + 1, device=keep.device).view(-1, 1, 1)
-    return summed.view_as(values) + keep**age * before
 
 
 class FilterMemory(SequenceMemory):
@@ -124,10 +116,11 @@ class FilterMemory(SequenceMemory):
         keeps: tuple[float, ...],
         half_range_rad: float,
     ) -> None:
-        super().__init__(n_observation, 1, layers, actions=True, scale="logarithmic", acts=True)
-        n_encoded = [n_observation, *layers.pre_lstm][-1]
         # The LSTM also sees by how much two observations differ, and what this one says.
-        self.lstm = type(self.lstm)(n_encoded + self.past.n_out + 2, layers.lstm)
+        super().__init__(
+            n_observation, 1, layers, actions=True, scale="logarithmic", acts=True, n_beside=2
+        )
+        n_encoded = self.n_features
         self.says = nn.Linear(n_encoded, 2)
         self.refines = nn.Linear(n_encoded + layers.lstm[-1], 3)
         nn.init.zeros_(self.refines.weight)
@@ -208,7 +201,7 @@ class FilterMemory(SequenceMemory):
         weight = torch.linalg.vector_norm(vector, dim=-1, keepdim=True).detach()
         count = weight / (weight + math.exp(LOG_TRUSTED))
         kept = self.keeps.new_tensor([MISSES_KEPT])
-        misses = _fading_each(size.square() * begun * count, kept, misses)
+        misses = _fading(size.square() * begun * count, kept, misses)
         predictions = _fading(begun[..., :1] * count, kept, predictions)
         mean = (misses / FINE_MISS + PRIOR_STEPS) / (predictions + PRIOR_STEPS)
         log_mean = torch.log(mean)

@@ -16,19 +16,31 @@ from memrl_ctrl.agents.recurrent import Memory, NoMemory, SequenceMemory, Window
 from memrl_ctrl.agents.task import TaskSpec
 from memrl_ctrl.config import LayersConfig, LstmTd3Config
 from memrl_ctrl.errors import UsageError
+from memrl_ctrl.reward import COARSE_DEG, FINE_DEG
 
 OUTCOME_DEG = 0.5
 """Phase error below which the critics' scale is linear, degrees."""
 LARGEST_SQUASHED = 0.9999
 """Of an action whose size is known: beyond it the tanh has no slope left."""
-FINE_DEG, COARSE_DEG = 0.3, 10.0
-"""Scales of the reward `fine-error`."""
 
 
 def build_memory(
     task: TaskSpec, config: LstmTd3Config, layers: LayersConfig, *, acts: bool = False
 ) -> Memory:
-    """Return the kind of memory that the configuration names; `acts` for the policy's."""
+    """Return the kind of memory that the configuration names; `acts` for the policy's.
+
+    Raises:
+        UsageError: filters, in a task whose actions are no turns of a phase.
+    """
+    if config.filters and acts:
+        if task.kind != "beam-phase":
+            raise UsageError(
+                "filters are for memrl/BeamPhase-v0 and memrl/BeamCycle-v0, whose actions are turns of a "
+                f"phase, not for {task.environment!r}: leave them empty"
+            )
+        return FilterMemory(
+            task.n_observation, layers, keeps=config.filters, half_range_rad=task.max_step_rad
+        )
     sizes = (task.n_observation, task.n_action, layers)
     if config.memory == "sequence":
         return SequenceMemory(
@@ -87,9 +99,14 @@ class Actor(nn.Module):
         layers = config.actor
         self.memory = build_memory(task, config, layers, acts=True)
         self.current = mlp(self.memory.n_features, layers.current)
-        n_joined = self.memory.n_memory + [self.memory.n_features, *layers.current][-1]
+        n_seen, n_out = self._ends(task)
+        n_joined = n_seen + [self.memory.n_features, *layers.current][-1]
         self.integration = mlp(n_joined, layers.combination)
-        self.head = nn.Linear([n_joined, *layers.combination][-1], task.n_action)
+        self.head = nn.Linear([n_joined, *layers.combination][-1], n_out)
+
+    def _ends(self, task: TaskSpec) -> tuple[int, int]:
+        """Length of what is integrated of the memory, and of what the head gives."""
+        return self.memory.n_memory, task.n_action
 
     def decide(self, memory: Tensor, features: Tensor) -> Tensor:
         """Return the action before tanh [..., n_action]."""
@@ -107,28 +124,17 @@ class FilterActor(Actor):
     memory: FilterMemory
 
     def __init__(self, task: TaskSpec, config: LstmTd3Config) -> None:
-        nn.Module.__init__(self)
-        if task.kind != "beam-phase":
-            raise UsageError(
-                "filters are for memrl/BeamPhase-v0 and memrl/BeamCycle-v0, whose actions are turns of a "
-                f"phase, not for {task.environment!r}: leave them empty"
-            )
-        layers = config.actor
-        self.memory = FilterMemory(
-            task.n_observation, layers, keeps=config.filters, half_range_rad=task.max_step_rad
-        )
-        self.current = mlp(self.memory.n_features, ())
-        n_joined = self.memory.n_seen + self.memory.n_features
-        self.integration = mlp(n_joined, layers.combination)
-        self.head = nn.Linear([n_joined, *layers.combination][-1], self.memory.n_filters)
+        super().__init__(task, config)
         nn.init.zeros_(self.head.weight)  # at first the filters weigh as they predict
         nn.init.zeros_(self.head.bias)
 
+    def _ends(self, task: TaskSpec) -> tuple[int, int]:
+        return self.memory.n_seen, self.memory.n_filters
+
     def decide(self, memory: Tensor, features: Tensor) -> Tensor:
-        """See `Actor`."""
+        """See `Actor`; what the head gives are corrections to the filters' weights."""
         seen, log_weights, averages, _ = self.memory.parts(memory)
-        joined = torch.cat((seen, features), dim=-1)
-        correction = in_float32(self.head, self.integration(joined))
+        correction = super().decide(seen, features)
         unit = mixed(log_weights + correction, averages) / self.memory.half_range_rad
         unit = unit.clamp(-LARGEST_SQUASHED, LARGEST_SQUASHED)
         return 0.5 * (torch.log1p(unit) - torch.log1p(-unit))  # atanh, which has no export

@@ -227,13 +227,15 @@ class SequenceMemory(nn.Module):
         actions: bool,
         scale: str = "linear",
         acts: bool = False,
+        n_beside: int = 0,
     ) -> None:
         super().__init__()
         self.actions, self.acts = actions, acts
         self.past = PastActions(n_action, scale)
         self.encoder = mlp(n_observation, layers.pre_lstm)
         n_encoded = [n_observation, *layers.pre_lstm][-1]
-        self.lstm = StackedLstm(n_encoded + (self.past.n_out if actions else 0), layers.lstm)
+        n_in = n_encoded + (self.past.n_out if actions else 0) + n_beside
+        self.lstm = StackedLstm(n_in, layers.lstm)
         self.behind = mlp(layers.lstm[-1], layers.post_lstm)
         self.n_memory = [layers.lstm[-1], *layers.post_lstm][-1]
         self.shares_encoder = not layers.current

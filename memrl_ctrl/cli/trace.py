@@ -241,7 +241,7 @@ def plot(
     console = Terminal(highlight=False)
     try:
         with _progress("drawing") as advance, TraceReader(trace, advance) as reader:
-            _tell_loss(reader)
+            tell_loss(reader)
             known = None if truth is None else truth_of(reader, truth)
             made = plot_trace(reader, out or reader.path.parent / "plots", advance, known)
     except ModuleNotFoundError as error:
@@ -274,7 +274,7 @@ def export(
     console = Terminal(highlight=False)
     try:
         with _progress("exporting") as advance, TraceReader(trace, advance) as reader:
-            _tell_loss(reader)
+            tell_loss(reader)
             place = out or reader.path.with_name(f"{reader.path.stem}.{to.value}")
             with output_file(place) as partial:
                 rows = export_trace(reader, partial, to, profiles=profiles, progress=advance)
@@ -348,7 +348,7 @@ def key(*, make: Annotated[bool, Parameter(negative="")] = False) -> None:
     console.print(f"secret key: {key_path()}", style="dim")
 
 
-def _tell_loss(reader: TraceReader) -> None:
+def tell_loss(reader: TraceReader) -> None:
     """Say on stderr that what is made from a trace lacks something, where it does."""
     if lost := reader.report.loss():
         errors = Terminal(stderr=True, highlight=False, soft_wrap=True, markup=False)

@@ -201,13 +201,8 @@ def stale(hdf5: Path, journal: Path) -> bool:
     try:
         with h5py.File(hdf5, "r") as file:
             return int(file.attrs.get("journal_bytes", -1)) != journal.stat().st_size
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        RuntimeError,
-        KeyError,
-    ):  # what a false file makes of it
+    # All of it is what a false file makes of it.
+    except (OSError, ValueError, TypeError, RuntimeError, KeyError):
         return True
 
 

@@ -189,7 +189,7 @@ class _HeadCheck:
         self.damage.append(
             Damage(
                 kind="altered",
-                offset=sequence,
+                offset=None,
                 size=size,
                 sequence=sequence,
                 after_cycle=after,

@@ -24,8 +24,8 @@ class Damage(msgspec.Struct, frozen=True, kw_only=True):
     """`torn`: the file ends within a record; `damaged`: bytes that are no record; `altered`: a
     record that its successor's hash does not confirm; `missing`: records that are not there; `memory`:
     a cycle that is kept, without the memory that went into its policy."""
-    offset: int
-    """Where it begins in the file, bytes (in an HDF5 file: number of the journal record)."""
+    offset: int | None
+    """Where it begins in the journal, bytes; None in an HDF5 file, whose records lie in columns."""
     size: int
     """Bytes that are lost."""
     sequence: int
@@ -35,14 +35,17 @@ class Damage(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     """What is wrong, in words."""
 
+    @property
+    def end(self) -> int | None:
+        """Where it ends in the journal, bytes."""
+        return None if self.offset is None else self.offset + self.size
+
     def sentence(self) -> str:
         """Return it in words, with its place."""
         where = "before the first cycle" if self.after_cycle is None else f"{self.after_cycle}"
         after = where if self.after_cycle is None else f"after cycle {where}"
         place = f"at byte {self.offset} (record {self.sequence}, {after})"
-        if (
-            0 < self.offset == self.sequence
-        ):  # of an HDF5 file: a journal's record n begins behind byte n
+        if self.offset is None:
             place = f"at record {self.sequence} ({after})"
         return f"{self.kind} {place}: {self.text}; {self.size} bytes lost"
 

@@ -330,7 +330,7 @@ class JournalReader:
         """Note records that were cut out without a trace."""
         expected = 0 if self._last is None else self._last.sequence + 1
         # Behind a damaged place a jump is that place's.
-        gap = bool(self._damage) and self._damage[-1].offset + self._damage[-1].size == entry.offset
+        gap = bool(self._damage) and self._damage[-1].end == entry.offset
         if entry.sequence != expected and not gap:
             self._damage.append(
                 Damage(

@@ -105,8 +105,10 @@ def check_a_cut(disk: Disk, folder: Path, generator: random.Random) -> int:
     assert report.cycles >= acknowledged
     if left != disk.data[: len(left)]:
         assert report.damage
-    # Nothing durable is ever called damaged: the first damage is behind the last sync.
-    assert all(place.offset >= moment[1] for place in report.damage)
+        # Nothing durable is ever called damaged: the first damage is behind the last sync.
+        assert all(
+            place.offset is not None and place.offset >= moment[1] for place in report.damage
+        )
     header = sample_header(points=POINTS, n_slices=SLICES)
     with TraceReader(recovery.hdf5) as trace:
         assert trace.cycles[:acknowledged].tolist() == list(range(acknowledged))

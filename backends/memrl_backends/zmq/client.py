@@ -20,7 +20,7 @@ import numpy as np
 from memrl_backends.zmq import endpoint as endpoints
 from memrl_backends.zmq import wire
 from memrl_backends.zmq.keys import load_client, local_folder
-from memrl_backends.zmq.link import LONGEST_S, SILENCE_S, Link
+from memrl_backends.zmq.link import SILENCE_S, Link
 from memrl_ctrl.backend import BoolArray, FloatArray, MachineDescription, Reading, Receipt
 from memrl_ctrl.errors import (
     ConnectionFailed,
@@ -351,7 +351,7 @@ class ZmqBackend(ZmqSource):
         reply, _ = self._link.request(request)
         if not isinstance(reply, wire.LeaseGrant):
             raise self._odd("who asks for the lease with", reply)
-        if not 0.0 < reply.duration_s <= LONGEST_S:
+        if not 0.0 < reply.duration_s <= wire.LONGEST_S:
             raise ConnectionFailed(
                 f"{self._link.endpoint} grants a lease of {reply.duration_s} s, which is none"
             )

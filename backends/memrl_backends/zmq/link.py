@@ -30,8 +30,6 @@ SILENCE_S = 4.0
 """The machine publishes its status twice a second; after this long without it is gone."""
 SLACK_BYTES = 4096
 """What CURVE may add to a message."""
-LONGEST_S = 86_400.0
-"""Longest period and lease that a machine may speak of, s: a day; beyond all measure a time has no ns."""
 SLICE_MS = 50
 """While a reply is waited for, how often it is looked whether the machine is still there, ms."""
 LAST_WORDS_MS = 100
@@ -203,9 +201,9 @@ class Link:
             names = (reply.machine, reply.program, reply.fidelity, reply.key_name)
             if not all(name.isprintable() for name in names):
                 raise FrameError("a name in it cannot be shown")
-            if not 0.0 < reply.lease_s <= LONGEST_S:
+            if not 0.0 < reply.lease_s <= wire.LONGEST_S:
                 raise FrameError(f"a lease of {reply.lease_s} s is none")
-            if reply.period_s > LONGEST_S:
+            if reply.period_s > wire.LONGEST_S:
                 raise FrameError(f"a period of {reply.period_s} s is none")
             if not 0 < reply.readings_port < 1 << 16:
                 raise FrameError(f"no port has the number {reply.readings_port}")

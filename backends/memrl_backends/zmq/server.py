@@ -49,8 +49,6 @@ LEASE_FLOOR_S = 1.0
 """Shortest lease of a machine with a period, s."""
 HEARTBEAT_S = 0.5
 """Time between two statuses, and between two looks at who may come in, s."""
-LONGEST_S = 86_400.0
-"""Longest period or waiting time, s."""
 TICK_S = 0.1
 """Longest sleep of the loop: how soon it notices a signal."""
 MAX_WAITING = 64
@@ -475,7 +473,7 @@ class MachineServer:
 
 
 def _check_time(name: str, value_s: float) -> None:
-    if not 0 <= value_s <= LONGEST_S:  # NaN neither
+    if not 0 <= value_s <= wire.LONGEST_S:  # NaN neither
         raise UsageError(
-            f"a {name} of {value_s:g} s is none: give a time from 0 to {LONGEST_S:g} s (a day)"
+            f"a {name} of {value_s:g} s is none: give a time from 0 to {wire.LONGEST_S:g} s (a day)"
         )

@@ -26,6 +26,8 @@ FEATURES = (
 """What this server can do beyond saying hello."""
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+LONGEST_S = 86_400.0
+"""Longest period, lease and waiting time, s: a day; beyond all measure a time has no ns."""
 MAX_TEXT = 400
 """Longest text, characters; a message with a longer one is refused by whoever reads it."""
 Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]

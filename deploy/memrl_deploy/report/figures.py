@@ -384,10 +384,8 @@ def _events(trace: TraceReader, chosen: NDArray[np.intp]) -> dict[str, int]:
         for text in trace.array(name)[chosen]:
             if text not in ("", "[]"):
                 counts.update(str(event["kind"]) for event in msgspec.json.decode(text))
-    for usual in (
-        OUTLOOK,
-        "begun",
-    ):  # what the guard looks ahead with, and that a run has a beginning
+    # What the guard looks ahead with, and that a run has a beginning, is nothing out of the ordinary.
+    for usual in (OUTLOOK, "begun"):
         counts.pop(usual, None)
     return dict(sorted(counts.items()))
 
