@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from typing import Annotated, Any
 import numpy as np
 import zmq
 from cyclopts import Parameter
+from numpy.typing import NDArray
 
 from memrl_ctrl import progress, registry
 from memrl_ctrl.backend import FloatArray
@@ -56,32 +58,50 @@ SETPOINT_BYTES = 512
 
 @dataclass
 class Measured:
-    """What the segments brought, as far as they came."""
+    """What the segments brought, as far as they came.
 
-    decision_ms: list[float] = field(default_factory=list)
-    sections_ns: list[FloatArray] = field(default_factory=list)
-    rss: list[tuple[int, float]] = field(default_factory=list)
-    """Cycles decided, resident memory in MB."""
-    missed: int = 0
+    Its own memory is taken at the start: it would be taken for the loop's.
+    """
+
+    times_ns: NDArray[np.int64]
+    """By section [cycles, sections]; the first `cycles` rows are filled."""
+    rss: FloatArray
+    """Cycles decided and resident memory in MB, every `RSS_EVERY` cycles [n, 2]; 0 where not yet."""
+    cycles: int = 0
+    missed: Counter[str] = field(default_factory=Counter)
+    """As in the summaries of the runs."""
     floors_ms: dict[str, list[float]] = field(default_factory=dict)
     journal_bytes: int = 0
     reason: str = ""
 
+    @classmethod
+    def of(cls, cycles: int) -> Measured:
+        """Make room for so many cycles."""
+        return cls(
+            times_ns=np.full((cycles, len(SECTIONS)), 0, dtype=np.int64),
+            rss=np.full((cycles // RSS_EVERY, 2), 0.0),
+        )
+
+    def take(self, times_ns: NDArray[np.int64]) -> None:
+        """Keep the times of a segment."""
+        self.times_ns[self.cycles : self.cycles + len(times_ns)] = times_ns
+        self.cycles += len(times_ns)
+
 
 class Watch:
-    """A view that keeps each decision's time and looks at the memory now and then."""
+    """A view that looks at the memory now and then."""
 
     def __init__(self, measured: Measured, total: int) -> None:
         self._measured = measured
         self._total = total
+        self._cycles = 0
 
     def cycle(self, view: CycleView) -> None:
-        """Keep the cycle's time."""
-        kept = self._measured.decision_ms
-        kept.append(view.decision_ms)
-        if len(kept) % RSS_EVERY == 0:
-            self._measured.rss.append((len(kept), resident_mb()))
-            progress.report(len(kept), self._total)
+        """Count it."""
+        self._cycles += 1
+        if self._cycles % RSS_EVERY == 0:
+            self._measured.rss[self._cycles // RSS_EVERY - 1] = self._cycles, resident_mb()
+            progress.report(self._cycles, self._total)
 
     def note(self, text: str) -> None:
         """What went wrong is counted by the run."""
@@ -109,7 +129,7 @@ def run(
         cycles: cycles that are decided.
         folder: where to record; the disk of that folder is measured.
     """
-    measured = Measured()
+    measured = Measured.of(cycles)
     console = Terminal(stderr=str(json_path) == STDOUT)
     place = Path(tempfile.mkdtemp(prefix="memrl-bench-", dir=folder or Path.cwd()))
     try:
@@ -127,7 +147,7 @@ def run(
             )
     finally:
         shutil.rmtree(place, ignore_errors=True)
-    if not measured.decision_ms or not measured.floors_ms:
+    if not measured.cycles or not measured.floors_ms:
         raise MachineError("stopped before anything was measured")
     return _published(measured, cycles, json_path, console)
 
@@ -149,16 +169,16 @@ def _segments(
     """
     segment = min(SEGMENT_CYCLES, max(1, cycles // SEGMENTS_AT_LEAST))
     watch = Watch(measured, cycles)
-    while len(measured.decision_ms) < cycles and not measured.reason:
-        count = min(segment, cycles - len(measured.decision_ms))
+    while measured.cycles < cycles and not measured.reason:
+        count = min(segment, cycles - measured.cycles)
         backend = registry.open_backend("zmq", endpoint=endpoint, keys=place / "keys")
         runtime = Runtime(
             ClosedLoop(backend), policy, records=place / "records", cycles=count, view=watch
         )
         with stopped_by_signals(runtime):
             summary = runtime.run()
-        measured.missed += sum(summary.missed.values())
-        measured.sections_ns.append(summary.times_ns.astype(np.float64))
+        measured.missed += summary.missed
+        measured.take(summary.times_ns)
         size = checked_and_removed(summary)
         measured.journal_bytes += size
         if summary.error is not None:
@@ -251,7 +271,8 @@ class Floors:
 def _published(
     measured: Measured, cycles: int, json_path: Path | None, console: Terminal
 ) -> dict[str, Any]:
-    decided = np.array(measured.decision_ms)
+    times_ms = measured.times_ns[: measured.cycles] / 1e6
+    decided = times_ms[:, 1:].sum(axis=1)
     p50, p99, p999, largest = np.percentile(decided, [50.0, 99.0, 99.9, 100.0])
     floors = {name: float(np.median(times)) for name, times in measured.floors_ms.items()}
     common = floors["onnxruntime step"] + floors["write and fdatasync"]
@@ -263,22 +284,24 @@ def _published(
         "max_ms": float(largest),
         "ratio_to_floors_median": float(p50 / (common + floors["round trip of a reading"])),
         "ratio_to_small_floors_median": float(p50 / (common + floors["round trip of a setpoint"])),
-        "deadline_misses": float(measured.missed),
-        "rss_mb_per_100k_cycles": slope_per_100k(measured.rss),
+        "deadline_misses": float(measured.missed.total()),
+        "rss_mb_per_100k_cycles": slope_per_100k(measured.rss[measured.rss[:, 0] > 0.0]),
         "journal_bytes_per_cycle": measured.journal_bytes / decided.size,
         "load_1min": os.getloadavg()[0],
     }
-    sections = np.median(np.concatenate(measured.sections_ns), axis=0) / 1e6
+    sections = np.median(times_ms, axis=0)
     rows = [_row("decision, reading received to commit answered", decided)]
     rows += [_row(f"floor: {name}", np.array(times)) for name, times in measured.floors_ms.items()]
     rows += [
         {"what": f"section {name}", "median ms": round(float(value), 4)}
         for name, value in zip(SECTIONS[1:], sections[1:], strict=True)
     ]
+    kinds = ", ".join(f"{count} {kind}" for kind, count in measured.missed.most_common())
+    missed = f"{measured.missed.total()} cycles{f' ({kinds})' if kinds else ''}"
     notes = [
         f"{decided.size} of {cycles} cycles{': ' + measured.reason if measured.reason else ''}; "
         f"{POINTS} x {SLICES} float32, CURVE, each cycle durable before its setpoint is sent; "
-        f"{measured.missed} missed; load {figures['load_1min']:.1f}.",
+        f"{missed} missed; load {figures['load_1min']:.1f}.",
         f"Median: {figures['ratio_to_floors_median']:.2f} times the floors with a reading's round "
         f"trip, {figures['ratio_to_small_floors_median']:.2f} times those with a setpoint's; memory "
         f"{figures['rss_mb_per_100k_cycles']:+.2f} MB in 100,000 cycles.",
@@ -305,15 +328,18 @@ def _row(what: str, taken_ms: FloatArray) -> dict[str, Any]:
     }
 
 
-def slope_per_100k(samples: list[tuple[int, float]]) -> float:
+def slope_per_100k(samples: FloatArray) -> float:
     """Return how much memory grows, MB in 100,000 cycles: least squares after the run has settled.
 
     NaN where there are fewer than three samples.
+
+    Args:
+        samples: cycles and memory, MB [n, 2].
     """
     kept = samples[int(len(samples) * SETTLING) :]
     if len(kept) < 3:
         return float("nan")
-    counts, megabytes = np.array(kept).T
+    counts, megabytes = kept.T
     return float(np.polyfit(counts, megabytes, 1)[0] * 1e5)
 
 
