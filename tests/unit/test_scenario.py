@@ -26,6 +26,9 @@ NOT_OF_A_SCENARIO = {
     "turns",  # of unrelated conditions
     "require_reference",
     "distinct",
+    "slew_share",  # a machine cuts by its limits; unrelated conditions have none
+    "slew_deg",
+    "hold_chance",
     "offset_kinds",  # drawn anew for training; a scenario says what its offset does
     "threads",  # how it is computed, not what
 }

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from memrl_backends.blond.partial import Allowed
 from memrl_backends.blond.scenario import Draw, Drawn, merged
 from memrl_backends.blond.shots import Shots
 from memrl_backends.blond.wander import Sizes, Wander
@@ -145,6 +146,9 @@ class SimulationBackend:
             points=points,
             common=description.ctime_ms is not None,
         )
+        self._allowed = None
+        if not scenario.partial.everything:
+            self._allowed = Allowed(scenario.partial, points)
         self._disturbance = UNDISTURBED
         # What was drawn, with the voltages of the last measurement.
         self._met: Drawn | None = None
@@ -183,6 +187,8 @@ class SimulationBackend:
         drawn = self._drawn = self._draw_rows(rows)
         self._offset[rows] = self._new_offset(rows.size, (options or {}).get("offset_deg"))
         self._wander.begin(rows, self._rng)
+        if self._allowed is not None:
+            self._allowed.begin(rows, self._rng)
         if self._shots is not None:
             self._shots.begin(drawn, rows)
         self._setpoint[rows] = self._initial[rows]
@@ -263,6 +269,8 @@ class SimulationBackend:
         setpoint = self.held_rad
         if self._pending is not None and self._cycle >= self._pending_cycle:
             setpoint, self._pending = self._pending, None
+        if self._allowed is not None:
+            setpoint = self._allowed.taken(setpoint, self.held_rad, self._rng)
         self._setpoint = setpoint
         self._drive(np.arange(self.description.points))
         drawn = self._drawn = self._move_on(self._drawn)

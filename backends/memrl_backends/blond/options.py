@@ -13,6 +13,7 @@ import numpy as np
 from memrl_backends.blond.along import open_along
 from memrl_backends.blond.backend import FIDELITIES, Fidelity, SimulationBackend
 from memrl_backends.blond.hardware import PERFECT, Hardware
+from memrl_backends.blond.partial import Partial
 from memrl_backends.blond.scenario import MOST_DISTINCT, Draw, Scenario, filling_range
 from memrl_backends.blond.tracking import CycleTracking, RowTracking, TrackingOptions
 from memrl_ctrl.backend import FloatArray, MachineDescription
@@ -26,7 +27,7 @@ from memrl_ctrl.program import (
     load_program,
     load_reference,
 )
-from memrl_ctrl.ranges import as_range
+from memrl_ctrl.ranges import Range, as_range
 
 DEFAULT_PROGRAM = "psb-2gev"
 TRACKING = "tracking"
@@ -66,6 +67,9 @@ def open_backend(
     settling_cycles: float = 0.0,
     settling_ms: float = 0.0,
     readback_noise_deg: float = 0.0,
+    slew_share: float = 0.0,
+    slew_deg: float | Sequence[float] = (3.0, 60.0),
+    hold_chance: float = 0.0,
     noise: float | Sequence[float] = 0.02,
     monitor: str | Mapping[str, Any] | Monitor = "wcm",
     require_reference: bool = True,
@@ -114,6 +118,10 @@ def open_backend(
         settling_cycles: time constant of the lag from cycle to cycle, cycles.
         settling_ms: time constant of the lag along the cycle, ms; unrelated rows have none.
         readback_noise_deg: standard deviation of the readback's noise.
+        slew_share: share of the episodes in which limits cut what is asked for; for unrelated
+            conditions, whose setpoints no machine cuts.
+        slew_deg: largest change of a shot in those, number or range.
+        hold_chance: chance in each shot that a setpoint is not taken; for unrelated conditions.
         noise: standard deviation of a slice's noise as a fraction of the peak, number or range.
         monitor: what profiles are seen with: `wcm`, `ideal` (noise only), or values of
             `memrl_ctrl.beam.measurement.Monitor` by name, for example `{bits: 8}`.
@@ -182,10 +190,20 @@ def open_backend(
             settling_ms=settling_ms,
             readback_noise_deg=readback_noise_deg,
         ),
+        partial=Partial(
+            slew_share=_number("slew_share", slew_share),
+            slew_rad=_radians("slew_deg", slew_deg),
+            hold_chance=_number("hold_chance", hold_chance),
+        ),
         monitor=replace(monitor_from(monitor), noise=as_range("noise", noise)),
         require_reference=require_reference,
     )
-    _check_reality(scenario, along_cycle=along_cycle, tracked=tracking is not None and rows is None)
+    _check_reality(
+        scenario,
+        along_cycle=along_cycle,
+        one_cycle=rows is None,
+        tracked=tracking is not None and rows is None,
+    )
     if along_cycle:
         return open_along(
             machine=machine_file,
@@ -257,7 +275,15 @@ def _number(name: str, value: float) -> float:
     return low
 
 
-def _check_reality(scenario: Scenario, *, along_cycle: bool, tracked: bool) -> None:
+def _radians(name: str, value: float | Sequence[float]) -> Range:
+    """Return a number or a range of degrees as a range in rad."""
+    low, high = as_range(name, value)
+    return math.radians(low), math.radians(high)
+
+
+def _check_reality(
+    scenario: Scenario, *, along_cycle: bool, one_cycle: bool, tracked: bool
+) -> None:
     """Refuse imperfections where they are not simulated."""
     given = {
         "the low-level RF (phase_resolution_deg to readback_noise_deg)": (
@@ -271,6 +297,10 @@ def _check_reality(scenario: Scenario, *, along_cycle: bool, tracked: bool) -> N
     asked = [what for what, is_given in given.items() if is_given]
     if along_cycle and asked:
         raise UsageError(f"along_cycle does not simulate {asked[0]}: leave it out")
+    if not scenario.partial.everything and (one_cycle or along_cycle):
+        raise UsageError(
+            "slew_share and hold_chance are for unrelated conditions: give rows, without along_cycle"
+        )
     if tracked and given["errors of the voltages (v1_error, v2_error)"]:
         raise UsageError(
             "a tracked cycle has the program's voltages: leave out v1_error and v2_error, or use "

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memrl_backends.blond.hardware import PERFECT, Hardware
+from memrl_backends.blond.partial import EVERYTHING, Partial
 from memrl_backends.blond.wander import KINDS
 from memrl_ctrl.beam import Conditions, filling_to_emittance, reference_optimum
 from memrl_ctrl.beam.measurement import WCM, Monitor
@@ -77,6 +78,8 @@ class Scenario:
     """The same of V2."""
     hardware: Hardware = PERFECT
     """What becomes of phi_hw on its way to the cavity."""
+    partial: Partial = EVERYTHING
+    """How much of a setpoint takes effect, for unrelated conditions."""
     monitor: Monitor = WCM
     """What profiles are seen with."""
     require_reference: bool = True

@@ -1,0 +1,88 @@
+"""What of a setpoint takes effect, for training: a machine's limits let through less than was asked for.
+
+Online a function is cut by the limit of its slope, by the guard or by the machine, or not taken at all,
+and the points of a cycle hold each other. Unrelated rows have no neighbours: here each row draws what
+it is allowed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memrl_ctrl.errors import UsageError
+from memrl_ctrl.ranges import Range
+
+FloatArray = NDArray[np.float64]
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Partial:
+    """How much of what is asked for takes effect; the default is all of it.
+
+    Raises:
+        UsageError: a value out of its range, by name.
+    """
+
+    slew_share: float = 0.0
+    """Share of the episodes in which the phase moves by no more than so much in a shot."""
+    slew_rad: Range = (0.0, 0.0)
+    """By how much then: drawn for each episode, evenly in the logarithm, rad."""
+    hold_chance: float = 0.0
+    """Chance, each shot of each row, that nothing is taken."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        for name in ("slew_share", "hold_chance"):
+            value = getattr(self, name)
+            if not 0.0 <= value <= 1.0:
+                raise UsageError(f"{name} must be 0 to 1, not {value:g}")
+        low, high = self.slew_rad
+        if not (0.0 < low <= high <= math.pi or self.slew_share == 0.0):
+            raise UsageError(
+                f"slew_deg must be above 0 and at most 180 degrees, not {math.degrees(low):g} to "
+                f"{math.degrees(high):g}"
+            )
+
+    @property
+    def everything(self) -> bool:
+        """Whether all that is asked for takes effect."""
+        return self.slew_share == 0.0 and self.hold_chance == 0.0
+
+
+EVERYTHING = Partial()
+"""All that is asked for takes effect."""
+
+
+class Allowed:
+    """What each row is allowed in its episode.
+
+    Args:
+        partial: how much.
+        points: number of rows.
+    """
+
+    def __init__(self, partial: Partial, points: int) -> None:
+        self._partial = partial
+        self._slew = np.full(points, math.inf)
+
+    def begin(self, rows: Rows, rng: np.random.Generator) -> None:
+        """Draw what rows that begin an episode are allowed."""
+        if self._partial.slew_share > 0.0:
+            low, high = self._partial.slew_rad
+            drawn = np.exp(rng.uniform(math.log(low), math.log(high), rows.size))
+            limited = rng.random(rows.size) < self._partial.slew_share
+            self._slew[rows] = np.where(limited, drawn, math.inf)
+
+    def taken(
+        self, asked_rad: FloatArray, held_rad: FloatArray, rng: np.random.Generator
+    ) -> FloatArray:
+        """Return what takes effect of a function [rows], rad, where `held_rad` [rows] is applied."""
+        moved = np.clip(asked_rad - held_rad, -self._slew, self._slew)
+        if self._partial.hold_chance > 0.0:
+            moved = np.where(rng.random(moved.size) < self._partial.hold_chance, 0.0, moved)
+        return np.asarray(held_rad + moved)

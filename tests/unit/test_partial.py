@@ -1,0 +1,97 @@
+"""What limits let through of a setpoint in training: cut to a largest change, or not taken at all."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from memrl_backends.blond import open_backend
+from memrl_backends.blond.backend import SimulationBackend
+from memrl_ctrl.env.task import BeamPhase
+from memrl_ctrl.errors import UsageError
+
+ROWS = 400
+
+
+def opened(**options: object) -> SimulationBackend:
+    """Open unrelated conditions with few slices."""
+    return open_backend(machine="psb", rows=ROWS, n_slices=32, seed=3, distinct=5, **options)
+
+
+def moved_deg(backend: SimulationBackend, asked_deg: float) -> np.ndarray:
+    """Ask every row for a change and return what was applied of it."""
+    before = backend.held_rad
+    backend.submit(before + math.radians(asked_deg), backend.observe().cycle + 1, 10.0)
+    return np.degrees(backend.observe().applied_rad - before)
+
+
+def test_a_slew_limit_cuts_in_its_share_of_the_episodes() -> None:
+    """Rows without it get all, the others what they drew within the range: the same in every shot."""
+    backend = opened(slew_share=0.25, slew_deg=[5.0, 40.0])
+    backend.start()
+    first, second = moved_deg(backend, 60.0), moved_deg(backend, -60.0)
+    cut = first < 59.999
+    assert cut.mean() == pytest.approx(0.25, abs=0.06)
+    np.testing.assert_allclose(first[~cut], 60.0)
+    assert first[cut].min() >= 5.0
+    assert first[cut].max() <= 40.0
+    np.testing.assert_allclose(second, -first)
+    # Evenly in the logarithm: half of them below the geometric mean.
+    assert (first[cut] < math.sqrt(5.0 * 40.0)).mean() == pytest.approx(0.5, abs=0.15)
+
+
+def test_rows_that_begin_anew_draw_anew() -> None:
+    """The others keep theirs."""
+    backend = opened(slew_share=1.0, slew_deg=[5.0, 40.0])
+    backend.start()
+    before = moved_deg(backend, 60.0)
+    mask = np.arange(ROWS) < 50
+    backend.start(mask=mask)
+    after = moved_deg(backend, 60.0)
+    np.testing.assert_allclose(after[~mask], before[~mask])
+    assert (np.abs(after[mask] - before[mask]) > 1e-3).mean() > 0.9
+
+
+def test_a_held_setpoint_changes_nothing_and_the_next_one_is_taken() -> None:
+    """Each shot is drawn for itself."""
+    backend = opened(hold_chance=0.3)
+    backend.start()
+    first, second = moved_deg(backend, 30.0), moved_deg(backend, 30.0)
+    for moved in (first, second):
+        assert (moved == 0.0).mean() == pytest.approx(0.3, abs=0.08)
+        np.testing.assert_allclose(moved[moved != 0.0], 30.0)
+    assert ((first == 0.0) & (second == 0.0)).mean() == pytest.approx(0.09, abs=0.05)
+
+
+def test_the_policy_is_told_what_was_applied() -> None:
+    """`applied` of the task is what took effect, and so is the error that the truth knows."""
+    task = BeamPhase(ROWS, machine="psb", n_slices=32, distinct=5, slew_share=1.0, slew_deg=7.0)
+    task.start(1, None)
+    before = task.aim_error_rad()
+    task.play(np.full(ROWS, 0.5))  # of 90 degrees
+    np.testing.assert_allclose(np.degrees(task.applied), 7.0)
+    change = np.angle(np.exp(1j * (task.aim_error_rad() - before)))
+    np.testing.assert_allclose(np.degrees(change), 7.0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"slew_share": 1.5}, "slew_share must be 0 to 1, not 1.5"),
+        ({"hold_chance": -0.1}, "hold_chance must be 0 to 1"),
+        ({"slew_share": 0.5, "slew_deg": [0.0, 5.0]}, "slew_deg must be above 0 and at most 180"),
+        ({"slew_share": 0.5, "slew_deg": [5.0, 181.0]}, "slew_deg must be above 0 and at most 180"),
+        ({"slew_deg": [50.0, 5.0]}, "slew_deg"),
+        ({"rows": None, "machine": None, "hold_chance": 0.1}, "for unrelated conditions"),
+        (
+            {"machine": None, "program": "psb-2gev", "along_cycle": True, "slew_share": 0.1},
+            "for unrelated conditions",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused(options: dict[str, object], sentence: str) -> None:
+    """By the option's own name, with what is allowed."""
+    with pytest.raises(UsageError, match=sentence):
+        open_backend(**{"machine": "psb", "rows": 4, "n_slices": 32, **options})
