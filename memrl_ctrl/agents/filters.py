@@ -129,7 +129,7 @@ class FilterMemory(SequenceMemory):
         self.log_sharpness = nn.Parameter(torch.zeros(()))
         self.half_range_rad = half_range_rad
         self.n_filters = len(keeps)
-        self.n_memory += 5 * self.n_filters + 1
+        self.n_memory += 5 * self.n_filters + 2
 
     @property
     def carried(self) -> dict[str, int]:
@@ -166,18 +166,21 @@ class FilterMemory(SequenceMemory):
             vector = _nearly_unit(direction + refined[..., :2])
             said = torch.atan2(vector[..., 1:], vector[..., :1])
             weight = torch.exp(refined[..., 2:].clamp(-LOG_RANGE, LOG_RANGE) + LOG_MIDDLE)
-            averages, bank = self._average(weight * vector, applied, bank)
-        memory = torch.cat((self.behind(out), averages, said), dim=-1)
+            averages, bank = self._average(weight * vector, known, applied, bank)
+            alone = torch.atan2(direction[..., 1:], direction[..., :1])
+        memory = torch.cat((self.behind(out), averages, said, alone), dim=-1)
         return memory, encoded, (*lstm_state, *bank, vectors[-1])
 
     def _average(
-        self, vector: Tensor, applied: Tensor, bank: MemoryState
+        self, vector: Tensor, known: Tensor, applied: Tensor, bank: MemoryState
     ) -> tuple[Tensor, MemoryState]:
         """Run the bank over a sequence.
 
         Args:
             vector: towards the change that each observation says is wanted, as long as it is to be trusted
                 [time, batch, 2].
+            known: the change that each says by itself, rad [time, batch, 1]. The filters are judged by
+                it: what has already been refined by earlier observations is no test of a prediction.
             applied: change applied before each of them, rad [time, batch, 1].
             bank: cosine, sine, misses [batch, n_filters], and predictions [batch, 1].
 
@@ -196,7 +199,8 @@ class FilterMemory(SequenceMemory):
         y = torch.cat((sine.unsqueeze(0), _fading(y_now, self.keeps, sine)))
         averages, target = torch.atan2(y[1:], x[1:]), torch.atan2(y_now, x_now)
         begun = _any(x[:-1], y[:-1])
-        miss = wrap(target - torch.atan2(y[:-1], x[:-1] + (1.0 - begun))).detach()
+        foreseen = torch.atan2(y[:-1], x[:-1] + (1.0 - begun))
+        miss = wrap(known + turned - foreseen).detach()
         size = (miss / LARGEST_MISS_RAD).clamp(-1.0, 1.0)
         weight = torch.linalg.vector_norm(vector, dim=-1, keepdim=True).detach()
         count = weight / (weight + math.exp(LOG_TRUSTED))
@@ -223,16 +227,17 @@ class FilterMemory(SequenceMemory):
 
         Returns:
             What the head sees [..., n_seen]; logarithmic weights of the filters [..., n_filters]; their
-            averages [..., n_filters], rad; what the present observation alone says [..., 1], rad.
+            averages [..., n_filters], rad; what the present observation says, refined by earlier
+            ones and by itself [..., 2], rad.
         """
-        widths = [self.n_seen, self.n_filters, self.n_filters, 1]
-        seen, weights, averages, said = torch.split(memory, widths, dim=-1)
-        return seen, weights, averages, said
+        widths = [self.n_seen, self.n_filters, self.n_filters, 2]
+        seen, weights, averages, says = torch.split(memory, widths, dim=-1)
+        return seen, weights, averages, says
 
     @property
     def n_seen(self) -> int:
         """Length of what the head sees of the memory."""
-        return self.n_memory - 2 * self.n_filters - 1
+        return self.n_memory - 2 * self.n_filters - 2
 
 
 def mixed(log_weights: Tensor, averages: Tensor) -> Tensor:

@@ -140,15 +140,15 @@ class FilterActor(Actor):
         return 0.5 * (torch.log1p(unit) - torch.log1p(-unit))  # atanh, which has no export
 
     def estimate_error(self, memory: Tensor, truth: Tensor) -> Tensor:
-        """Return how wrong each observation's own estimate is, as the reward `fine-error` has it [...].
+        """Return how wrong the estimates of each observation are, as the reward `fine-error` has it [...].
 
         Args:
             memory: [..., n_memory].
             truth: privileged features [..., n_truth].
         """
-        *_, said = self.memory.parts(memory)
-        degrees = torch.rad2deg(wrap(said + math.pi * truth[..., :1])).abs().squeeze(-1)
-        return torch.log1p(degrees / FINE_DEG) + degrees / COARSE_DEG
+        *_, says = self.memory.parts(memory)
+        degrees = torch.rad2deg(wrap(says + math.pi * truth[..., :1])).abs()
+        return (torch.log1p(degrees / FINE_DEG) + degrees / COARSE_DEG).mean(dim=-1)
 
 
 def build_actor(task: TaskSpec, config: LstmTd3Config) -> Actor:

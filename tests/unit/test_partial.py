@@ -23,8 +23,7 @@ def opened(**options: object) -> SimulationBackend:
 def moved_deg(backend: SimulationBackend, asked_deg: float) -> np.ndarray:
     """Ask every row for a change and return what was applied of it."""
     before = backend.held_rad
-    backend.submit(before + math.radians(asked_deg), backend.observe().cycle + 1, 10.0)
-    return np.degrees(backend.observe().applied_rad - before)
+    return np.degrees(backend.play(before + math.radians(asked_deg)).applied_rad - before)
 
 
 def test_a_slew_limit_cuts_in_its_share_of_the_episodes() -> None:
@@ -65,6 +64,29 @@ def test_a_held_setpoint_changes_nothing_and_the_next_one_is_taken() -> None:
     assert ((first == 0.0) & (second == 0.0)).mean() == pytest.approx(0.09, abs=0.05)
 
 
+def test_what_others_play_is_not_what_was_asked_for() -> None:
+    """In its share of the shots another change is applied, evenly within the given size."""
+    backend = opened(other_chance=0.4, other_deg=45.0)
+    backend.start()
+    moved = moved_deg(backend, 80.0)
+    others = np.abs(moved - 80.0) > 1e-6
+    assert others.mean() == pytest.approx(0.4, abs=0.08)
+    assert np.abs(moved[others]).max() <= 45.0
+    assert moved[others].std() == pytest.approx(45.0 / math.sqrt(3.0), rel=0.15)
+
+
+def test_others_keep_the_limits_of_the_machine() -> None:
+    """However long they move it about, what is applied is in range, so that the next setpoint is taken."""
+    backend = opened(other_chance=1.0, other_deg=180.0)
+    backend.start()
+    limits = backend.description.limits
+    for _ in range(30):
+        applied = backend.play(backend.held_rad).applied_rad
+        assert (applied >= limits.min_rad).all()
+        assert (applied <= limits.max_rad).all()
+    assert np.ptp(applied) > math.pi
+
+
 def test_the_policy_is_told_what_was_applied() -> None:
     """`applied` of the task is what took effect, and so is the error that the truth knows."""
     task = BeamPhase(ROWS, machine="psb", n_slices=32, distinct=5, slew_share=1.0, slew_deg=7.0)
@@ -80,6 +102,8 @@ def test_the_policy_is_told_what_was_applied() -> None:
     ("options", "sentence"),
     [
         ({"slew_share": 1.5}, "slew_share must be 0 to 1, not 1.5"),
+        ({"other_chance": 2.0}, "other_chance must be 0 to 1"),
+        ({"other_deg": 200.0}, "other_deg must be 0 to 180 degrees"),
         ({"hold_chance": -0.1}, "hold_chance must be 0 to 1"),
         ({"slew_share": 0.5, "slew_deg": [0.0, 5.0]}, "slew_deg must be above 0 and at most 180"),
         ({"slew_share": 0.5, "slew_deg": [5.0, 181.0]}, "slew_deg must be above 0 and at most 180"),

@@ -29,6 +29,8 @@ NOT_OF_A_SCENARIO = {
     "slew_share",  # a machine cuts by its limits; unrelated conditions have none
     "slew_deg",
     "hold_chance",
+    "other_chance",
+    "other_deg",
     "offset_kinds",  # drawn anew for training; a scenario says what its offset does
     "threads",  # how it is computed, not what
 }

@@ -148,7 +148,7 @@ class SimulationBackend:
         )
         self._allowed = None
         if not scenario.partial.everything:
-            self._allowed = Allowed(scenario.partial, points)
+            self._allowed = Allowed(scenario.partial, description.limits, points)
         self._disturbance = UNDISTURBED
         # What was drawn, with the voltages of the last measurement.
         self._met: Drawn | None = None

@@ -70,6 +70,8 @@ def open_backend(
     slew_share: float = 0.0,
     slew_deg: float | Sequence[float] = (3.0, 60.0),
     hold_chance: float = 0.0,
+    other_chance: float = 0.0,
+    other_deg: float = 90.0,
     noise: float | Sequence[float] = 0.02,
     monitor: str | Mapping[str, Any] | Monitor = "wcm",
     require_reference: bool = True,
@@ -122,6 +124,9 @@ def open_backend(
             conditions, whose setpoints no machine cuts.
         slew_deg: largest change of a shot in those, number or range.
         hold_chance: chance in each shot that a setpoint is not taken; for unrelated conditions.
+        other_chance: chance in each shot that another change is played than the one asked for, as an
+            operator's; for unrelated conditions.
+        other_deg: largest such change, in both directions.
         noise: standard deviation of a slice's noise as a fraction of the peak, number or range.
         monitor: what profiles are seen with: `wcm`, `ideal` (noise only), or values of
             `memrl_ctrl.beam.measurement.Monitor` by name, for example `{bits: 8}`.
@@ -194,6 +199,8 @@ def open_backend(
             slew_share=_number("slew_share", slew_share),
             slew_rad=_radians("slew_deg", slew_deg),
             hold_chance=_number("hold_chance", hold_chance),
+            other_chance=_number("other_chance", other_chance),
+            other_rad=math.radians(_number("other_deg", other_deg)),
         ),
         monitor=replace(monitor_from(monitor), noise=as_range("noise", noise)),
         require_reference=require_reference,
@@ -299,7 +306,8 @@ def _check_reality(
         raise UsageError(f"along_cycle does not simulate {asked[0]}: leave it out")
     if not scenario.partial.everything and (one_cycle or along_cycle):
         raise UsageError(
-            "slew_share and hold_chance are for unrelated conditions: give rows, without along_cycle"
+            "slew_share, hold_chance and other_chance are for unrelated conditions: give rows, without "
+            "along_cycle"
         )
     if tracked and given["errors of the voltages (v1_error, v2_error)"]:
         raise UsageError(

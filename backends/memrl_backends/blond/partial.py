@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memrl_ctrl.errors import UsageError
+from memrl_ctrl.limits import PhaseLimits
 from memrl_ctrl.ranges import Range
 
 FloatArray = NDArray[np.float64]
@@ -34,13 +35,22 @@ class Partial:
     """By how much then: drawn for each episode, evenly in the logarithm, rad."""
     hold_chance: float = 0.0
     """Chance, each shot of each row, that nothing is taken."""
+    other_chance: float = 0.0
+    """Chance, each shot of each row, that something else is played: an operator's change, or the way round
+    the circle that the guard chose for all points together."""
+    other_rad: float = 0.5 * math.pi
+    """Largest such change, drawn evenly in both directions, rad."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
-        for name in ("slew_share", "hold_chance"):
+        for name in ("slew_share", "hold_chance", "other_chance"):
             value = getattr(self, name)
             if not 0.0 <= value <= 1.0:
                 raise UsageError(f"{name} must be 0 to 1, not {value:g}")
+        if not 0.0 <= self.other_rad <= math.pi:
+            raise UsageError(
+                f"other_deg must be 0 to 180 degrees, not {math.degrees(self.other_rad):g}"
+            )
         low, high = self.slew_rad
         if not (0.0 < low <= high <= math.pi or self.slew_share == 0.0):
             raise UsageError(
@@ -51,7 +61,7 @@ class Partial:
     @property
     def everything(self) -> bool:
         """Whether all that is asked for takes effect."""
-        return self.slew_share == 0.0 and self.hold_chance == 0.0
+        return self.slew_share == self.hold_chance == self.other_chance == 0.0
 
 
 EVERYTHING = Partial()
@@ -63,11 +73,12 @@ class Allowed:
 
     Args:
         partial: how much.
+        limits: of the machine, which others keep too.
         points: number of rows.
     """
 
-    def __init__(self, partial: Partial, points: int) -> None:
-        self._partial = partial
+    def __init__(self, partial: Partial, limits: PhaseLimits, points: int) -> None:
+        self._partial, self._limits = partial, limits
         self._slew = np.full(points, math.inf)
 
     def begin(self, rows: Rows, rng: np.random.Generator) -> None:
@@ -85,4 +96,9 @@ class Allowed:
         moved = np.clip(asked_rad - held_rad, -self._slew, self._slew)
         if self._partial.hold_chance > 0.0:
             moved = np.where(rng.random(moved.size) < self._partial.hold_chance, 0.0, moved)
+        if self._partial.other_chance > 0.0:
+            most = self._partial.other_rad
+            other = held_rad + rng.uniform(-most, most, moved.size)
+            other = np.clip(other, self._limits.min_rad, self._limits.max_rad) - held_rad
+            moved = np.where(rng.random(moved.size) < self._partial.other_chance, other, moved)
         return np.asarray(held_rad + moved)
