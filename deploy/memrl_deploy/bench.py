@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -36,6 +37,7 @@ from memrl_ctrl.policy.runner import open_session
 from memrl_ctrl.policy.write import proportional_policy
 from memrl_ctrl.terminal import Terminal
 from memrl_ctrl.trace import JOURNAL_NAME, verify
+from memrl_deploy import companion
 from memrl_deploy.modes import ClosedLoop
 from memrl_deploy.pacing import SECTIONS
 from memrl_deploy.runtime import Runtime, stopped_by_signals
@@ -370,7 +372,8 @@ def twin(place: Path, *options: str, slices: int = SLICES, seed: int = 5) -> Ite
     shape = ["--points", str(POINTS), "--slices", str(slices)]
     with log.open("w") as output:
         process = subprocess.Popen(  # noqa: S603 - this interpreter, no shell
-            [sys.executable, "-m", "memrl_ctrl", "machine", *arguments, *shape, *options],
+            [sys.executable, "-m", companion.__name__, "machine", *arguments, *shape, *options],
+            stdin=subprocess.PIPE,  # nothing is written: its end tells the twin that we are gone
             stdout=output,
             stderr=subprocess.STDOUT,
             env={**os.environ, "PYTHONUNBUFFERED": "1", "MEMRL_CTRL_STATE": str(place)},
@@ -389,7 +392,7 @@ def twin(place: Path, *options: str, slices: int = SLICES, seed: int = 5) -> Ite
         yield found[1]
     finally:
         process.terminate()
-        process.wait()
+        process.communicate()
 
 
 @contextmanager
@@ -416,6 +419,14 @@ def _echo(pipe: Connection) -> None:
     socket = zmq.Context().socket(zmq.ROUTER)
     socket.curve_server, socket.curve_publickey, socket.curve_secretkey = True, public, secret
     pipe.send((socket.bind_to_random_port("tcp://127.0.0.1"), public))
+    threading.Thread(target=_end_with, args=(pipe,), daemon=True).start()
     while True:
         identity, request = socket.recv_multipart()
         socket.send_multipart([identity, reply if request == b"reading" else request])
+
+
+def _end_with(pipe: Connection) -> None:
+    """End this process when whoever holds the other end of a pipe is gone."""
+    with suppress(EOFError, OSError):
+        pipe.recv()
+    os._exit(0)

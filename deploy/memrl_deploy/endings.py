@@ -61,6 +61,7 @@ class Known(StrEnum):
     """It depends on the reading whether a stage objects."""
 
 
+FROZEN = "frozen_profile"
 KNOWN: dict[str, Known] = {
     "missing_reading": Known.HELD,
     "late_reading": Known.HELD,
@@ -70,11 +71,11 @@ KNOWN: dict[str, Known] = {
     "setpoint_ignored": Known.FOLLOWED,
     "dead_pickup": Known.SICK,
     "flipped_polarity": Known.SICK,
-    "frozen_profile": Known.SEEN,
+    FROZEN: Known.SICK,
     "noise_burst": Known.SEEN,
     "cavity_trip": Known.SEEN,
 }
-"""Every fault of a scenario."""
+"""Every fault of a scenario, of profiles with noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +89,8 @@ class Happening:
     """Of the control points, those that it concerns."""
     flagged: bool = False
     """Whether the reading says itself that it is none."""
+    noisy: bool = True
+    """Whether the machine's profiles have noise: without it a frozen one may be that of a bunch at rest."""
 
     @property
     def last(self) -> int:
@@ -95,13 +98,16 @@ class Happening:
         return self.first + self.cycles - 1
 
     @classmethod
-    def of(cls, fault: Mapping[str, Any], first: int, points: int) -> Happening:
+    def of(
+        cls, fault: Mapping[str, Any], first: int, points: int, *, noisy: bool = True
+    ) -> Happening:
         """Make it from a fault as `memrl-ctrl scenario show` prints it.
 
         Args:
             fault: its plain values.
             first: its first cycle.
             points: control points of the machine.
+            noisy: whether its profiles have noise.
         """
         cycles = int(fault.get("for_cycles", 1))
         if fault["fault"] == "cavity_trip":
@@ -113,12 +119,17 @@ class Happening:
             cycles=cycles,
             share=1.0 if concerned is None else len(concerned) / points,
             flagged=bool(fault.get("flagged", False)),
+            noisy=noisy,
         )
 
     @property
     def known(self) -> Known:
         """What the loop knows of it."""
-        return Known.HELD if self.flagged else KNOWN[self.kind]
+        if self.flagged:
+            return Known.HELD
+        if self.kind == FROZEN and not self.noisy:
+            return Known.SEEN
+        return KNOWN[self.kind]
 
 
 def documented(one: Happening, hard: BoolArray | None = None) -> Ending:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
@@ -26,6 +25,7 @@ from memrl_ctrl.backend import BoolArray, MachineDescription, Reading
 from memrl_ctrl.beam import CycleFit, fit_cycle, matched_profiles
 from memrl_ctrl.errors import BeamError, MemrlError, MismatchError
 from memrl_ctrl.program import CycleProgram, load_program
+from memrl_deploy.companion import end_with_parent
 from memrl_deploy.guard import Outlook
 from memrl_deploy.guard.outlook import CELL_RAD, KIND, PHASES
 
@@ -276,15 +276,9 @@ def _work(pipe: Connection, program: CycleProgram) -> None:
         pipe.send(foresee(pipe.recv(), program, ctime_ms))
 
 
-def _die_with_the_loop() -> None:
-    """End this process, in the midst of a fit too, when whoever started it is gone, however it went."""
-    sys.stdin.buffer.read()
-    os._exit(0)
-
-
 if __name__ == "__main__":
     os.nice(NICE)
-    threading.Thread(target=_die_with_the_loop, daemon=True).start()
+    end_with_parent(lambda: os._exit(0))
     try:
         _work(Connection(int(sys.argv[1])), load_program(sys.argv[2]))
     except (EOFError, OSError):  # the loop has ended

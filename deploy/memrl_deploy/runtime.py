@@ -27,6 +27,7 @@ from memrl_ctrl.errors import (
 from memrl_ctrl.metrics import measure
 from memrl_ctrl.trace import CycleRecord, OutcomeRecord, PolicyStep
 from memrl_deploy.engaging import EngageConfig
+from memrl_deploy.failures import Failures
 from memrl_deploy.fallback import Classical, FallbackConfig
 from memrl_deploy.foreseeing import Foresight, outlook_in
 from memrl_deploy.guard import STAGES, Decision, Guard, GuardConfig
@@ -38,16 +39,13 @@ from memrl_deploy.signals import stopped_by_signals
 from memrl_deploy.states import Cause, State, control_in
 from memrl_deploy.steering import Steering
 from memrl_deploy.stopping import Stopping, StopRequestedError
-from memrl_deploy.strikes import STRIKES, Disengaged, Fence, Strikes, taken_over
+from memrl_deploy.strikes import Disengaged
 from memrl_deploy.summary import CycleView, NoView, RunSummary, View, stage_counts
 
 __all__ = ["Disengaged", "Runtime", "stopped_by_signals"]
 
 UNPACED_DEADLINE_S = 2.0
 """Deadline of a setpoint where the machine waits for it (period 0)."""
-
-ATTENDED = ("late", "no-answer")
-"""Failures after which a run goes on in manual where somebody sits at the keys."""
 
 FloatArray = NDArray[np.float64]
 Measures = dict[str, FloatArray]
@@ -116,14 +114,11 @@ class Runtime:
         self._notices = notices
         self._period_s = machine.period_s
         self._pacing = Pacing()
-        self._strikes = Strikes()
         self._key: Callable[[], str] | None = None
-        self._events: list[dict[str, Any]] = []
         self._stopping = Stopping()
-        self._last_cycle = -1
-        self._fence = Fence()
         self._recorder: Recorder | None = None
         self.summary = RunSummary(mode=mode.name, machine=machine.name)
+        self._failures = Failures(self._steering, self._guard, self._view, self.summary)
 
     def stop(self, cause: str) -> None:
         """End the run after the cycle that is being decided, or at once while waiting for one.
@@ -150,7 +145,7 @@ class Runtime:
 
     def listen(self, key: Callable[[], str]) -> None:
         """Ask for a pressed key in every cycle: m is `take_over`, e is `engage_again`."""
-        self._key = key
+        self._key, self._failures.attended = key, True
 
     def _press(self) -> None:
         pressed = self._key() if self._key is not None else ""
@@ -170,24 +165,22 @@ class Runtime:
                     break
                 reading = self._next()
             summary.reason = self._stopping.cause or "all cycles done"
-            summary.error = self._handed_over()
+            summary.error = self._left_over()
         except StopRequestedError:
             summary.reason = self._stopping.cause
-            summary.error = self._handed_over()
+            summary.error = self._left_over()
         except MemrlError as error:
             if self._recorder is not None:
-                self._leave(Cause.LOST, f"ended by {type(error).__name__}")
+                self._failures.leave(Cause.LOST, f"ended by {type(error).__name__}")
             summary.error, summary.reason = error, str(error)
         finally:
             self._finish()
         return summary
 
-    def _handed_over(self) -> Disengaged | None:
-        """Return what is to be said at the end of a run that ends handed over by its fallback."""
-        cause = self._steering.gave_up
-        if not cause:
-            return None
-        return Disengaged(f"handed over to the operator: {cause}")
+    def _left_over(self) -> Disengaged | None:
+        """Return what is to be said at the end of a run whose machine nobody leads as was wanted."""
+        said = self._steering.left_over
+        return Disengaged(said) if said else None
 
     def _engage(self) -> Reading:
         self._pacing.begin()
@@ -205,11 +198,11 @@ class Runtime:
             guard_stages=STAGES,
             configuration=self._configuration,
         )
-        self._events.append({"kind": "begun", "mode": self._steering.mode.name})
+        self._failures.events.append({"kind": "begun", "mode": self._steering.mode.name})
         self._guard.note_control(taken=False)
         for notice in self._notices:
             self._view.note(notice)
-        self._last_cycle = reading.cycle
+        self._failures.cycle = reading.cycle
         self._pacing.skip()
         return reading
 
@@ -222,15 +215,15 @@ class Runtime:
                     self._wait_until_due()
                     reading = self._mode.next(self._timeout_s)
             except ReadingTimeout as error:
-                self._strike("timeout", str(error))
+                self._failures.strike("timeout", str(error))
                 continue
             self._pacing.split(reading.received_ns, "receive", "decode")
-            if reading.cycle <= self._last_cycle:
-                self._strike("stale", f"cycle {reading.cycle} came again")
+            if reading.cycle <= self._failures.cycle:
+                self._failures.strike("stale", f"cycle {reading.cycle} came again")
                 continue
             break
-        self._strikes.clear("timeout", "stale")
-        self._last_cycle = reading.cycle
+        self._failures.clear("timeout", "stale")
+        self._failures.cycle = reading.cycle
         return reading
 
     def _wait_until_due(self) -> None:
@@ -262,9 +255,9 @@ class Runtime:
         self._press()
         function = self._steering.choose(decision, reading)
         mode = self._steering.mode.name
-        self._tell_changes(reading.applied_rad)
+        self._failures.tell_changes(reading.applied_rad)
         outcome = self._record_and_write(reading, step, decision, function, measures)
-        self._tell_changes()
+        self._failures.tell_changes()
         pacing.end()
         self.summary.see(decision, metrics.asymmetry)
         self._view.cycle(
@@ -284,9 +277,9 @@ class Runtime:
         answered = usable & np.isfinite(delta)
         leads = self._steering.mode.name not in (State.FALLBACK, State.MANUAL)
         if leads and usable.any() and not answered.any():
-            self._strike("no-answer", "the policy gave no finite number for any point")
+            self._failures.strike("no-answer", "the policy gave no finite number for any point")
         else:
-            self._strikes.clear("no-answer")
+            self._failures.clear("no-answer")
         if self._foresight is not None:
             self._foresight.ask(reading, usable)
 
@@ -294,21 +287,12 @@ class Runtime:
         """Give the guard a fit that was made meanwhile, and put it into the record."""
         event = self._foresight.news() if self._foresight is not None else None
         if event is not None:
-            self._events.append(event)
+            self._failures.events.append(event)
             if self._foresight is not None and self._foresight.ended:
                 self._view.note("the guard looks ahead no more: the process that fits has ended")
             outlook = outlook_in([event], reading.applied_rad.size)
             if outlook is not None:
                 self._guard.note_outlook(outlook)
-
-    def _tell_changes(self, applied_rad: FloatArray | None = None) -> None:
-        """Put transitions into the record and on the terminal; the loop engages at what is applied."""
-        for change in self._steering.news():
-            self._events.append(change.event())
-            self._view.note(str(change))
-            self.summary.changes.append(str(change))
-            taken = control_in([change.event()], change.cycle)
-            self._guard.note_control(taken, applied_rad)
 
     def _record_and_write(
         self,
@@ -320,14 +304,13 @@ class Runtime:
     ) -> str:
         """Record the cycle and, in closed loop, write its function; return what became of it."""
         mode, recorder = self._steering.mode, self._recorder
+        events = self._failures.events
         if recorder is None:
             raise RuntimeError("not engaged")
         if isinstance(mode, Transition) and function is not None:
-            self._events.append({"kind": "blend", "cycle": reading.cycle, "factor": mode.factor})
+            events.append({"kind": "blend", "cycle": reading.cycle, "factor": mode.factor})
         if isinstance(mode, Fallback):
-            self._events.append(
-                {"kind": "fallback", "cycle": reading.cycle, "rung": mode.ladder.last}
-            )
+            events.append({"kind": "fallback", "cycle": reading.cycle, "rung": mode.ladder.last})
         writer = mode if isinstance(mode, ClosedLoop) else None
         writes = writer is not None and function is not None
         record = CycleRecord(
@@ -340,7 +323,7 @@ class Runtime:
             target_cycle=reading.cycle + 1 if writes else None,
             measures=measures,
             timings_ns=self._pacing.timings_ns(),
-            events=tuple(self._events),
+            events=tuple(events),
         )
         try:
             recorder.cycle(record)
@@ -348,14 +331,14 @@ class Runtime:
             # What is not in the record must leave no mark on what comes after, or no replay repeats it.
             self._inference.undo(step)
             self._guard.undo()
-            self._guard.note_control(control_in(self._events, reading.cycle + 1, late=True))
+            self._guard.note_control(control_in(events, reading.cycle + 1, late=True))
             self._steering.undo()
-            self._strike("unrecorded", str(error))
+            self._failures.strike("unrecorded", str(error))
             return "not recorded, held"
         finally:
             self._pacing.lap("record")
-        self._strikes.clear("unrecorded")
-        self._events.clear()
+        self._failures.clear("unrecorded")
+        events.clear()
         if writer is None:
             idle = isinstance(self._mode, ClosedLoop) and not decision.write
             self.summary.held += int(idle)
@@ -384,7 +367,7 @@ class Runtime:
             receipt, other = mode.write(phi_hw_rad, target, deadline_s)
         except Refused as refused:
             self._pacing.lap("write")
-            reason, end = refused.reason.value, self._refused(refused)
+            reason, end = refused.reason.value, self._failures.refused(refused)
             ends = end is not None
             self._outcome(recorder, cycle, last=ends, reason=reason, detail=refused.detail)
             if end is not None:
@@ -392,21 +375,14 @@ class Runtime:
             return f"refused ({reason}), held"
         except MachineError as error:
             self._pacing.lap("write")
-            self._leave(Cause.LOST, f"ended by {type(error).__name__}")
+            self._failures.leave(Cause.LOST, f"ended by {type(error).__name__}")
             self._outcome(
                 recorder, cycle, last=True, reason=type(error).__name__, detail=str(error)
             )
             raise
         self._pacing.lap("write")
-        end = self._fence.check(receipt.fence)
-        if end is not None:
-            self._leave(Cause.TAKEN_OVER, str(end))
-        elif other:
-            end = self._count("receipt", other)
-        else:
-            self._strikes.clear("receipt")
+        end = self._failures.taken(receipt.fence, other)
         self._outcome(recorder, cycle, last=end is not None, receipt=receipt)
-        self._strikes.clear(RefusalReason.LATE.value)
         self.summary.written += 1
         if end is not None:
             raise end
@@ -415,57 +391,15 @@ class Runtime:
 
     def _outcome(self, recorder: Recorder, cycle: int, *, last: bool = False, **what: Any) -> None:
         """Record what became of a function; the last outcome of a run takes the events that wait."""
-        events = tuple(self._events) if last else ()
+        waiting = self._failures.events
+        events = tuple(waiting) if last else ()
         timings = self._pacing.timings_ns("record", "write")
         record = OutcomeRecord(cycle=cycle, timings_ns=timings, events=events, **what)
         if last:
-            self._events.clear()
+            waiting.clear()
         problem = recorder.outcome(record)
         if problem:
             self._view.note(problem)
-
-    def _refused(self, refused: Refused) -> Disengaged | None:
-        """Count a refusal; return what ends the run: missed deadlines, or control taken by others."""
-        self._fence.refused()
-        if refused.reason is RefusalReason.FENCED:
-            self._leave(Cause.TAKEN_OVER, refused.detail)
-            return taken_over(refused.detail)
-        if refused.reason is RefusalReason.LATE:
-            return self._count(refused.reason.value, refused.detail)
-        self.summary.missed[refused.reason.value] += 1
-        self._view.note(f"refused ({refused.reason.value}): {refused.detail}")
-        return None
-
-    def _leave(self, cause: Cause, detail: str) -> None:
-        """Leave the machine to the operator, with the cause in the record and on the terminal."""
-        self._steering.give_up(cause, self._last_cycle, detail)
-        self._tell_changes()
-
-    def _strike(self, kind: str, detail: str) -> None:
-        """Count a failure.
-
-        Raises:
-            Disengaged: it is the third of its kind in a row.
-        """
-        end = self._count(kind, detail)
-        if end is not None:
-            raise end
-
-    def _count(self, kind: str, detail: str) -> Disengaged | None:
-        """Count a failure; return what ends the run at the third of its kind in a row.
-
-        Where somebody sits at the keys the run goes on in manual, if it can.
-        """
-        self.summary.missed[kind] += 1
-        self._events.append({"kind": kind, "detail": detail})
-        self._view.note(f"{kind}: {detail}")
-        end = self._strikes.add(kind, detail)
-        if end is not None:
-            self._leave(Cause.MISSED, f"{STRIKES} times {kind!r} in a row: {detail}")
-        if end is None or self._key is None or kind not in ATTENDED:
-            return end
-        self._strikes.clear(kind)
-        return None
 
     def _finish(self) -> None:
         self._stopping.over()
@@ -482,9 +416,8 @@ class Runtime:
         if self._recorder is not None:
             summary = self.summary
             # A transition behind the last record stands in words in the reason of the end.
-            late = [
-                f"{e['from']} -> {e['to']} ({e['cause']})" for e in self._events if "cause" in e
-            ]
+            waiting = self._failures.events
+            late = [f"{e['from']} -> {e['to']} ({e['cause']})" for e in waiting if "cause" in e]
             reason = "; ".join([summary.reason or "internal error", *late])
             summary.trace_problem = self._recorder.finish(reason)
             summary.trace = self._recorder.hdf5 or self._recorder.folder

@@ -19,6 +19,8 @@ from memrl_ctrl.errors import FileError, UsageError
 from memrl_ctrl.limits import TOLERANCE_RAD, PhaseLimits
 from memrl_ctrl.trace import TraceReader
 from memrl_deploy.endings import GRACE, Ending, Happening, documented, hard_cycles
+from memrl_deploy.guard import GuardConfig
+from memrl_deploy.guard.health import noisy_points
 from memrl_deploy.states import TRANSITIONS, WRITING, Cause, State
 
 FloatArray = NDArray[np.float64]
@@ -32,7 +34,7 @@ ON_THE_KNOB = ("setpoint_ignored", "operator")
 
 
 def happenings(
-    faults: Iterable[Mapping[str, Any]], first: int, last: int, points: int
+    faults: Iterable[Mapping[str, Any]], first: int, last: int, points: int, *, noisy: bool = True
 ) -> list[Happening]:
     """Return every fault of a scenario between two cycles, in order.
 
@@ -41,6 +43,7 @@ def happenings(
         first: number of the machine's first cycle, which the scenario counts as 1.
         last: number of the last cycle that is asked for.
         points: control points of the machine.
+        noisy: whether its profiles have noise.
 
     Raises:
         UsageError: a fault that happens at random.
@@ -56,7 +59,7 @@ def happenings(
         for begins in fault["at_cycle"]:
             start = first + int(begins) - 1
             starts = range(start, last + 1, every) if every else [start]
-            found += [Happening.of(fault, one, points) for one in starts if one <= last]
+            found += [Happening.of(fault, one, points, noisy=noisy) for one in starts if one <= last]
     return sorted(found, key=lambda one: one.first)
 
 
@@ -146,7 +149,11 @@ def check_segment(
     """
     found = Findings(cycles=len(decided), written=len(acknowledged))
     happened = happenings(
-        faults, int(truth.cycle[0]), int(trace.cycles[-1]), trace.header.machine.points
+        faults,
+        int(truth.cycle[0]),
+        int(trace.cycles[-1]),
+        trace.header.machine.points,
+        noisy=bool(noisy_points(trace.record(0).reading.profile, GuardConfig()).all()),
     )
     _limits(found, trace, truth)
     _losses(found, trace, truth, happened, decided=decided, acknowledged=acknowledged)

@@ -50,6 +50,21 @@ class Cause(StrEnum):
     """The machine is gone, or cannot be controlled."""
 
 
+class Control(StrEnum):
+    """What a transition does to the loop's control of the machine, as its event in the trace says it.
+
+    Where control is taken stand the snapshot and the place from which drift is counted. Only a person
+    renews them: who started the run, or engaged it again out of manual.
+    """
+
+    TAKEN = "taken"
+    """The loop engages for the first time since a person started it, or engaged it again."""
+    KEPT = "kept"
+    """It goes on as it was: a fallback that recovers, and engages by itself, is no new beginning."""
+    LEFT = "left"
+    """The operator has the machine."""
+
+
 GIVING_UP = (Cause.OPERATOR, Cause.MISSED, Cause.TAKEN_OVER, Cause.LOST)
 """Causes that leave the machine to the operator from everywhere; all but the first end the run."""
 
@@ -96,11 +111,20 @@ def control_in(
         if kind != "mode" or not isinstance(number, int):
             continue
         if number < cycle if late else number == cycle:
-            if event.get("to") == State.TRANSITION.value:
-                taken = True
-            elif event.get("to") not in list(WRITING):
-                taken = False
+            control = _control_of(event)
+            if control != Control.KEPT:
+                taken = control == Control.TAKEN
     return taken
+
+
+def _control_of(event: Mapping[str, Any]) -> object:
+    """Return what an event says of control; earlier releases did not, and took it at every engagement."""
+    after = event.get("to")
+    if "control" in event:
+        return event["control"]
+    if after == State.TRANSITION.value:
+        return Control.TAKEN
+    return Control.KEPT if after in list(WRITING) else Control.LEFT
 
 
 class IllegalTransitionError(RuntimeError):
@@ -116,6 +140,7 @@ class Change:
     before: State
     after: State
     cause: Cause
+    control: Control
     detail: str
 
     def event(self) -> dict[str, str | int]:
@@ -126,6 +151,7 @@ class Change:
             "from": self.before.value,
             "to": self.after.value,
             "cause": self.cause.value,
+            "control": self.control.value,
             "detail": self.detail,
         }
 
@@ -140,6 +166,8 @@ class StateMachine:
     def __init__(self) -> None:
         self.state = State.SHADOW
         self.changes: list[Change] = []
+        self.in_control = False
+        """Whether the loop engaged since a person began it, and did not leave the machine since."""
 
     def go(self, cause: Cause, cycle: int, detail: str) -> Change:
         """Leave the mode for a cause.
@@ -152,7 +180,22 @@ class StateMachine:
             raise IllegalTransitionError(
                 f"no transition out of {self.state.value} for {cause.value}"
             )
-        change = Change(cycle=cycle, before=self.state, after=after, cause=cause, detail=detail)
-        self.state = after
+        change = Change(
+            cycle=cycle,
+            before=self.state,
+            after=after,
+            cause=cause,
+            control=self._control(after),
+            detail=detail,
+        )
+        self.state, self.in_control = after, change.control is not Control.LEFT
         self.changes.append(change)
         return change
+
+    def _control(self, after: State) -> Control:
+        """Return what going to a mode does to control of the machine."""
+        if after is State.MANUAL:
+            return Control.LEFT
+        if self.in_control:
+            return Control.KEPT
+        return Control.TAKEN if after in WRITING else Control.LEFT

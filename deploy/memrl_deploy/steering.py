@@ -15,7 +15,7 @@ from memrl_deploy.engaging import Agreement, EngageConfig, blended
 from memrl_deploy.fallback import Classical, FallbackConfig, Ladder
 from memrl_deploy.guard import Decision, Excess
 from memrl_deploy.modes import ClosedLoop, Fallback, Manual, Mode, Shadow, Transition
-from memrl_deploy.states import Cause, Change, State, StateMachine
+from memrl_deploy.states import Cause, Change, Control, State, StateMachine
 
 FloatArray = NDArray[np.float64]
 
@@ -47,6 +47,7 @@ class Steering:
         self._machine = StateMachine()
         self._agreement = Agreement(self._engage)
         self._snapshot: FloatArray | None = None
+        self._snapshot_cycle = -1
         self._asked = ""
         self._fresh: list[Change] = []
         self.mode: Mode = access if self._backend is None else Shadow(ObserveOnly(self._backend))
@@ -62,11 +63,20 @@ class Steering:
         return self._asked == "manual"
 
     @property
-    def gave_up(self) -> str:
-        """Why the run handed over to the operator by itself; empty if it did not, or was engaged again."""
+    def left_over(self) -> str:
+        """What people have to know of a run that ends now, in a sentence; empty if nothing.
+
+        It handed over by itself and nobody engaged again, or its policy is not followed just now.
+        """
         last = self.changes[-1] if self.changes else None
-        handed = last is not None and last.cause in (Cause.LADDER_ENDED, Cause.MISSED)
-        return last.detail if last is not None and handed else ""
+        if last is not None and last.cause in (Cause.LADDER_ENDED, Cause.MISSED):
+            return f"handed over to the operator: {last.detail}"
+        if last is not None and isinstance(self.mode, Fallback):
+            return (
+                f"ended in the fallback, on its rung {self.mode.ladder.last!r} ({last.detail}): the machine "
+                "goes on with the last function that it took, and nobody leads it"
+            )
+        return ""
 
     def ask_manual(self) -> None:
         """Give the machine to the operator; may be called from a signal handler. Nothing more is written."""
@@ -92,12 +102,19 @@ class Steering:
         if state is State.SHADOW:
             self._agreement.see(decision, reading.applied_rad)
             if self._agreement.reached:
-                self._snapshot = reading.applied_rad.copy()
-                agreed = f"{self._agreement.cycles} cycles in a row agreed"
-                self._go(Cause.AGREED, cycle, agreed)
+                self._engage_now(reading)
         elif trouble and state in (State.TRANSITION, State.CLOSED_LOOP):
             self._go(Cause.TROUBLE, cycle, trouble)
         return self._function(decision, reading, trouble)
+
+    def _engage_now(self, reading: Reading) -> None:
+        """Go to the transition; what is applied is the snapshot where it is a person who engaged."""
+        agreed = f"{self._agreement.cycles} cycles in a row agreed"
+        if self._machine.in_control:
+            agreed += f"; snapshot and drift are counted from cycle {self._snapshot_cycle}, as before"
+        change = self._go(Cause.AGREED, reading.cycle, agreed)
+        if change.control is Control.TAKEN:
+            self._snapshot, self._snapshot_cycle = reading.applied_rad.copy(), reading.cycle
 
     def _function(self, decision: Decision, reading: Reading, trouble: str) -> FloatArray | None:
         mode = self.mode
@@ -137,11 +154,12 @@ class Steering:
         if (asked == "manual" and not manual) or (asked == "engage" and manual):
             self._go(Cause.OPERATOR, cycle, f"the operator asked to {_WORDS[asked]}")
 
-    def _go(self, cause: Cause, cycle: int, detail: str) -> None:
+    def _go(self, cause: Cause, cycle: int, detail: str) -> Change:
         change = self._machine.go(cause, cycle, detail)
         self._fresh.append(change)
         self._agreement.reset()
         self.mode = self._mode_of(change.after)
+        return change
 
     def _mode_of(self, state: State) -> Mode:
         backend = self._backend

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 
-from memrl_ctrl.errors import MachineError
+from memrl_ctrl.errors import MachineError, RefusalReason
 
 STRIKES = 3
 """So many failures of one kind in a row end a run."""
+
+
+def refusal(reason: RefusalReason) -> str:
+    """Return the kind of failure that a refusal is; a missed deadline is one, here or at the machine."""
+    return reason.value if reason is RefusalReason.LATE else f"refused ({reason.value})"
+
+
+REFUSALS = tuple(refusal(reason) for reason in RefusalReason)
+"""Failures that a function which is taken ends."""
 
 
 class Disengaged(MachineError):  # noqa: N818 - a sentence, not a suffix

@@ -54,8 +54,11 @@ FAULTS: list[dict[str, Any]] = [
     {"fault": "flipped_polarity", "for_cycles": LONG - 1},
     {"fault": "flipped_polarity", "for_cycles": LONG, "points": [0, 1, 2]},
     {"fault": "flipped_polarity", "for_cycles": 20},
-    {"fault": "frozen_profile", "for_cycles": 4},
+    {"fault": "frozen_profile", "for_cycles": LONG - 1},
+    {"fault": "frozen_profile", "for_cycles": LONG},
+    {"fault": "frozen_profile", "for_cycles": LONGEST_HOLD},
     {"fault": "frozen_profile", "for_cycles": 30},
+    {"fault": "frozen_profile", "for_cycles": 30, "points": [2, 5]},
     {"fault": "noise_burst", "for_cycles": 4, "noise": 0.3},
     {"fault": "noise_burst", "for_cycles": 12, "noise": 3.0},
     {"fault": "cavity_trip", "for_cycles": 3, "recovery_cycles": 4},
@@ -68,7 +71,7 @@ def rows() -> dict[str, list[str]]:
     found = {}
     for line in text.partition("\n## ")[0].splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
-        named = re.fullmatch(r"`(\w+)`(, flagged)?", cells[0])
+        named = re.fullmatch(r"`(\w+)`(, flagged|, without noise)?", cells[0])
         if named:
             found[named[1] + (named[2] or "")] = cells[1:]
     return found
@@ -77,13 +80,20 @@ def rows() -> dict[str, list[str]]:
 def test_the_table_has_every_fault_and_says_what_the_code_does() -> None:
     """A row a fault of the twin; its three cells are what `documented` gives for short, middle and long."""
     table = rows()
-    assert set(table) == {*KINDS, "dead_pickup, flagged", "frozen_profile, flagged"}
+    frozen = {"frozen_profile, flagged", "frozen_profile, without noise"}
+    assert set(table) == {*KINDS, *frozen, "dead_pickup, flagged"}
     assert set(KNOWN) == set(KINDS)
     for name, cells in table.items():
-        kind, _, flagged = name.partition(", ")
+        kind, _, which = name.partition(", ")
         lengths = (LONG - 1, LONG, LONGEST_HOLD, LONGEST_HOLD + 1, 500)
         ones = [
-            Happening(kind=kind, first=1, cycles=cycles, flagged=bool(flagged))
+            Happening(
+                kind=kind,
+                first=1,
+                cycles=cycles,
+                flagged=which == "flagged",
+                noisy=which != "without noise",
+            )
             for cycles in lengths
         ]
         if ones[0].known is Known.SEEN:
@@ -169,5 +179,7 @@ def test_every_fault_ends_in_the_documented_mode(
     assert not [name for name in found.faults if "not judged" in name]
     assert found.faults["dead_pickup: recovered"] == 2
     assert found.faults["dead_pickup: handed over"] == 1
+    assert found.faults["frozen_profile: recovered"] == 2
+    assert found.faults["frozen_profile: handed over"] == 1
     assert found.faults["flipped_polarity: recovered"] == 1
     assert found.faults["flipped_polarity: handed over"] == 1

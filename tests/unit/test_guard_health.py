@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from memrl_deploy.guard import GuardConfig
-from memrl_deploy.guard.health import noise, unhealthy_points
+from memrl_deploy.guard.health import noise, noisy_points, unhealthy_points
 
 CONFIG = GuardConfig()
 
@@ -100,8 +100,19 @@ def test_a_profile_that_differs_in_one_slice_is_not_frozen() -> None:
         np.testing.assert_array_equal(unhealthy_points(one, before, CONFIG), [True, False, False])
 
 
-def test_a_reading_that_comes_again_whole_is_no_pick_ups_fault() -> None:
-    """All points alike are not frozen; nor is anything where the number of slices has changed."""
+def test_a_reading_that_comes_again_whole_is_frozen() -> None:
+    """All points alike, or the only one; but nothing where there was another number of slices before."""
     before = bunch(3, 100, 0.02)
-    assert not unhealthy_points(before, before, CONFIG).any()
+    assert unhealthy_points(before, before, CONFIG).all()
+    assert unhealthy_points(before[:1], before[:1], CONFIG).all()
     assert not unhealthy_points(before[:, :50], before, CONFIG).any()
+    assert not unhealthy_points(before, None, CONFIG).any()
+
+
+@pytest.mark.parametrize("n_slices", [64, 100, 128, 1000])
+def test_a_bunch_at_rest_without_noise_is_not_frozen(n_slices: int) -> None:
+    """A simulation without noise repeats itself to the bit where nothing moves, and stays usable."""
+    still = bunch(4, n_slices, 0.0)
+    assert not unhealthy_points(still, still, CONFIG).any()
+    assert not noisy_points(still, CONFIG).any()
+    assert noisy_points(bunch(4, n_slices, 0.02), CONFIG).all()

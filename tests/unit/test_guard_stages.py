@@ -64,24 +64,42 @@ def test_a_level_without_a_long_flat_top_is_not_clipped() -> None:
     assert guard(dead_score=0.1).usable(with_profile(reading, 1, profile)).all()
 
 
-def test_a_profile_that_repeats_while_others_change_is_frozen() -> None:
-    """The same bits twice at one point hold it; at all points, or without noise, they do not."""
+def test_a_profile_that_comes_again_to_the_bit_is_frozen() -> None:
+    """The same bits twice hold a point, or all of them, however long; without noise they do not."""
     subject = guard()
     first = reading_at(ZERO, cycle=1)
     subject.decide(ZERO, first)
     second = with_profile(reading_at(ZERO, cycle=2), 3, first.profile[3])
     np.testing.assert_array_equal(np.flatnonzero(~subject.usable(second)), [3])
     subject.decide(ZERO, second)
-    again = replace(second, cycle=3)
-    assert subject.usable(again).all()
+    for cycle in (3, 4):
+        again = replace(second, cycle=cycle)
+        assert not subject.usable(again).any()
+        assert subject.decide(SMALL, again).held.all()
+    assert subject.usable(reading_at(ZERO, cycle=5)).all()
     silent = reading_at(ZERO, noise=0.0)
     subject.decide(ZERO, silent)
+    assert subject.usable(silent).all()
     assert subject.usable(with_profile(silent, 0, 2.0 * silent.profile[0])).all()
+
+
+@pytest.mark.parametrize("points", [1, POINTS])
+def test_a_reading_that_comes_again_five_times_is_hard(points: int) -> None:
+    """Under new cycle numbers the same reading holds its points, one of one too; the fifth time is hard."""
+    subject = Guard(PhaseLimits(), CTIME[:points], STEP_RAD)
+    reading = reading_at(np.zeros(points))
+    assert subject.decide(SMALL[:points], reading).excess is Excess.NONE
+    for cycle in range(1, 6):
+        decision = subject.decide(SMALL[:points], replace(reading, cycle=cycle))
+        assert (decision.verdicts[:, Stage.HEALTH] == Verdict.HELD).all()
+        assert not decision.write
+        assert decision.excess is (Excess.HARD if cycle == 5 else Excess.SMALL)
+    assert decision.hard_stage == "health"
 
 
 @pytest.mark.parametrize("missing", [math.nan, 1.0])
 def test_what_stands_still_beside_a_missing_point_is_frozen(missing: float) -> None:
-    """That a reading came again whole cannot be said of a part of it: then all of this part hold."""
+    """The points that can be used came again: all of them hold, as the missing one does."""
     subject, reading = guard(), reading_at(ZERO)
     profile, quality = reading.profile.copy(), reading.quality.copy()
     profile[2] *= missing

@@ -20,6 +20,7 @@ from memrl_ctrl.errors import (
 )
 from memrl_ctrl.testing import FakeBackend
 from memrl_ctrl.trace import OutcomeRecord, TraceReader, verify
+from memrl_deploy.engaging import EngageConfig
 from memrl_deploy.modes import Shadow
 from memrl_deploy.replaying import replay_trace
 from memrl_deploy.runtime import Disengaged, Runtime
@@ -38,17 +39,19 @@ def transitions(outcome: OutcomeRecord | None) -> list[tuple[str, str, str]]:
 def test_a_refusal_holds_and_is_counted(tmp_path: Path) -> None:
     """A refused function changes nothing; the loop goes on, and tells the policy so."""
     refused = Refused(RefusalReason.NOT_ARMED, "not armed")
-    backend = Spy(fail=lambda count: refused if count in (1, 2, 3, 4) else None)
+    backend = Spy(fail=lambda count: refused if count in (1, 2, 4, 5) else None)
     view = Collect()
     summary = closed_loop(backend, tmp_path, cycles=8, view=view).run()
     assert summary.error is None
-    assert summary.missed == {"not-armed": 4}
+    assert summary.missed == {"refused (not-armed)": 4}
     assert summary.written == 4
-    assert [v.outcome for v in view.cycles][:3] == [
+    assert [v.outcome for v in view.cycles][:4] == [
         "written",
         "refused (not-armed), held",
         "refused (not-armed), held",
+        "written",
     ]
+    assert view.notes.count("refused (not-armed): not armed") == 4
     assert summary.trace is not None
     with TraceReader(summary.trace) as trace:
         outcome, step = trace.outcome(1), trace.record(2).policy
@@ -56,6 +59,130 @@ def test_a_refusal_holds_and_is_counted(tmp_path: Path) -> None:
         assert step is not None
         assert (outcome.accepted, outcome.reason) == (False, "not-armed")
         assert not step.previous_applied.any()
+        assert replay_trace(trace).identical
+
+
+@pytest.mark.parametrize("reason", sorted(set(RefusalReason) - {RefusalReason.FENCED}))
+def test_three_refusals_for_one_reason_end_the_run(reason: RefusalReason, tmp_path: Path) -> None:
+    """Whatever the reason: the sentence names it and the machine's words, and nothing is tried again."""
+    backend = Spy(fail=lambda count: Refused(reason, "so it says") if count in (2, 3, 4) else None)
+    summary = closed_loop(backend, tmp_path, cycles=12).run()
+    assert isinstance(summary.error, Disengaged)
+    assert summary.error.exit_code == 5
+    kind = "late" if reason is RefusalReason.LATE else f"refused ({reason})"
+    assert f"3 times '{kind}' in a row: so it says" in str(summary.error)
+    assert summary.missed == {kind: 3}
+    assert len(backend.submitted) == 5
+    assert summary.trace is not None
+    with TraceReader(summary.trace) as trace:
+        outcome = trace.outcome(-1)
+        assert replay_trace(trace).identical
+    assert transitions(outcome) == [("closed-loop", "manual", "missed")]
+
+
+def test_other_refusals_in_between_do_not_begin_the_row_anew(tmp_path: Path) -> None:
+    """Reasons that take turns end the run with the third of one; a function that is taken ends all rows."""
+    turns = [RefusalReason.LIMIT, RefusalReason.RATE]
+    said = dict(enumerate([None, *turns, None, *turns, *turns, *turns]))
+    backend = Spy(
+        fail=lambda count: Refused(reason, "no") if (reason := said.get(count)) else None
+    )
+    summary = closed_loop(backend, tmp_path, cycles=20).run()
+    assert isinstance(summary.error, Disengaged)
+    assert summary.missed == {"refused (limit)": 4, "refused (rate)": 3}
+    assert len(backend.submitted) == 9
+
+
+@pytest.mark.parametrize("attended", [False, True])
+def test_a_machine_that_is_not_armed_at_engage_is_left(tmp_path: Path, *, attended: bool) -> None:
+    """The first function of the transition is refused three times: the run ends, or waits in manual for `e`."""
+    refused = Refused(RefusalReason.NOT_ARMED, "an operator arms it")
+    backend, view = Spy(fail=lambda count: refused if count < 3 else None), Collect()
+    keys = iter([*[""] * 7, "e"])
+    runtime = closed_loop(
+        backend, tmp_path, cycles=14, view=view, engage=EngageConfig(after_cycles=2, blend_cycles=3)
+    )
+    if attended:
+        runtime.listen(lambda: next(keys, ""))
+    summary = runtime.run()
+    assert [one.mode for one in view.cycles][:4] == ["shadow", *["transition"] * 3]
+    np.testing.assert_array_equal(backend.submitted[:3], np.zeros((3, 8)))
+    if not attended:
+        assert isinstance(summary.error, Disengaged)
+        assert "3 times 'refused (not-armed)' in a row: an operator arms it" in str(summary.error)
+        assert len(view.cycles) == 4
+        return
+    assert summary.error is None
+    assert [one.mode for one in view.cycles][4:] == [
+        *["manual"] * 3, "shadow", *["transition"] * 3, *["closed-loop"] * 3
+    ]  # fmt: skip
+    assert summary.trace is not None
+    with TraceReader(summary.trace) as trace:
+        assert replay_trace(trace).identical
+
+
+def test_an_engagement_by_a_person_begins_the_rows_anew(tmp_path: Path) -> None:
+    """Two refusals, the operator for a while, two more refusals: no three in a row."""
+    refused = Refused(RefusalReason.NOT_ARMED, "not armed")
+    backend = Spy(fail=lambda count: refused if count in (1, 2, 3, 4) else None)
+    keys = iter(["", "", "", "m", "e"])
+    runtime = closed_loop(backend, tmp_path, cycles=10)
+    runtime.listen(lambda: next(keys, ""))
+    summary = runtime.run()
+    assert summary.error is None
+    assert summary.missed == {"refused (not-armed)": 4}
+    assert not [change for change in summary.changes if "missed" in change]
+
+
+@pytest.mark.parametrize("how", ["count", "signal", "signal while waiting"])
+@pytest.mark.parametrize(("cycles", "rung"), [(6, "hold"), (12, "restore")])
+def test_a_run_that_ends_in_the_fallback_ends_as_an_error(
+    how: str, cycles: int, rung: str, tmp_path: Path
+) -> None:
+    """By its own count or by a signal: exit code 5, and a sentence with the rung and what stays."""
+
+    class Stops(Spy):
+        def observe(self, timeout_s: float | None = None) -> Reading:
+            if how == "signal while waiting" and len(view.cycles) == cycles:
+                runtime.stop("stopped by SIGTERM")
+            return super().observe(timeout_s)
+
+    class Looks(Collect):
+        def cycle(self, view: CycleView) -> None:
+            super().cycle(view)
+            if how == "signal" and len(self.cycles) == cycles:
+                runtime.stop("stopped by SIGTERM")
+
+    def lies(reading: Reading) -> Reading:
+        wrong = 2.0 if reading.cycle > 4 else 0.0
+        return replace(reading, readback_rad=reading.applied_rad + wrong)
+
+    view = Looks()
+    runtime = closed_loop(
+        Stops(alter=lies), tmp_path, cycles=cycles if how == "count" else None, view=view
+    )
+    summary = runtime.run()
+    assert len(view.cycles) == cycles
+    assert isinstance(summary.error, Disengaged)
+    assert summary.error.exit_code == 5
+    assert f"ended in the fallback, on its rung '{rung}' (the readback of point" in str(summary.error)
+    assert "the machine goes on with the last function that it took" in str(summary.error)
+    assert summary.reason == ("all cycles done" if how == "count" else "stopped by SIGTERM")
+    assert summary.trace is not None
+    assert verify(summary.trace).whole
+
+
+def test_a_run_that_ends_recovered_ends_well(tmp_path: Path) -> None:
+    """Once the fallback led back to shadow there is nothing left to say."""
+
+    def lies(reading: Reading) -> Reading:
+        wrong = 2.0 if reading.cycle == 5 else 0.0
+        return replace(reading, readback_rad=reading.applied_rad + wrong)
+
+    view = Collect()
+    summary = closed_loop(Spy(alter=lies), tmp_path, cycles=7, view=view).run()
+    assert [one.mode for one in view.cycles][4:] == ["fallback", "fallback", "shadow"]
+    assert summary.error is None
 
 
 def test_who_takes_over_by_hand_keeps_control(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from memrl_deploy.states import (
     TRANSITIONS,
     WRITING,
     Cause,
+    Control,
     IllegalTransitionError,
     State,
     StateMachine,
@@ -79,6 +80,15 @@ def test_the_closed_loop_is_reached_through_agreement_and_a_taken_function(
             assert (before.before, before.cause) == (State.SHADOW, Cause.AGREED)
         if change.after in WRITING and change.before not in WRITING:
             assert change.cause is Cause.AGREED
+    has_it = False
+    for change in machine.changes:  # taken by a person's engagement, kept by all that happens till manual
+        if change.after is State.MANUAL:
+            assert change.control is Control.LEFT
+        elif change.after in WRITING:
+            assert change.control is (Control.KEPT if has_it else Control.TAKEN)
+        else:
+            assert change.control is (Control.KEPT if has_it else Control.LEFT)
+        has_it = change.control is not Control.LEFT
 
 
 @given(
@@ -205,6 +215,65 @@ def test_control_is_taken_and_given_back_in_a_cycle() -> None:
     assert control_in([{"kind": "begun", "mode": "shadow"}], 5, late=True) is False
     assert control_in([{"kind": "begun", "mode": "shadow"}], 5) is None
     assert control_in([mode("5", "transition"), mode(None, []), {}], 5) is None
+
+
+def test_control_is_what_the_event_says_of_it() -> None:
+    """An engagement by itself keeps it, and so does a fallback that recovers; a manual hour ends it."""
+
+    def mode(to: str, control: object) -> dict[str, object]:
+        return {"kind": "mode", "cycle": 5, "to": to, "control": control}
+
+    taken, left = mode("transition", "taken"), mode("manual", "left")
+    recovered, again = mode("shadow", "kept"), mode("transition", "kept")
+    assert control_in([taken], 5) is True
+    assert control_in([recovered], 5) is None
+    assert control_in([again], 5) is None
+    assert control_in([taken, recovered, again], 5) is True
+    assert control_in([left, recovered], 5) is False
+    assert control_in([left, mode("shadow", "left"), taken], 6, late=True) is True
+    assert control_in([mode("transition", ["?"])], 5) is False
+
+
+@pytest.mark.parametrize("full", [(), (13,), (19, 20)], ids=["recorded", "one lost", "two lost"])
+def test_a_policy_in_trouble_now_and_then_is_led_no_further_than_one_budget(
+    full: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each fallback recovers by itself, and none renews the drift; the first snapshot is restored at last."""
+
+    def runs_away(reading: Reading) -> Reading:
+        backend.disturb(offset_rad=np.full(P, 0.2 * reading.cycle), v2_factor=np.ones(P))
+        wrong = 2.0 if reading.cycle % 8 == 0 else 0.0
+        return replace(reading, readback_rad=reading.applied_rad + wrong)
+
+    real = os.writev
+
+    def write(file: int, parts: Any) -> int:
+        if len(view.cycles) in full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(file, parts)
+
+    monkeypatch.setattr(os, "writev", write)
+    view, guard = Collect(), GuardConfig(drift_rad=3.0)
+    backend = Spy(alter=runs_away, limits=PhaseLimits(min_rad=-50.0, max_rad=50.0))
+    runtime = closed_loop(
+        backend,
+        tmp_path,
+        cycles=150,
+        view=view,
+        guard=guard,
+        configuration={GUARD_KEY: asdict(guard)},
+    )
+    summary = runtime.run()
+    engaged = [change for change in summary.changes if "(agreed)" in change]
+    assert len(engaged) >= 3
+    assert all("counted from cycle 1, as before" in change for change in engaged[1:])
+    assert 2.5 < np.max(backend.submitted) <= 3.0 + 1e-9
+    assert isinstance(summary.error, Disengaged)
+    assert "handed over to the operator: the snapshot taken at engage is restored" in str(summary.error)
+    np.testing.assert_allclose(view.cycles[-1].applied_rad, 0.0, atol=math.radians(0.1))
+    assert summary.trace is not None
+    with TraceReader(summary.trace) as trace:
+        assert replay_trace(trace).identical
 
 
 def test_a_run_engages_blends_and_replays(tmp_path: Path) -> None:

@@ -4,6 +4,9 @@ A policy that is shown pure noise moves phi_hw by up to its largest step every c
 must hold even where no flag says anything. Noise is estimated from the profile itself: the second
 difference of white noise of width sigma is sqrt(6) sigma wide, its mean size sqrt(2/pi) of that, and
 that of a bunch over hundreds of slices is far smaller.
+
+A profile with noise never comes again to the bit: one that does is frozen, be it one pick-up's or the whole
+reading under a new cycle number.
 """
 
 from __future__ import annotations
@@ -67,11 +70,15 @@ def unhealthy_points(
     bad = dead | _saturated(profile, largest, config.saturated_share)
     if before is not None and before.shape == profile.shape:
         same = _same_rows(profile, before)
-        # If all stand still it is a reading that came again, which is not one pick-up's fault.
-        if same.any() and not same.all():
-            quiet = np.quantile(np.abs(_second_difference(profile[same])), 0.25, axis=1)
-            bad[same] |= quiet / QUARTILE >= config.frozen_noise_share * largest[same]
+        if same.any():
+            bad[same] |= noisy_points(profile[same], config)
     return np.asarray(bad)
+
+
+def noisy_points(profile: ProfileArray, config: GuardConfig) -> BoolArray:
+    """Which profiles [points, n_slices] have noise that tells one shot from the next [points]."""
+    quiet = np.quantile(np.abs(_second_difference(profile)), 0.25, axis=1)
+    return np.asarray(quiet / QUARTILE >= config.frozen_noise_share * profile.max(axis=1))
 
 
 def _same_rows(profile: ProfileArray, before: ProfileArray) -> BoolArray:
