@@ -59,7 +59,9 @@ def happenings(
         for begins in fault["at_cycle"]:
             start = first + int(begins) - 1
             starts = range(start, last + 1, every) if every else [start]
-            found += [Happening.of(fault, one, points, noisy=noisy) for one in starts if one <= last]
+            found += [
+                Happening.of(fault, one, points, noisy=noisy) for one in starts if one <= last
+            ]
     return sorted(found, key=lambda one: one.first)
 
 

@@ -111,7 +111,9 @@ class Steering:
         """Go to the transition; what is applied is the snapshot where it is a person who engaged."""
         agreed = f"{self._agreement.cycles} cycles in a row agreed"
         if self._machine.in_control:
-            agreed += f"; snapshot and drift are counted from cycle {self._snapshot_cycle}, as before"
+            agreed += (
+                f"; snapshot and drift are counted from cycle {self._snapshot_cycle}, as before"
+            )
         change = self._go(Cause.AGREED, reading.cycle, agreed)
         if change.control is Control.TAKEN:
             self._snapshot, self._snapshot_cycle = reading.applied_rad.copy(), reading.cycle

@@ -208,7 +208,7 @@ def test_few_points_are_not_swung_round_for_ever(points: int, *, hump: bool) -> 
             error = np.angle(np.exp(1j * (place - goal)))
             assert shot < 5 or np.abs(error).max() < math.radians(1.0)
             place = subject.decide(
-                np.clip(-error, -STEP_RAD, STEP_RAD), reading_at(place)
+                np.clip(-error, -STEP_RAD, STEP_RAD), reading_at(place, cycle=shot)
             ).phi_hw_rad
 
 

@@ -152,12 +152,13 @@ def test_budgets_hold_in_both_directions(sign: float) -> None:
         ({"rate_travel_rad": 0.25, "rate_cycles": 9}, Stage.RATE),
     ):
         subject, place = guard(**settings), ZERO
-        for expected in (0.1, 0.2, 0.25):
-            decision = subject.decide(np.full(POINTS, sign * 0.1), reading_at(place))
+        for cycle, expected in enumerate((0.1, 0.2, 0.25)):
+            reading = reading_at(place, cycle=cycle)
+            decision = subject.decide(np.full(POINTS, sign * 0.1), reading)
             place = decision.phi_hw_rad
             np.testing.assert_allclose(place, sign * expected)
         assert (decision.verdicts[:, stage] == Verdict.ALTERED).all()
-        rest = subject.decide(ZERO, reading_at(place))
+        rest = subject.decide(ZERO, reading_at(place, cycle=3))
         assert (rest.verdicts[:, stage] == Verdict.PASSED).all()
         np.testing.assert_array_equal(rest.phi_hw_rad, place)
 

@@ -43,13 +43,16 @@ class Loop:
         self.place = start.copy()
         self.usable = np.ones(start.size, dtype=np.bool_)
         self.took = True
+        self.cycles = 0
         self._random = np.random.default_rng(0)
 
     def cycle(self, goal: np.ndarray) -> np.ndarray:
         """Play one cycle; return how far every point is from its goal, rad."""
         noise = self._random.normal(0.0, 0.01, goal.size)
         delta = np.clip(circular(goal - self.place) + noise, -STEP_RAD, STEP_RAD)
-        decision = self.guard.decide(delta, reading_at(self.place), self.usable)
+        reading = reading_at(self.place, cycle=self.cycles)
+        decision = self.guard.decide(delta, reading, self.usable)
+        self.cycles += 1
         self.guard.limits.check(decision.phi_hw_rad, self.place, self.guard.ctime_ms)
         self.decision = decision
         if self.took:

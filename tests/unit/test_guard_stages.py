@@ -128,19 +128,22 @@ def test_readings_unlike_the_training_hold() -> None:
     statistics = measure_statistics(
         np.concatenate([beam_observation(r.profile, r.synchronous_phase_rad, 64) for r in seen])
     )
-    subject = Guard(PhaseLimits(), CTIME, STEP_RAD, None, statistics)
+
+    def fresh() -> Guard:
+        return Guard(PhaseLimits(), CTIME, STEP_RAD, None, statistics)
+
     reading = reading_at(ZERO, cycle=50)
     strange = with_profile(reading, 2, reading.profile[2] + np.roll(reading.profile[2], 50))
-    decision = subject.decide(SMALL, strange)
+    decision = fresh().decide(SMALL, strange)
     np.testing.assert_array_equal(np.flatnonzero(~decision.in_distribution), [2])
     assert decision.verdicts[2, Stage.DISTRIBUTION] == Verdict.HELD
     assert decision.verdicts[0, Stage.DISTRIBUTION] == Verdict.PASSED
     assert decision.phi_hw_rad[2] == 0.0
     # What the policy saw may be handed over; it is that which is judged.
     saw = beam_observation(strange.profile, strange.synchronous_phase_rad, 64)
-    again = subject.decide(SMALL, strange, None, saw)
+    again = fresh().decide(SMALL, strange, None, saw)
     np.testing.assert_array_equal(again.in_distribution, decision.in_distribution)
-    assert subject.decide(SMALL, strange, None, np.roll(saw, 1, axis=0)).in_distribution[2]
+    assert fresh().decide(SMALL, strange, None, np.roll(saw, 1, axis=0)).in_distribution[2]
 
 
 def test_a_machine_that_does_not_follow_holds_and_in_the_end_is_hard() -> None:
@@ -184,25 +187,24 @@ def test_travel_over_a_window_is_limited_forth_and_back() -> None:
     """To and fro adds up: three changes of 0.4 rad with 1 rad allowed leave 0.2 for the third."""
     subject = guard(rate_travel_rad=1.0, rate_cycles=3)
     place, sign = ZERO, 1.0
-    for expected in (0.4, 0.0, 0.2):
-        decision = subject.decide(np.full(POINTS, 0.4 * sign), reading_at(place))
+    for cycle, expected in enumerate((0.4, 0.0, 0.2)):
+        decision = subject.decide(np.full(POINTS, 0.4 * sign), reading_at(place, cycle=cycle))
         place, sign = decision.phi_hw_rad, -sign
         np.testing.assert_allclose(place, expected, atol=1e-12)
     assert (decision.verdicts[:, Stage.RATE] == Verdict.ALTERED).all()
     assert decision.excess is Excess.SMALL
-    for _ in range(3):
-        place = subject.decide(ZERO, reading_at(place)).phi_hw_rad
-    np.testing.assert_allclose(
-        subject.decide(np.full(POINTS, 0.4), reading_at(place)).phi_hw_rad - place, 0.4
-    )
+    for cycle in range(3, 6):
+        place = subject.decide(ZERO, reading_at(place, cycle=cycle)).phi_hw_rad
+    last = subject.decide(np.full(POINTS, 0.4), reading_at(place, cycle=6))
+    np.testing.assert_allclose(last.phi_hw_rad - place, 0.4)
 
 
 def test_a_change_counts_for_the_window_and_no_longer() -> None:
     """Of three changes the first leaves nothing for the next two; the fourth is free again."""
     subject = guard(rate_travel_rad=1.0, rate_cycles=3)
     place, wish = ZERO, np.full(POINTS, 1.0)
-    for expected in (1.0, 1.0, 1.0, 2.0):
-        place = subject.decide(wish, reading_at(place)).phi_hw_rad
+    for cycle, expected in enumerate((1.0, 1.0, 1.0, 2.0)):
+        place = subject.decide(wish, reading_at(place, cycle=cycle)).phi_hw_rad
         np.testing.assert_allclose(place, expected)
 
 
@@ -210,13 +212,14 @@ def test_drift_ends_at_its_budget_until_engaged_anew() -> None:
     """No point goes further from where it was engaged; a new engagement begins anew."""
     subject = guard(drift_rad=0.25)
     place = ZERO
-    for expected in (0.1, 0.2, 0.25):
-        decision = subject.decide(SMALL, reading_at(place))
+    for cycle, expected in enumerate((0.1, 0.2, 0.25)):
+        decision = subject.decide(SMALL, reading_at(place, cycle=cycle))
         place = decision.phi_hw_rad
         np.testing.assert_allclose(place, expected)
     assert (decision.verdicts[:, Stage.DRIFT] == Verdict.ALTERED).all()
     subject.note_control(taken=True, applied_rad=place)
-    np.testing.assert_allclose(subject.decide(SMALL, reading_at(place)).phi_hw_rad, 0.35)
+    anew = subject.decide(SMALL, reading_at(place, cycle=3))
+    np.testing.assert_allclose(anew.phi_hw_rad, 0.35)
 
 
 def test_who_has_no_control_has_no_budget() -> None:
@@ -230,8 +233,8 @@ def test_who_has_no_control_has_no_budget() -> None:
     for told in (True, False):
         start = place
         subject.note_control(taken=True, applied_rad=start if told else None)
-        for expected in (0.1, 0.2, 0.25):
-            decision = subject.decide(SMALL, reading_at(place))
+        for cycle, expected in enumerate((0.1, 0.2, 0.25)):
+            decision = subject.decide(SMALL, reading_at(place, cycle=cycle))
             place = decision.phi_hw_rad
             np.testing.assert_allclose(place, start + expected)
         assert (decision.verdicts[:, Stage.DRIFT] == Verdict.ALTERED).all()

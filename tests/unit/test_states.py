@@ -81,7 +81,9 @@ def test_the_closed_loop_is_reached_through_agreement_and_a_taken_function(
         if change.after in WRITING and change.before not in WRITING:
             assert change.cause is Cause.AGREED
     has_it = False
-    for change in machine.changes:  # taken by a person's engagement, kept by all that happens till manual
+    for (
+        change
+    ) in machine.changes:  # taken by a person's engagement, kept by all that happens till manual
         if change.after is State.MANUAL:
             assert change.control is Control.LEFT
         elif change.after in WRITING:
@@ -269,7 +271,9 @@ def test_a_policy_in_trouble_now_and_then_is_led_no_further_than_one_budget(
     assert all("counted from cycle 1, as before" in change for change in engaged[1:])
     assert 2.5 < np.max(backend.submitted) <= 3.0 + 1e-9
     assert isinstance(summary.error, Disengaged)
-    assert "handed over to the operator: the snapshot taken at engage is restored" in str(summary.error)
+    assert "handed over to the operator: the snapshot taken at engage is restored" in str(
+        summary.error
+    )
     np.testing.assert_allclose(view.cycles[-1].applied_rad, 0.0, atol=math.radians(0.1))
     assert summary.trace is not None
     with TraceReader(summary.trace) as trace:

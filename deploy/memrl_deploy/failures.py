@@ -1,0 +1,119 @@
+"""What goes wrong in a run, and its changes of mode: counted, told, put into the next record.
+
+The third failure of a kind in a row leaves the loop: the machine goes on with the last function that it took.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from memrl_ctrl.errors import RefusalReason, Refused
+from memrl_deploy.guard import Guard
+from memrl_deploy.guard.decision import FloatArray
+from memrl_deploy.states import Cause, control_in
+from memrl_deploy.steering import Steering
+from memrl_deploy.strikes import REFUSALS, STRIKES, Disengaged, Fence, Strikes, refusal, taken_over
+from memrl_deploy.summary import RunSummary, View
+
+ATTENDED = ("no-answer", *REFUSALS)
+"""Failures after which a run goes on in manual where somebody sits at the keys: readings come, and what was
+refused, or could not be answered, moved nothing."""
+
+
+class Failures:
+    """Counts failures in a row, and leaves the loop where they are too many.
+
+    Args:
+        steering: leads the run through its modes.
+        guard: is told where control is taken and given back.
+        view: where it is shown.
+        summary: counts them all.
+    """
+
+    def __init__(self, steering: Steering, guard: Guard, view: View, summary: RunSummary) -> None:
+        self._steering, self._guard = steering, guard
+        self._view, self._summary = view, summary
+        self._strikes, self._fence = Strikes(), Fence()
+        self.events: list[dict[str, Any]] = []
+        """What happened since the last record: it stands in the next one."""
+        self.cycle = -1
+        """Number of the last cycle that was read."""
+        self.attended = False
+        """Whether somebody sits at the keys."""
+
+    def tell_changes(self, applied_rad: FloatArray | None = None) -> None:
+        """Put transitions into the record and on the terminal; control is taken at what is applied."""
+        for change in self._steering.news():
+            event = change.event()
+            self.events.append(event)
+            self._view.note(str(change))
+            self._summary.changes.append(str(change))
+            taken = control_in([event], change.cycle)
+            self._guard.note_control(taken, applied_rad)
+            if taken:  # a person engaged: what was refused before is over
+                self._strikes.clear(*REFUSALS)
+
+    def leave(self, cause: Cause, detail: str) -> None:
+        """Leave the machine to the operator, with the cause in the record and on the terminal."""
+        self._steering.give_up(cause, self.cycle, detail)
+        self.tell_changes()
+
+    def strike(self, kind: str, detail: str) -> None:
+        """Count a failure.
+
+        Raises:
+            Disengaged: it is the third of its kind in a row.
+        """
+        end = self.count(kind, detail)
+        if end is not None:
+            raise end
+
+    def count(self, kind: str, detail: str) -> Disengaged | None:
+        """Count a failure; return what ends the run at the third of its kind in a row.
+
+        Where somebody sits at the keys the run goes on in manual, if it can.
+        """
+        self._summary.missed[kind] += 1
+        self.events.append({"kind": kind, "detail": detail})
+        self._view.note(f"{kind}: {detail}")
+        end = self._strikes.add(kind, detail)
+        if end is None:
+            return None
+        self.leave(Cause.MISSED, f"{STRIKES} times {kind!r} in a row: {detail}")
+        if not self.attended or kind not in ATTENDED:
+            return end
+        self._strikes.clear(kind)
+        return None
+
+    def clear(self, *kinds: str) -> None:
+        """Tell that these went well."""
+        self._strikes.clear(*kinds)
+
+    def refused(self, refused: Refused) -> Disengaged | None:
+        """Count a function that was not taken; return what ends the run.
+
+        Others in control end it at once, any other reason the third time that it is given since a function
+        was taken.
+        """
+        self._fence.refused()
+        if refused.reason is RefusalReason.FENCED:
+            self.leave(Cause.TAKEN_OVER, refused.detail)
+            return taken_over(refused.detail)
+        return self.count(refusal(refused.reason), refused.detail)
+
+    def taken(self, fence: int, other: str) -> Disengaged | None:
+        """Tell that a function was taken; return what ends the run.
+
+        Args:
+            fence: fencing number of the receipt.
+            other: in words, what was taken instead of what was sent; empty where it was that.
+        """
+        self._strikes.clear(*REFUSALS)
+        end = self._fence.check(fence)
+        if end is not None:
+            self.leave(Cause.TAKEN_OVER, str(end))
+        elif other:
+            end = self.count("receipt", other)
+        else:
+            self._strikes.clear("receipt")
+        return end
