@@ -87,7 +87,8 @@ def modes(events: list[dict[str, Any]]) -> list[tuple[str, str]]:
 
 
 def test_a_twin_with_faults_leads_through_every_mode(tmp_path: Path) -> None:
-    """A dead pick-up for a while recovers; one that freezes goes down to a verified restore.
+    """A dead pick-up for a while recovers; one that freezes goes down to a verified restore of what was
+    applied when the run engaged first, not of where the fallback that recovered had left it.
 
     A turned knob and ignored setpoints are no trouble: the loop goes on from what is applied.
     """
@@ -112,7 +113,7 @@ def test_a_twin_with_faults_leads_through_every_mode(tmp_path: Path) -> None:
     assert set(rungs) == {"hold", "classical", "restore"}
     assert result.identical
     assert result.fallback_cycles == 3
-    engaged = [event["cycle"] for event in events if event.get("cause") == "agreed"][-1]
+    (engaged,) = [event["cycle"] for event in events if event.get("control") == "taken"]
     by_cycle = {record.cycle: record.reading for record in records}
     snapshot, last = by_cycle[engaged].applied_rad, records[-1].reading.applied_rad
     np.testing.assert_allclose(last, snapshot, atol=1e-9)

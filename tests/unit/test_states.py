@@ -278,6 +278,8 @@ def test_a_policy_in_trouble_now_and_then_is_led_no_further_than_one_budget(
     assert summary.trace is not None
     with TraceReader(summary.trace) as trace:
         assert replay_trace(trace).identical
+        for cycle in trace.cycles[[9, 17, 40]].tolist():
+            assert replay_trace(trace, from_cycle=cycle).identical
 
 
 def test_a_run_engages_blends_and_replays(tmp_path: Path) -> None:
