@@ -32,8 +32,13 @@ from memrl_ctrl.errors import (
     Refused,
     UsageError,
 )
+from memrl_ctrl.policy import OnnxPolicy
+from memrl_ctrl.policy.write import proportional_policy
 from memrl_ctrl.registry import open_source
 from memrl_ctrl.testing import FakeBackend
+from memrl_deploy.modes import ClosedLoop
+from memrl_deploy.runtime import Disengaged, Runtime
+from memrl_deploy.summary import CycleView
 
 from .machine_process import started
 
@@ -174,6 +179,39 @@ def test_a_machine_that_is_not_armed_takes_nothing() -> None:
             context.put("MEMRL:FUNCTION", np.zeros(5))
         assert backend.observe().cycle > 0
         backend.close()
+
+
+def test_a_loop_whose_machine_is_disarmed_leaves_it(tmp_path: Path) -> None:
+    """Three functions that are refused end the run; armed again, the machine is not written to any more."""
+    with served() as server:
+
+        class Disarms:
+            def __init__(self) -> None:
+                self.outcomes: list[str] = []
+
+            def cycle(self, view: CycleView) -> None:
+                self.outcomes.append(view.outcome)
+                server.armed = len(self.outcomes) < 4
+
+            def note(self, text: str) -> None:
+                pass
+
+            def close(self) -> None:
+                pass
+
+        view = Disarms()
+        policy = OnnxPolicy.load(proportional_policy(n_slices=32, gain_rad=0.5))
+        summary = Runtime(
+            ClosedLoop(controller(server)), policy, records=tmp_path, cycles=20, view=view
+        ).run()
+        assert view.outcomes == [*["written"] * 4, *["refused (read-only), held"] * 2]
+        assert isinstance(summary.error, Disengaged)
+        assert "3 times 'refused (read-only)' in a row: the machine is not armed" in str(
+            summary.error
+        )
+        commits, server.armed = server.commits, True
+        time.sleep(0.2)
+        assert server.commits == commits
 
 
 def test_off_loopback_nothing_is_armed_by_itself() -> None:
