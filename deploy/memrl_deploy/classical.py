@@ -13,11 +13,12 @@ from memrl_ctrl.controllers import Driven, drive
 from memrl_ctrl.errors import MemrlError, MismatchError
 from memrl_ctrl.trace import CycleRecord, PolicyStep, TraceHeader
 from memrl_deploy.asked import inform
-from memrl_deploy.fallback import FallbackConfig, Rung, classical_function
+from memrl_deploy.fallback import FallbackConfig, Rung, classical_function, healthy_points
 from memrl_deploy.guard.health import usable_points
 from memrl_deploy.inference import Inference
 
 FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
 
 DEFAULT_CONTROLLER = "asymmetry-pi"
 """Controller of the rung unless another is named."""
@@ -59,9 +60,14 @@ class ClassicalController:
         self._inference.forget()
         self._last = None
 
-    def propose(self, reading: Reading) -> FloatArray:
-        """Return the change that it wants [points], rad; 0 at points without a usable reading."""
-        usable = usable_points(reading)
+    def propose(self, reading: Reading, healthy: BoolArray) -> FloatArray:
+        """Return the change that it wants [points], rad; 0 at points without a usable reading.
+
+        Args:
+            reading: the cycle's.
+            healthy: points whose pick-up the guard has nothing against [points].
+        """
+        usable = usable_points(reading) & healthy
         seen = self._inference.observe(reading, usable)
         self._last = self._inference.step(seen, reading.applied_rad, usable)
         return np.where(usable, self._last.action[:, 0].astype(np.float64), 0.0)
@@ -119,7 +125,7 @@ class ClassicalReplay:
 
     def __init__(self, header: TraceHeader) -> None:
         self._limits, self._ctime_ms = header.limits, header.machine.ctime_ms
-        self._controller = _recorded(header)
+        self._controller, self._stages = _recorded(header), header.guard_stages
         self._descending = False
         self.cycles = 0
         """Cycles in which the controller led."""
@@ -141,7 +147,10 @@ class ClassicalReplay:
         if controller is None:
             self.unknown += int(counted)
             return
-        again = classical_function(controller, record.reading, self._limits, self._ctime_ms)
+        healthy = healthy_points(record.verdicts, self._stages)
+        again = classical_function(
+            controller, record.reading, healthy, self._limits, self._ctime_ms
+        )
         recorded = record.written_rad
         if again is None or recorded is None:
             same = again is None and recorded is None

@@ -14,8 +14,14 @@ from numpy.typing import NDArray
 from memrl_ctrl.backend import Reading
 from memrl_ctrl.errors import Refused
 from memrl_ctrl.limits import PhaseLimits
+from memrl_ctrl.trace.records import Verdict
+from memrl_deploy.guard.decision import Stage
 
 FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
+
+HEALTH = Stage.HEALTH.label
+"""The guard's stage that knows a sick pick-up."""
 
 
 class Rung(StrEnum):
@@ -37,8 +43,13 @@ class Classical(Protocol):
         """Forget the last `propose`: its cycle is not in the record."""
         ...
 
-    def propose(self, reading: Reading) -> FloatArray:
-        """Return the change that it wants [points], rad; NaN where it has no answer."""
+    def propose(self, reading: Reading, healthy: BoolArray) -> FloatArray:
+        """Return the change that it wants [points], rad; NaN where it has no answer.
+
+        Args:
+            reading: the cycle's.
+            healthy: points whose pick-up the guard has nothing against [points]; only they are shown.
+        """
         ...
 
 
@@ -117,8 +128,14 @@ class Ladder:
         """The rung of the next cycle; None at the end."""
         return self._plan[0] if self._plan else None
 
-    def next(self, reading: Reading, *, trouble: str) -> FloatArray | None:
-        """Go on by a cycle; return what is to be written [points], rad, None for nothing."""
+    def next(self, reading: Reading, *, trouble: str, healthy: BoolArray) -> FloatArray | None:
+        """Go on by a cycle; return what is to be written [points], rad, None for nothing.
+
+        Args:
+            reading: the cycle's.
+            trouble: why the policy must not be followed; empty if it might be.
+            healthy: points whose pick-up the guard has nothing against [points].
+        """
         rung = self.rung
         self.last = rung.value if rung is not None else self.last
         if rung is Rung.HOLD:
@@ -134,7 +151,9 @@ class Ladder:
         if rung is Rung.RESTORE:
             return towards(self._snapshot, reading.applied_rad, self._limits, self._ctime_ms)
         if rung is Rung.CLASSICAL and self._classical is not None:
-            return classical_function(self._classical, reading, self._limits, self._ctime_ms)
+            return classical_function(
+                self._classical, reading, healthy, self._limits, self._ctime_ms
+            )
         return None
 
     def undo(self) -> None:
@@ -151,11 +170,25 @@ class Ladder:
         return True
 
 
+def healthy_points(verdicts: NDArray[np.uint8], stages: Sequence[str]) -> BoolArray:
+    """Return the points whose pick-up the guard has nothing against [points].
+
+    Args:
+        verdicts: of the guard's stages [points, stages].
+        stages: their names.
+    """
+    return np.asarray(verdicts[:, stages.index(HEALTH)] != Verdict.HELD)
+
+
 def classical_function(
-    classical: Classical, reading: Reading, limits: PhaseLimits, ctime_ms: FloatArray | None
+    classical: Classical,
+    reading: Reading,
+    healthy: BoolArray,
+    limits: PhaseLimits,
+    ctime_ms: FloatArray | None,
 ) -> FloatArray | None:
     """Return what a controller leads to within the limits [points], rad; None: nothing may be written."""
-    change = np.nan_to_num(classical.propose(reading), nan=0.0, posinf=0.0, neginf=0.0)
+    change = np.nan_to_num(classical.propose(reading, healthy), nan=0.0, posinf=0.0, neginf=0.0)
     return towards(reading.applied_rad + change, reading.applied_rad, limits, ctime_ms)
 
 

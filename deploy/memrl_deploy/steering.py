@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from memrl_ctrl.backend import MachineDescription, Reading
 from memrl_ctrl.registry import ObserveOnly
 from memrl_deploy.engaging import Agreement, EngageConfig, blended
-from memrl_deploy.fallback import Classical, FallbackConfig, Ladder
-from memrl_deploy.guard import Decision, Excess
+from memrl_deploy.fallback import Classical, FallbackConfig, Ladder, healthy_points
+from memrl_deploy.guard import STAGES, Decision, Excess
 from memrl_deploy.modes import ClosedLoop, Fallback, Manual, Mode, Shadow, Transition
 from memrl_deploy.states import Cause, Change, Control, State, StateMachine
 
@@ -121,7 +121,8 @@ class Steering:
     def _function(self, decision: Decision, reading: Reading, trouble: str) -> FloatArray | None:
         mode = self.mode
         if isinstance(mode, Fallback):
-            wanted = mode.ladder.next(reading, trouble=trouble)
+            healthy = healthy_points(decision.verdicts, STAGES)
+            wanted = mode.ladder.next(reading, trouble=trouble, healthy=healthy)
             if mode.ladder.ended:
                 self._go(Cause.LADDER_ENDED, reading.cycle, mode.ladder.ended)
             elif mode.ladder.recovered:

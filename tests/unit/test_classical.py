@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,10 +38,14 @@ def lies(reading: Reading) -> Reading:
 
 
 def descend(
-    records: Path, name: str, view: Collect | None = None, digest: str | None = None
+    records: Path,
+    name: str,
+    view: Collect | None = None,
+    digest: str | None = None,
+    alter: Callable[[Reading], Reading] = lies,
 ) -> tuple[RunSummary, Spy]:
     """Run into a readback that stays wrong, with this controller on the ladder."""
-    backend = Spy(n_slices=SLICES, offset_rad=0.8, noise=0.01, alter=lies)
+    backend = Spy(n_slices=SLICES, offset_rad=0.8, noise=0.01, alter=alter)
     classical = ClassicalController(drive(name), backend.description)
     settings = described(CONFIG, classical)
     if digest is not None:
@@ -89,6 +94,34 @@ def test_a_controller_leads_on_its_rung_and_replays(name: str, tmp_path: Path) -
     middle = replayed(summary, from_cycle=led[3].cycle)
     assert middle.identical
     assert middle.fallback_cycles == 3
+
+
+@pytest.mark.parametrize("name", ["asymmetry-pi", "network-kalman"])
+def test_a_controller_is_not_led_by_a_reading_that_comes_again(name: str, tmp_path: Path) -> None:
+    """What the guard knows for frozen is shown to the rung's controller as little as to the policy."""
+    kept: list[np.ndarray] = []
+
+    def stands_still(reading: Reading) -> Reading:
+        kept.append(reading.profile)
+        return replace(reading, profile=kept[min(len(kept), WRONG_FROM) - 1])
+
+    summary, _ = descend(tmp_path, name, alter=stands_still)
+    assert summary.trace is not None
+    with TraceReader(summary.trace) as trace:
+        led = [
+            record
+            for record in trace
+            if any(event.get("rung") == "classical" for event in record.events)
+        ]
+        where = np.array([record.reading.applied_rad for record in trace])
+    assert len(led) == CONFIG.classical_cycles
+    for record in led:
+        np.testing.assert_array_equal(record.written_rad, record.reading.applied_rad)
+    assert np.abs(where[WRONG_FROM] - where[0]).max() > 0.1  # it was on its way when it came again
+    np.testing.assert_allclose(where[-1], where[0], atol=np.radians(0.1))
+    result = replayed(summary)
+    assert result.identical
+    assert result.fallback_cycles == CONFIG.classical_cycles
 
 
 def test_a_changed_function_of_the_rung_is_found(
@@ -168,4 +201,4 @@ def test_a_controller_with_a_model_is_told_of_the_machine_or_refused() -> None:
     controller, _ = make_classical("fit", machine.description)
     assert controller is not None
     controller.begin()
-    assert np.abs(controller.propose(reading)).max() > 0.0
+    assert np.abs(controller.propose(reading, np.ones(2, dtype=np.bool_))).max() > 0.0

@@ -40,6 +40,7 @@ from .online_loop import Collect, Spy, closed_loop
 
 P = 8
 HARD = Excess.HARD
+ALL = np.ones(P, dtype=np.bool_)
 
 
 def decision(phi: np.ndarray, excess: Excess = Excess.NONE, *, inside: bool = True) -> Decision:
@@ -169,7 +170,7 @@ def test_the_ladder_restores_the_snapshot_and_verifies_it(verified: bool) -> Non
     while not ladder.ended:
         rungs.append(ladder.rung)
         back = applied if verified else applied + 0.5
-        function = ladder.next(reading_of(applied, 0, back), trouble="x")
+        function = ladder.next(reading_of(applied, 0, back), trouble="x", healthy=ALL)
         if function is not None:
             limits.check(function, applied, ctime)
             applied = function
@@ -183,7 +184,7 @@ def test_trouble_that_ends_while_holding_goes_back_to_shadow() -> None:
     ladder = Ladder(np.zeros(P), PhaseLimits(), np.linspace(275.0, 805.0, P), FallbackConfig())
     recovered = []
     for trouble in ("x", "", "x", "", ""):
-        assert ladder.next(reading_of(np.zeros(P), 0), trouble=trouble) is None
+        assert ladder.next(reading_of(np.zeros(P), 0), trouble=trouble, healthy=ALL) is None
         recovered.append(ladder.recovered)
     assert recovered == [False, False, False, False, True]
     assert ladder.ended == ""
