@@ -44,7 +44,7 @@ class Story:
     drift_rad: float
     engage: EngageConfig
     happens: dict[int, str]
-    """By cycle, from 1: `m` and `e` are the operator's keys."""
+    """By cycle, from the second on: `m` and `e` are the operator's keys."""
 
 
 stories = st.builds(
@@ -55,7 +55,7 @@ stories = st.builds(
         EngageConfig, after_cycles=st.integers(1, 3), blend_cycles=st.sampled_from([0, 2])
     ),
     happens=st.dictionaries(
-        st.integers(1, CYCLES), st.sampled_from([TROUBLE, TROUBLE, TROUBLE, "m", "e", FULL]),
+        st.integers(2, CYCLES), st.sampled_from([TROUBLE, TROUBLE, TROUBLE, "m", "e", FULL]),
         max_size=25,
     ),
 )  # fmt: skip

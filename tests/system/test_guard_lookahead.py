@@ -255,7 +255,7 @@ def test_a_damaged_table_in_a_trace_is_named(tmp_path: Path) -> None:
     """A replay does not go on with half of what was judged by; the sentence names cycle and trace."""
     fake = FakeBackend(points=POINTS, n_slices=128, offset_rad=0.3)
     runtime = Runtime(ClosedLoop(fake), OnnxPolicy.load(AWAY), records=tmp_path, cycles=4)
-    runtime._events.append({"kind": "outlook", "cycle": 1, "table": "AAAA"})
+    runtime._failures.events.append({"kind": "outlook", "cycle": 1, "table": "AAAA"})
     summary = runtime.run()
     assert summary.trace is not None
     with (
