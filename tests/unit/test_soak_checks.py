@@ -9,9 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from memrl_backends.twin import with_faults
+from memrl_backends.twin.faults import FrozenProfile
 from memrl_ctrl.errors import FileError, UsageError
 from memrl_ctrl.limits import PhaseLimits
 from memrl_ctrl.trace import TraceReader
+from memrl_deploy import soak_checks
+from memrl_deploy.endings import Ending, Happening, Known, documented
 from memrl_deploy.modes import ClosedLoop
 from memrl_deploy.runtime import Runtime
 from memrl_deploy.soak import Tally, count, faults_of, length
@@ -21,6 +25,7 @@ from .online_loop import Collect, Spy, policy
 
 LIMITS = PhaseLimits(min_rad=-1.0, max_rad=1.0, step_rad=0.5, slope_rad_per_ms=0.1)
 CTIME_MS = np.array([0.0, 1.0, 3.0])
+FROZEN = FrozenProfile(at_cycle=(20,), for_cycles=12)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +62,34 @@ def test_faults_are_found_where_they_happen() -> None:
         ("cavity_trip", 104, 110),
         ("operator", 112, 113),
     ]
+
+
+@pytest.mark.parametrize(("noise", "known"), [(0.02, Known.SICK), (0.0, Known.SEEN)])
+def test_a_frozen_profile_is_known_by_its_noise(
+    noise: float, known: Known, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without noise it may be that of a bunch at rest; then the recorded verdicts say how it has to end."""
+    judged: list[Happening] = []
+
+    def see(one: Happening, hard: np.ndarray | None = None) -> Ending:
+        judged.append(one)
+        return documented(one, hard)
+
+    monkeypatch.setattr(soak_checks, "documented", see)
+    machine, view = with_faults(Spy(noise=noise), [FROZEN]), Collect()
+    run = Runtime(ClosedLoop(machine), policy(), records=tmp_path, cycles=120, view=view)
+    operator = iter([*[""] * 60, "e"])
+    run.listen(lambda: next(operator, ""))
+    summary = run.run()
+    assert summary.trace is not None
+    with TraceReader(summary.trace) as trace:
+        truth = Truth(cycle=trace.cycles, phi_hw_rad=trace.array("applied_rad"))
+        fault = {"fault": "frozen_profile", "at_cycle": [20], "for_cycles": 12}
+        found = check_segment(trace, truth, [fault], [], [])
+    assert [one.known for one in judged] == [known]
+    assert found.wrong == []
+    ending = Ending.HANDED_OVER if noise else Ending.CLOSED
+    assert found.faults == {f"frozen_profile: {ending}": 1}
 
 
 def test_a_fault_at_random_is_refused() -> None:

@@ -216,10 +216,7 @@ class Guard:
         """Return what is known of a reading, once for each."""
         if self._seen is None or self._seen.reading is not reading:
             complete = usable_points(reading)
-            profile = reading.profile
-            if not complete.all():
-                profile = np.where(complete[:, None], profile, np.float32(0.0))
-            bad = unhealthy_points(profile, self._now.profile, self.config)
+            bad = unhealthy_points(reading.profile, self._now.profile, self.config)
             self._seen = _Seen(reading=reading, complete=complete, healthy=~(bad & complete))
         return self._seen
 

@@ -59,7 +59,7 @@ def unhealthy_points(
     """Which points have a dead, saturated or frozen pick-up [points].
 
     Args:
-        profile: of this cycle [points, n_slices], finite.
+        profile: of this cycle [points, n_slices]; of one that is not finite nothing is to be taken from it.
         before: that of the cycle before; None if there was none.
         config: thresholds.
     """
