@@ -363,7 +363,7 @@ def export(
         raise FileError(run, "is no run folder; `memrl-ctrl train` makes one")
     check_output_file(out, replace=force)
     from memrl_ctrl.training import load_policy
-    from memrl_deploy.exporter import PARITY_LIMIT, export_policy
+    from memrl_deploy.exporter import export_policy
 
     report = export_policy(load_policy(run, checkpoint), out)
     manifest, seen = report.manifest, report.manifest.statistics
@@ -374,6 +374,6 @@ def export(
         f"{report.path}: {manifest.name}, {report.size_bytes / 1024:.0f} kB, sha256 "
         f"{report.digest[:16]}…\n"
         f"parity over {manifest.parity_steps} steps: largest difference "
-        f"{report.parity_max_abs_diff:.1e} (allowed {PARITY_LIMIT:.0e})\n"
+        f"{report.parity_max_abs_diff:.1e} (allowed {report.parity_allowed:.0e})\n"
         f"{training}"
     )

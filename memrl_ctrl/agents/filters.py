@@ -26,21 +26,19 @@ from torch import Tensor, nn
 from memrl_ctrl.agents.recurrent import MemoryState, SequenceMemory
 from memrl_ctrl.config import LayersConfig
 
-FINE_RAD = math.radians(0.25)
-"""Angle up to which the logarithmic scale is linear."""
+FINE_RAD = math.radians(1.0)
+"""Angle up to which the logarithmic scale is linear. With a quarter of it the rounding of an observation
+came to 5e-5 in the memory, five times what an export may differ by."""
 LARGEST_LOG = math.log1p(math.pi / FINE_RAD)
-LARGEST_MISS_RAD = math.radians(10.0)
-"""A prediction that misses by more counts as this: one step of the offset does not weigh for ever."""
-FINE_MISS = (FINE_RAD / LARGEST_MISS_RAD) ** 2
 MISSES_KEPT = 0.95
 """Share of the earlier misses of a filter that is kept at each step."""
-PRIOR_STEPS = 0.5
-"""Steps in which every filter missed by `FINE_RAD`, before the first: at first all weigh the same."""
 LOG_RANGE, LOG_MIDDLE = 6.0, -10.0
 """Of an observation's weight: how far its logarithm goes to both sides, and around what. A hundred of the
 largest weights add up to about 1, so that no digit of a sum is lost."""
-LOG_TRUSTED = -6.6
-"""Of the weight of an observation from which on its misses count."""
+SPREAD_DEG = 2.0
+"""Spread that an observation of the middle weight says of itself; weights are inverse squares of spreads."""
+FREEDOM = 4.0
+"""Degrees of freedom of an observation's error, which has longer tails than a normal one (Student's t)."""
 SHORT = 0.3
 """Length of what the encoder gives below which it says hardly anything."""
 SHORTEST = 1e-4
@@ -122,9 +120,9 @@ class FilterMemory(SequenceMemory):
         )
         n_encoded = self.n_features
         self.says = nn.Linear(n_encoded, 2)
-        self.refines = nn.Linear(n_encoded + layers.lstm[-1], 3)
-        nn.init.zeros_(self.refines.weight)
-        nn.init.zeros_(self.refines.bias)
+        self.trusts = nn.Linear(n_encoded + layers.lstm[-1], 1)
+        nn.init.zeros_(self.trusts.weight)
+        nn.init.zeros_(self.trusts.bias)
         self.register_buffer("keeps", torch.tensor(keeps), persistent=False)
         self.log_sharpness = nn.Parameter(torch.zeros(()))
         self.half_range_rad = half_range_rad
@@ -147,9 +145,10 @@ class FilterMemory(SequenceMemory):
             state = tuple(observations.new_zeros(rows, width) for width in self.carried.values())
         before, bank = state[:-5], state[-5:]
         encoded = self.encoder(observations)
+        whole = self.says.weight.dtype  # as the weights are kept: an angle needs its digits
         with torch.autocast(observations.device.type, enabled=False):
-            applied = previous.float() * self.half_range_rad
-            direction = self.says(encoded.float())
+            applied = previous.to(whole) * self.half_range_rad
+            direction = self.says(encoded.to(whole))
             known = torch.atan2(direction[..., 1:], direction[..., :1]).detach()
             vectors = _nearly_unit(direction).detach()
             earlier = torch.cat((bank[4].unsqueeze(0), vectors[:-1]))
@@ -161,26 +160,21 @@ class FilterMemory(SequenceMemory):
         x = torch.cat((encoded, self.past(previous), fine(moved), fine(known)), dim=-1)
         out, lstm_state = self.lstm(x, before)
         with torch.autocast(observations.device.type, enabled=False):
-            # What earlier observations told of the bunch makes this one say more than alone.
-            refined = self.refines(torch.cat((out, encoded), dim=-1).float())
-            vector = _nearly_unit(direction + refined[..., :2])
-            said = torch.atan2(vector[..., 1:], vector[..., :1])
-            weight = torch.exp(refined[..., 2:].clamp(-LOG_RANGE, LOG_RANGE) + LOG_MIDDLE)
-            averages, bank = self._average(weight * vector, known, applied, bank)
-            alone = torch.atan2(direction[..., 1:], direction[..., :1])
-        memory = torch.cat((self.behind(out), averages, said, alone), dim=-1)
+            trust = self.trusts(torch.cat((out, encoded), dim=-1).to(whole))
+            log_weight = LOG_MIDDLE + LOG_RANGE * torch.tanh(trust / LOG_RANGE)
+            said = torch.atan2(direction[..., 1:], direction[..., :1])
+            averages, bank = self._average(_nearly_unit(direction), log_weight, applied, bank)
+        memory = torch.cat((self.behind(out), averages, said, log_weight), dim=-1)
         return memory, encoded, (*lstm_state, *bank, vectors[-1])
 
     def _average(
-        self, vector: Tensor, known: Tensor, applied: Tensor, bank: MemoryState
+        self, vector: Tensor, log_weight: Tensor, applied: Tensor, bank: MemoryState
     ) -> tuple[Tensor, MemoryState]:
         """Run the bank over a sequence.
 
         Args:
-            vector: towards the change that each observation says is wanted, as long as it is to be trusted
-                [time, batch, 2].
-            known: the change that each says by itself, rad [time, batch, 1]. The filters are judged by
-                it: what has already been refined by earlier observations is no test of a prediction.
+            vector: towards the change that each observation says is wanted, of length 1 [time, batch, 2].
+            log_weight: how far each is to be trusted [time, batch, 1].
             applied: change applied before each of them, rad [time, batch, 1].
             bank: cosine, sine, misses [batch, n_filters], and predictions [batch, 1].
 
@@ -193,6 +187,7 @@ class FilterMemory(SequenceMemory):
         # In the frame of the phase before the sequence nothing has to be turned.
         turned = torch.cumsum(applied, dim=0)
         ahead, aside = torch.cos(turned), torch.sin(turned)
+        vector = torch.exp(log_weight) * vector
         x_now = vector[..., :1] * ahead - vector[..., 1:] * aside
         y_now = vector[..., 1:] * ahead + vector[..., :1] * aside
         x = torch.cat((cosine.unsqueeze(0), _fading(x_now, self.keeps, cosine)))
@@ -200,23 +195,20 @@ class FilterMemory(SequenceMemory):
         averages, target = torch.atan2(y[1:], x[1:]), torch.atan2(y_now, x_now)
         begun = _any(x[:-1], y[:-1])
         foreseen = torch.atan2(y[:-1], x[:-1] + (1.0 - begun))
-        miss = wrap(known + turned - foreseen).detach()
-        size = (miss / LARGEST_MISS_RAD).clamp(-1.0, 1.0)
-        weight = torch.linalg.vector_norm(vector, dim=-1, keepdim=True).detach()
-        count = weight / (weight + math.exp(LOG_TRUSTED))
+        miss = wrap(target - foreseen).detach()
         kept = self.keeps.new_tensor([MISSES_KEPT])
-        misses = _fading(size.square() * begun * count, kept, misses)
-        predictions = _fading(begun[..., :1] * count, kept, predictions)
-        mean = (misses / FINE_MISS + PRIOR_STEPS) / (predictions + PRIOR_STEPS)
-        log_mean = torch.log(mean)
+        unforeseen = surprise(miss, log_weight.detach())
         # Against the best: the weights are the same, and no digit goes into what all have in common.
-        behind = log_mean - log_mean.amin(dim=-1, keepdim=True)
+        unforeseen = begun * (unforeseen - unforeseen.amin(dim=-1, keepdim=True))
+        misses = _fading(unforeseen, kept, misses)
+        predictions = _fading(begun[..., :1], kept, predictions)
+        behind = misses - misses.amin(dim=-1, keepdim=True)
         length = torch.sqrt(x[1:].square() + y[1:].square() + SHORTEST**2)
         parts = (
-            log_mean / LARGEST_LOG,
+            behind / (predictions + 1.0),
             (torch.log(length) - LOG_MIDDLE) / LOG_RANGE,
             fine(wrap(averages - target).detach()),
-            -0.5 * torch.exp(self.log_sharpness) * predictions * behind,
+            -torch.exp(self.log_sharpness) * behind,
             wrap(averages - turned),
         )
         last = (x[-1] * ahead[-1] + y[-1] * aside[-1], y[-1] * ahead[-1] - x[-1] * aside[-1])
@@ -227,8 +219,8 @@ class FilterMemory(SequenceMemory):
 
         Returns:
             What the head sees [..., n_seen]; logarithmic weights of the filters [..., n_filters]; their
-            averages [..., n_filters], rad; what the present observation says, refined by earlier
-            ones and by itself [..., 2], rad.
+            averages [..., n_filters], rad; of the present observation [..., 2] what it says by itself,
+            rad, and its logarithmic weight.
         """
         widths = [self.n_seen, self.n_filters, self.n_filters, 2]
         seen, weights, averages, says = torch.split(memory, widths, dim=-1)
@@ -238,6 +230,25 @@ class FilterMemory(SequenceMemory):
     def n_seen(self) -> int:
         """Length of what the head sees of the memory."""
         return self.n_memory - 2 * self.n_filters - 2
+
+
+def log_spread(log_weight: Tensor) -> Tensor:
+    """Return the logarithm of the spread, in rad, that goes with a logarithmic weight."""
+    return math.log(math.radians(SPREAD_DEG)) - 0.5 * (log_weight - LOG_MIDDLE)
+
+
+def surprise(error_rad: Tensor, log_weight: Tensor) -> Tensor:
+    """Return how unlikely errors are for what observations say of their spread: -log p, 0 for no error.
+
+    A network that says how wrong it may be learns it from the likelihood of its errors (D. Nix, A. Weigend,
+    Proc. ICNN 1994, 55); here that of Student's t, whose tails are those of readings far from the goal.
+
+    Args:
+        error_rad: of what they say [...], rad.
+        log_weight: of each [...].
+    """
+    size = (error_rad * torch.exp(-log_spread(log_weight))).square()
+    return 0.5 * (FREEDOM + 1.0) * torch.log1p(size / FREEDOM)
 
 
 def mixed(log_weights: Tensor, averages: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from memrl_ctrl.agents.batch import Batch
-from memrl_ctrl.agents.filters import FilterMemory, mixed, wrap
+from memrl_ctrl.agents.filters import FilterMemory, log_spread, mixed, surprise, wrap
 from memrl_ctrl.agents.recurrent import Memory, NoMemory, SequenceMemory, WindowMemory, mlp
 from memrl_ctrl.agents.task import TaskSpec
 from memrl_ctrl.config import LayersConfig, LstmTd3Config
@@ -69,10 +69,10 @@ def taken(squashed: Tensor, config: LstmTd3Config) -> Tensor:
     return torch.where(unit.abs() < config.dead_band, torch.zeros_like(unit), unit)
 
 
-def in_float32(layer: nn.Module, x: Tensor) -> Tensor:
-    """Apply a layer in float32 whatever the hidden layers compute in: a value needs its digits."""
+def in_full(layer: nn.Linear, x: Tensor) -> Tensor:
+    """Apply a layer with the digits of its weights, whatever the hidden layers compute in."""
     with torch.autocast(x.device.type, enabled=False):
-        return torch.as_tensor(layer(x.float()))
+        return torch.as_tensor(layer(x.to(layer.weight.dtype)))
 
 
 def outcome(error_over_pi: Tensor, change_rad: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ class Actor(nn.Module):
     def decide(self, memory: Tensor, features: Tensor) -> Tensor:
         """Return the action before tanh [..., n_action]."""
         joined = torch.cat((memory, self.current(features)), dim=-1)
-        return in_float32(self.head, self.integration(joined))
+        return in_full(self.head, self.integration(joined))
 
     def forward(self, batch: Batch, *, after: bool = False) -> Tensor:
         """Return the actions before tanh at each decision of a batch [..., n_action]."""
@@ -140,15 +140,20 @@ class FilterActor(Actor):
         return 0.5 * (torch.log1p(unit) - torch.log1p(-unit))  # atanh, which has no export
 
     def estimate_error(self, memory: Tensor, truth: Tensor) -> Tensor:
-        """Return how wrong the estimates of each observation are, as the reward `fine-error` has it [...].
+        """Return how wrong the estimates of each observation are [...].
+
+        As the reward `fine-error` has it, and how unlikely they are for what it says of its spread.
 
         Args:
             memory: [..., n_memory].
             truth: privileged features [..., n_truth].
         """
         *_, says = self.memory.parts(memory)
-        degrees = torch.rad2deg(wrap(says + math.pi * truth[..., :1])).abs()
-        return (torch.log1p(degrees / FINE_DEG) + degrees / COARSE_DEG).mean(dim=-1)
+        error = wrap(says[..., 0] + math.pi * truth[..., 0])
+        degrees = torch.rad2deg(error).abs()
+        wrong = torch.log1p(degrees / FINE_DEG) + degrees / COARSE_DEG
+        # How far it is to be trusted is learnt from its errors, and does not change them.
+        return wrong + surprise(error.detach(), says[..., 1]) + log_spread(says[..., 1])
 
 
 def build_actor(task: TaskSpec, config: LstmTd3Config) -> Actor:
@@ -196,7 +201,7 @@ class Critic(nn.Module):
             change = self.max_step_rad * map_action(action, self.action_map)
             parts.append(outcome(truth[..., :1], change))
         joined = torch.cat((memory, self.current(torch.cat(parts, dim=-1))), dim=-1)
-        return in_float32(self.head, self.integration(joined)).squeeze(-1)
+        return in_full(self.head, self.integration(joined)).squeeze(-1)
 
     def forward(self, batch: Batch, action: Tensor, *, after: bool = False) -> Tensor:
         """Return the values of squashed actions at each decision of a batch [...]."""

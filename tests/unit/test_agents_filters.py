@@ -14,7 +14,18 @@ from hypothesis import strategies as st
 
 import memrl_ctrl  # noqa: F401 - registers the environments
 from memrl_ctrl.agents.exportable import untrained_policy
-from memrl_ctrl.agents.filters import FilterMemory, fine, mixed, wrap
+from memrl_ctrl.agents.filters import (
+    FREEDOM,
+    LOG_MIDDLE,
+    LOG_RANGE,
+    SPREAD_DEG,
+    FilterMemory,
+    fine,
+    log_spread,
+    mixed,
+    surprise,
+    wrap,
+)
 from memrl_ctrl.agents.lstm_td3 import LstmTd3
 from memrl_ctrl.agents.networks import FilterActor
 from memrl_ctrl.agents.replay import Replay
@@ -209,6 +220,47 @@ def test_the_actor_learns_from_the_error_of_each_observation() -> None:
     for _ in range(60):
         agent.update(replay)
     assert wrong() < 0.8 * before
+
+
+@pytest.mark.parametrize("spread_deg", [0.3, 2.0, 15.0])
+def test_errors_are_least_surprising_for_the_spread_that_they_have(spread_deg: float) -> None:
+    """The weight that makes them so is the inverse square of the spread, in the scale of the weights."""
+    rng = np.random.default_rng(2)
+    error = torch.from_numpy(np.radians(spread_deg * rng.standard_t(FREEDOM, 200_000)))
+    weights = torch.linspace(LOG_MIDDLE - LOG_RANGE, LOG_MIDDLE + LOG_RANGE, 241)
+    means = [float((surprise(error, weight) + log_spread(weight)).mean()) for weight in weights]
+    found = float(weights[int(np.argmin(means))])
+    assert found == pytest.approx(LOG_MIDDLE + 2.0 * math.log(SPREAD_DEG / spread_deg), abs=0.06)
+
+
+def test_an_observation_says_how_far_it_is_to_be_trusted() -> None:
+    """Of two kinds of observations, one ten times as wrong as the other, training tells the weights apart."""
+    torch.manual_seed(4)
+    layers = LayersConfig(pre_lstm=(16,), lstm=(4,), current=(), combination=())
+    memory = FilterMemory(3, layers, keeps=KEEPS, half_range_rad=1.0)
+    optimiser = torch.optim.Adam(memory.parameters(), 1e-2)
+
+    def seen(count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        poor = (torch.rand(1, count, 1) < 0.5).float()
+        goal = 2.0 * torch.rand(1, count, 1) - 1.0
+        shown = goal + torch.randn_like(goal) * torch.deg2rad(1.0 + 9.0 * poor)
+        return torch.cat((torch.cos(shown), torch.sin(shown), poor), dim=-1), goal, poor
+
+    for _ in range(400):
+        observation, goal, poor = seen(256)
+        out, _, _ = memory(observation, torch.zeros(1, 256, 1))
+        says = memory.parts(out)[3]
+        error = wrap(says[..., :1] - goal)
+        weight = says[..., 1:]
+        loss = error.abs().mean() + (surprise(error.detach(), weight) + log_spread(weight)).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    with torch.no_grad():
+        observation, goal, poor = seen(2000)
+        weight = memory.parts(memory(observation, torch.zeros(1, 2000, 1))[0])[3][..., 1]
+    apart = float(weight[poor[..., 0] == 0.0].mean() - weight[poor[..., 0] == 1.0].mean())
+    assert apart == pytest.approx(2.0 * math.log(10.0), abs=1.5)
 
 
 def test_figures_of_the_memory_are_those_of_the_lstm() -> None:
