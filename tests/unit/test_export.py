@@ -29,21 +29,23 @@ SMALL = ((1, 40), (7, 40))
 class Accumulator(torch.nn.Module):
     """A policy whose memory is the sum of what was applied."""
 
-    def __init__(self, jump: float = 0.0) -> None:
+    def __init__(self, jump: float = 0.0, steep: float = 1.0) -> None:
         super().__init__()
-        self.jump = jump
+        self.jump, self.steep = jump, steep
 
     def forward(
         self, observation: torch.Tensor, previous: torch.Tensor, total: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         total = total + previous
         action = torch.tanh(observation.mean(dim=1, keepdim=True) - total)
+        if self.steep > 1.0:
+            action = torch.sin(self.steep * action)
         if self.jump and not torch.onnx.is_in_onnx_export():
             action = action + self.jump
         return action, total
 
 
-def accumulator(jump: float = 0.0) -> ExportablePolicy:
+def accumulator(jump: float = 0.0, steep: float = 1.0) -> ExportablePolicy:
     manifest = PolicyManifest(
         name="accumulator",
         observation=ObservationSpec(kind="beam-phase", shape=(17,), n_slices=16),
@@ -52,7 +54,7 @@ def accumulator(jump: float = 0.0) -> ExportablePolicy:
         max_step_rad=1.0,
         training=Training(algorithm="none"),
     )
-    return ExportablePolicy(module=Accumulator(jump), manifest=manifest)
+    return ExportablePolicy(module=Accumulator(jump, steep), manifest=manifest)
 
 
 def test_the_file_says_what_was_proven(tmp_path: Path) -> None:
@@ -103,6 +105,16 @@ def test_exporting_leaves_the_warning_filters_alone(tmp_path: Path) -> None:
     before = list(warnings.filters)
     export_policy(accumulator(), tmp_path / "a.onnx", plan=SMALL)
     assert warnings.filters == before
+
+
+def test_rounding_alone_is_no_reason_to_refuse(tmp_path: Path) -> None:
+    """Where a policy magnifies the last digits, torch in float64 says how far; more is refused."""
+    report = export_policy(accumulator(steep=1000.0), tmp_path / "a.onnx", plan=SMALL)
+    assert exporter.PARITY_LIMIT < report.parity_max_abs_diff <= report.parity_allowed
+    with pytest.raises(MismatchError, match=r"not written.*differ by 0\.00[12]"):
+        export_policy(accumulator(jump=1.5e-3, steep=1000.0), tmp_path / "b.onnx", plan=SMALL)
+    with pytest.raises(MismatchError, match=r"allowed is 0\.001"):
+        export_policy(accumulator(jump=0.1, steep=1e6), tmp_path / "c.onnx", plan=SMALL)
 
 
 @pytest.mark.parametrize(
