@@ -30,6 +30,11 @@ FINE_RAD = math.radians(1.0)
 """Angle up to which the logarithmic scale is linear. With a quarter of it the rounding of an observation
 came to 5e-5 in the memory, five times what an export may differ by."""
 LARGEST_LOG = math.log1p(math.pi / FINE_RAD)
+CONTRADICTED, SOFTNESS = 7.0, 0.5
+"""Surprise at which half of a sum is kept, and over how much more or less it turns: an observation that is
+eight of its spreads away from what a filter foresaw ends that filter's past. Two more, and it is gone."""
+LEAST_KEPT = -12.0
+"""Logarithm of the least share of a sum that is kept at a step: nothing, but with a logarithm."""
 MISSES_KEPT = 0.95
 """Share of the earlier misses of a filter that is kept at each step."""
 LOG_RANGE, LOG_MIDDLE = 6.0, -10.0
@@ -68,26 +73,29 @@ def _any(x: Tensor, y: Tensor) -> Tensor:
     return (x.square() + y.square() > 0.0).to(x.dtype)
 
 
-def _powers(keeps: Tensor, steps: int) -> Tensor:
-    """Return keep^(t - s) for s up to t, else 0 [n, steps, steps]."""
-    step = torch.arange(steps, device=keeps.device)
-    ages = step.view(-1, 1) - step
-    powers = keeps.view(-1, 1, 1) ** ages.clamp(min=0)
-    return torch.where(ages >= 0, powers, torch.zeros_like(powers))
-
-
-def _fading(values: Tensor, keeps: Tensor, before: Tensor) -> Tensor:
-    """Sum values with fading memory [time, batch, n].
+class _Fading:
+    """Sums with fading memory, all steps at once.
 
     Args:
-        values: what is added at each step [time, batch, n], or the same to all sums [time, batch, 1].
-        keeps: share of each sum that is kept at a step [n], or of all of them [1].
-        before: the sums before the first step [batch, n].
+        log_kept: logarithm of what each sum keeps when a step is added [time, batch, n].
     """
-    steps = values.shape[0]
-    summed = _powers(keeps, steps) @ values.permute(2, 0, 1)
-    age = torch.arange(1, steps + 1, device=keeps.device).view(-1, 1, 1)
-    return summed.permute(1, 2, 0) + keeps**age * before
+
+    def __init__(self, log_kept: Tensor) -> None:
+        left = torch.cumsum(log_kept, dim=0).permute(1, 2, 0)
+        step = torch.arange(len(log_kept), device=log_kept.device)
+        later = step.view(-1, 1) >= step
+        since = torch.where(later, left.unsqueeze(-1) - left.unsqueeze(-2), -math.inf)
+        self._shares, self._left = torch.exp(since), torch.exp(left)
+
+    def sums(self, values: Tensor, before: Tensor) -> Tensor:
+        """Return the sums behind each step [time, batch, n].
+
+        Args:
+            values: what is added at each step [time, batch, n], or the same to all sums [time, batch, 1].
+            before: the sums before the first step [batch, n].
+        """
+        added = (self._shares @ values.permute(1, 2, 0).unsqueeze(-1)).squeeze(-1)
+        return (added + self._left * before.unsqueeze(-1)).permute(2, 0, 1)
 
 
 class FilterMemory(SequenceMemory):
@@ -190,20 +198,15 @@ class FilterMemory(SequenceMemory):
         vector = torch.exp(log_weight) * vector
         x_now = vector[..., :1] * ahead - vector[..., 1:] * aside
         y_now = vector[..., 1:] * ahead + vector[..., :1] * aside
-        x = torch.cat((cosine.unsqueeze(0), _fading(x_now, self.keeps, cosine)))
-        y = torch.cat((sine.unsqueeze(0), _fading(y_now, self.keeps, sine)))
-        averages, target = torch.atan2(y[1:], x[1:]), torch.atan2(y_now, x_now)
-        begun = _any(x[:-1], y[:-1])
-        foreseen = torch.atan2(y[:-1], x[:-1] + (1.0 - begun))
-        miss = wrap(target - foreseen).detach()
-        kept = self.keeps.new_tensor([MISSES_KEPT])
-        unforeseen = surprise(miss, log_weight.detach())
-        # Against the best: the weights are the same, and no digit goes into what all have in common.
-        unforeseen = begun * (unforeseen - unforeseen.amin(dim=-1, keepdim=True))
-        misses = _fading(unforeseen, kept, misses)
-        predictions = _fading(begun[..., :1], kept, predictions)
+        target = torch.atan2(y_now, x_now)
+        log_kept, unforeseen, begun = self._followed(x_now, y_now, log_weight, cosine, sine)
+        fading = _Fading(log_kept)
+        x, y = fading.sums(x_now, cosine), fading.sums(y_now, sine)
+        averages = torch.atan2(y, x)
+        fading = _Fading(torch.full_like(log_kept[:, :1, :1], math.log(MISSES_KEPT)))
+        misses, predictions = fading.sums(unforeseen, misses), fading.sums(begun, predictions)
         behind = misses - misses.amin(dim=-1, keepdim=True)
-        length = torch.sqrt(x[1:].square() + y[1:].square() + SHORTEST**2)
+        length = torch.sqrt(x.square() + y.square() + SHORTEST**2)
         parts = (
             behind / (predictions + 1.0),
             (torch.log(length) - LOG_MIDDLE) / LOG_RANGE,
@@ -213,6 +216,36 @@ class FilterMemory(SequenceMemory):
         )
         last = (x[-1] * ahead[-1] + y[-1] * aside[-1], y[-1] * ahead[-1] - x[-1] * aside[-1])
         return torch.cat(parts, dim=-1), (*last, misses[-1], predictions[-1])
+
+    @torch.no_grad()
+    def _followed(
+        self, x_now: Tensor, y_now: Tensor, log_weight: Tensor, x: Tensor, y: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Follow the bank step by step: what each filter keeps depends on what it foresaw.
+
+        Args:
+            x_now, y_now: vector of each observation [time, batch, 1], in the frame of the sums.
+            log_weight: of each [time, batch, 1].
+            x, y: sums before the sequence [batch, n_filters].
+
+        Returns:
+            Logarithm of what each keeps when a step is added, and by how much it was surprised more than
+            the least surprised one [time, batch, n_filters]; whether anything was foreseen
+            [time, batch, 1].
+        """
+        target = torch.atan2(y_now, x_now)
+        kept, unforeseen, known = [], [], []
+        for t in range(len(target)):
+            begun = _any(x, y)
+            miss = wrap(target[t] - torch.atan2(y, x + (1.0 - begun)))
+            surprised = begun * surprise(miss, log_weight[t])
+            log_kept = nn.functional.logsigmoid((CONTRADICTED - surprised) / SOFTNESS)
+            kept.append((log_kept + torch.log(self.keeps)).clamp(min=LEAST_KEPT))
+            unforeseen.append(surprised - surprised.amin(dim=-1, keepdim=True))
+            known.append(begun[:, :1])
+            share = torch.exp(kept[-1])
+            x, y = share * x + x_now[t], share * y + y_now[t]
+        return torch.stack(kept), torch.stack(unforeseen), torch.stack(known)
 
     def parts(self, memory: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Take a memory [..., n_memory] apart.
