@@ -10,10 +10,12 @@ P. Jupp, Directional Statistics, 2000, section 2.2): a sum that is the same whet
 step or over a whole sequence at once.
 Which of them is right depends on how the offset moves, which nobody says: every filter predicts the
 next observation, and the better it does, the more it weighs (multiple-model estimation: D. Magill,
-IEEE Trans. Autom. Control 10, 1965, 434). An LSTM over the same observations and a network correct
-the weights.
+IEEE Trans. Autom. Control 10, 1965, 434). An observation far from what a filter foresaw ends that
+filter's past. An LSTM over the same observations says how far each is to be trusted, and with a network
+corrects the weights.
 
-Everything is learnt but the speeds of forgetting, with the rest of the actor and from the same critic.
+Everything is learnt but the speeds of forgetting and where the past ends, with the rest of the actor: from
+the same critic, and with `estimate_weight` from the error of each observation's own estimate.
 """
 
 from __future__ import annotations
