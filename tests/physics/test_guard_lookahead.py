@@ -90,10 +90,15 @@ def test_a_fit_tells_where_the_beam_would_be_lost(emittance_evs: float) -> None:
     assert outlook.explains(measure(reading.profile).asymmetry, reading.applied_rad, 0.1)
 
 
-def at(reading: Reading, phi_hw_rad: np.ndarray) -> Reading:
-    """Return the same profiles at other phases of the hardware."""
+def at(reading: Reading, phi_hw_rad: np.ndarray, cycle: int) -> Reading:
+    """Return the same profiles, but not to the bit, at other phases of the hardware."""
     return replace(
-        reading, setpoint_rad=phi_hw_rad, applied_rad=phi_hw_rad, readback_rad=phi_hw_rad
+        reading,
+        cycle=cycle,
+        profile=reading.profile * np.float32(1.0 + 1e-5 * cycle),
+        setpoint_rad=phi_hw_rad,
+        applied_rad=phi_hw_rad,
+        readback_rad=phi_hw_rad,
     )
 
 
@@ -104,7 +109,7 @@ def walk(guard: Guard, start: Reading, outlook: Outlook, step_rad: float) -> lis
         guard.note_outlook(
             Outlook(cycle=cycle, held=outlook.held, asymmetry=_as_measured(start, outlook))
         )
-        reading = replace(at(start, place), cycle=cycle)
+        reading = at(start, place, cycle)
         decision = guard.decide(np.full(POINTS, step_rad), reading, reading.usable)
         if not decision.write:
             break
@@ -152,14 +157,14 @@ def test_one_step_beyond_is_cut_and_one_within_passes() -> None:
     edge = float(np.flatnonzero(loss & ~np.roll(loss, 1))[0] * CELL_RAD)
     applied = start.applied_rad + 2.0 * np.pi * np.round((edge - start.applied_rad) / (2.0 * np.pi))
     near = np.where(np.arange(POINTS) == 0, edge - np.radians(20.0), applied)
-    at_edge = at(start, near)
     guard = Guard(
         PhaseLimits(slope_rad_per_ms=10.0, min_rad=-100.0, max_rad=100.0), CTIME, STEP_RAD,
         GuardConfig(lookahead_asymmetry=1.0),
     )  # fmt: skip
-    for step_deg, cut in ((60.0, True), (-60.0, False)):
+    for cycle, (step_deg, cut) in enumerate(((60.0, True), (-60.0, False))):
+        at_edge = at(start, near, cycle)
         guard.note_outlook(
-            Outlook(cycle=start.cycle, held=outlook.held, asymmetry=_as_measured(start, outlook))
+            Outlook(cycle=cycle, held=outlook.held, asymmetry=_as_measured(start, outlook))
         )
         delta = np.where(np.arange(POINTS) == 0, np.radians(step_deg), 0.0)
         decision = guard.decide(delta, at_edge, at_edge.usable)
