@@ -6,8 +6,8 @@ Every step is a command that a user could type; the demo runs each in a process 
 from __future__ import annotations
 
 import os
+import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -45,7 +45,6 @@ class Plan:
     cycles: int
     period_s: float
     program: str
-    endpoint: str
 
     @property
     def run(self) -> Path:
@@ -112,7 +111,6 @@ def demo(
         cycles=cycles,
         period_s=period,
         program=program,
-        endpoint=f"tcp://127.0.0.1:{_free_ports()}",
     )
     _step(console, "1/5 Train", plan, *_train(plan))
     _step(
@@ -181,21 +179,6 @@ def _prepare(out: Path) -> None:
     marker.touch()
 
 
-def _free_ports() -> int:
-    """Return a free loopback port whose successor is free too (commands and readings)."""
-    for _ in range(50):
-        with socket.socket() as first:
-            first.bind(("127.0.0.1", 0))
-            port = int(first.getsockname()[1])
-            with socket.socket() as second:
-                try:
-                    second.bind(("127.0.0.1", port + 1))
-                except OSError:
-                    continue
-                return port
-    raise MemrlError("no two neighbouring free ports on 127.0.0.1")
-
-
 def _command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "memrl_ctrl", *arguments]
 
@@ -228,7 +211,7 @@ def _control(console: Terminal, plan: Plan) -> None:
         "--program",
         plan.program,
         "--endpoint",
-        plan.endpoint,
+        "tcp://127.0.0.1:0",
         "--period",
         f"{plan.period_s:g}",
         "--seed",
@@ -243,7 +226,7 @@ def _control(console: Terminal, plan: Plan) -> None:
         _command(*arguments), stdout=log, stderr=subprocess.STDOUT, env=_environment()
     )
     try:
-        _wait_until_listening(plan.endpoint, machine, plan.out / "machine.log")
+        endpoint = _endpoint_when_ready(machine, plan.out / "machine.log")
         _step(
             console,
             "",
@@ -254,7 +237,7 @@ def _control(console: Terminal, plan: Plan) -> None:
             "--backend",
             "zmq",
             "--endpoint",
-            plan.endpoint,
+            endpoint,
             "--cycles",
             str(plan.cycles),
             "--record",
@@ -270,18 +253,20 @@ def _control(console: Terminal, plan: Plan) -> None:
         log.close()
 
 
-def _wait_until_listening(endpoint: str, machine: subprocess.Popen[bytes], log: Path) -> None:
-    host, port = endpoint.removeprefix("tcp://").rsplit(":", 1)
+def _endpoint_when_ready(machine: subprocess.Popen[bytes], log: Path) -> str:
+    """Wait until the machine says that it is ready, and return where: it takes two free ports itself."""
     deadline = time.monotonic() + READY_WAIT_S
     while time.monotonic() < deadline:
-        if machine.poll() is not None:
-            said = log.read_text().strip().splitlines()
-            raise MemrlError(f"the machine ended at once: {said[-1] if said else '(no output)'}")
-        with socket.socket() as probe:
-            if probe.connect_ex((host, int(port))) == 0:
-                return
+        ended = machine.poll() is not None
+        said = log.read_text()
+        found = re.search(r"ready at (tcp://\S+):", said)
+        if found:
+            return found[1]
+        if ended:
+            lines = said.strip().splitlines()
+            raise MemrlError(f"the machine ended at once: {lines[-1] if lines else '(no output)'}")
         time.sleep(0.1)
-    raise MemrlError(f"the machine did not listen at {endpoint} within {READY_WAIT_S:.0f} s")
+    raise MemrlError(f"the machine was not ready within {READY_WAIT_S:.0f} s; it said: {log}")
 
 
 def _newest_trace(records: Path) -> Path:

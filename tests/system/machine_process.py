@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -21,6 +23,26 @@ from memrl_ctrl.errors import MemrlError
 from memrl_ctrl.testing import FakeBackend
 
 LOOPBACK = "tcp://127.0.0.1:0"
+PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+
+
+def lasting_endpoint() -> str:
+    """Return an endpoint that stays free while a machine is killed and started again at it.
+
+    Its two ports lie below those that the system gives to whoever asks for any: between two lives of a
+    machine another test's connection would take one of those.
+    """
+    given_out = int(PORT_RANGE.read_text().split()[0]) if PORT_RANGE.exists() else 32_768
+    for _ in range(100):
+        port = random.SystemRandom().randrange(10_000, given_out - 1)
+        with socket.socket() as commands, socket.socket() as readings:
+            try:
+                commands.bind(("127.0.0.1", port))
+                readings.bind(("127.0.0.1", port + 1))
+            except OSError:
+                continue
+            return f"tcp://127.0.0.1:{port}"
+    raise AssertionError("no two neighbouring free ports on 127.0.0.1")
 
 
 class Process:

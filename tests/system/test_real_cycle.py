@@ -2,8 +2,8 @@
 
 import json
 import math
+import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -55,26 +55,21 @@ def machine(program, state):
     It waits for whoever is in control: with a period of 50 ms a busy computer is late, rightly so (the time
     to decide ends when the next cycle begins), and three in a row end the run.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    endpoint, truth = f"tcp://127.0.0.1:{port}", state / "truth.jsonl"
+    truth = state / "truth.jsonl"
     arguments = command(
-        "machine", "--program", program, "--endpoint", endpoint, "--period", 0, "--seed", 4,
+        "machine", "--program", program, "--endpoint", "tcp://127.0.0.1:0", "--period", 0, "--seed", 4,
         "--offset-deg", 40, "--noise", 0.005, "--emittance-evs", 1.2, "--intensity", 2e12,
         "--truth-log", truth, "--slices", 256,
     )  # fmt: skip
     log = (state / "machine.log").open("w")
     process = subprocess.Popen(arguments, stdout=log, stderr=subprocess.STDOUT)
     try:
-        deadline = time.monotonic() + 90
-        while time.monotonic() < deadline and process.poll() is None:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
+        deadline, ready = time.monotonic() + 90, None
+        while ready is None and time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.1)
-        assert process.poll() is None, (state / "machine.log").read_text()
-        yield endpoint, truth
+            ready = re.search(r"ready at (tcp://\S+):", (state / "machine.log").read_text())
+        assert ready, (state / "machine.log").read_text()
+        yield ready[1], truth
     finally:
         process.send_signal(signal.SIGINT)
         try:

@@ -25,8 +25,7 @@ from memrl_ctrl.frames import pack, unpack
 
 from .attacked import EVIL
 from .authority import ask
-from .machine_process import bare
-from .test_wire_restart import free_port
+from .machine_process import bare, lasting_endpoint
 
 MACHINE = """
 import os, signal, sys
@@ -209,7 +208,7 @@ def test_a_kill_at_any_instant_of_a_commit_loses_nothing(tmp_path: Path, lives: 
     rng = random.Random(lives)
     keys = tmp_path / "keys"
     make_folder(keys)
-    endpoint = f"tcp://127.0.0.1:{free_port()}"
+    endpoint = lasting_endpoint()
     writer: Writer | None = None
     newest: int | None = None
     number = cut_off = session = 0

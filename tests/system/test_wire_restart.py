@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,16 +15,17 @@ from memrl_backends.zmq import wire
 from memrl_ctrl.errors import ConnectionFailed, RefusalReason
 
 from .authority import ask, controller, reason_of
+from .machine_process import lasting_endpoint
 
 
 class Process:
     """`memrl-ctrl machine` at a port that stays the same."""
 
-    def __init__(self, folder: Path, port: int, *options: str) -> None:
+    def __init__(self, folder: Path, endpoint: str, *options: str) -> None:
         self.keys = folder / "keys"
         self.popen = subprocess.Popen(
             [sys.executable, "-m", "memrl_ctrl", "machine", "--slices", "64", "--seed", "5",
-             "--offset-deg", "10", "--endpoint", f"tcp://127.0.0.1:{port}", "--period", "0",
+             "--offset-deg", "10", "--endpoint", endpoint, "--period", "0",
              "--quiet", *options],
             env={**os.environ, "MEMRL_CTRL_STATE": str(folder), "PYTHONUNBUFFERED": "1"},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -33,6 +33,8 @@ class Process:
         assert self.popen.stdout is not None
         line = self.popen.stdout.readline()
         found = re.search(r"ready at (tcp://\S+):", line)
+        if not found:
+            self.kill()
         assert found, line
         self.endpoint = found[1]
 
@@ -41,17 +43,10 @@ class Process:
         self.popen.communicate()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def test_a_machine_that_is_killed_keeps_what_it_acknowledged(tmp_path: Path) -> None:
     """After SIGKILL in a transaction and a restart: the last acknowledged function plays, a repeat of its
     commit gets the same receipt, what was only staged is gone, and fencing numbers have grown."""
-    port = free_port()
-    machine = Process(tmp_path, port)
+    machine = Process(tmp_path, lasting_endpoint())
     try:
         backend = controller(machine.endpoint, machine.keys)
         reading = backend.start()
@@ -72,7 +67,7 @@ def test_a_machine_that_is_killed_keeps_what_it_acknowledged(tmp_path: Path) -> 
             backend.observe()
         with pytest.raises(ConnectionFailed, match=r"has gone.*; now nobody answers"):
             backend.start()
-        machine = Process(tmp_path, port, "--resume")
+        machine = Process(tmp_path, machine.endpoint, "--resume")
         again = backend.start()
         np.testing.assert_allclose(again.applied_rad, wanted, atol=1e-12)
         assert backend._fence > receipt.fence
@@ -97,14 +92,13 @@ def test_a_machine_that_is_killed_keeps_what_it_acknowledged(tmp_path: Path) -> 
 
 def test_without_resume_a_machine_begins_anew(tmp_path: Path) -> None:
     """A machine that is started again without `--resume` plays its own function, not an old one."""
-    port = free_port()
-    machine = Process(tmp_path, port)
+    machine = Process(tmp_path, lasting_endpoint())
     try:
         backend = controller(machine.endpoint, machine.keys)
         own = backend.start().applied_rad
         backend.play(own + 0.3)
         machine.kill()
-        machine = Process(tmp_path, port)
+        machine = Process(tmp_path, machine.endpoint)
         with pytest.raises(ConnectionFailed, match="has gone"):
             backend.observe()
         np.testing.assert_array_equal(backend.start().applied_rad, own)
