@@ -33,6 +33,9 @@ MAX_BITS = 24
 FOOT = 0.1
 """Part of the digitiser's range that lies below zero, as a fraction of what lies above (assumption:
 an operator leaves a tenth for undershoot and noise)."""
+FOOT_SHARE = 0.01
+"""Part of a profile's slices that may be cut at the foot without a flag: the lowest of the noise, next to
+nothing of what a profile says. Cut at the top, one slice is enough."""
 TINY = 1.0e-30
 """Keeps the tail that a pole leaves out of the subnormal numbers, which are slow; a peak that is not
 above it is no beam."""
@@ -422,10 +425,10 @@ def _droop(values: Any, ratio: Any, state: Any) -> None:
 def _digitise(
     values: Any, result: Any, gain: Any, offset: Any, sigma: Any, top: Any, levels: Any
 ) -> Any:
-    """Amplify, add noise (in `result`) and digitise; return whether a slice was cut."""
+    """Amplify, add noise (in `result`) and digitise; return whether the range was too small."""
     slices = values.shape[0]
     bottom = -FOOT * top
-    cut = 0
+    most, above, below = FOOT_SHARE * slices, 0, 0
     if levels > 0.0:
         step = (top - bottom) / levels
         a, b = np.float32(gain / step), np.float32(sigma / step)
@@ -434,13 +437,15 @@ def _digitise(
         zero = np.float32(0.0)
         for i in range(slices):
             code = np.floor(a * values[i] + b * result[i] + c)
-            cut += (code < zero) | (code > high)
+            below += code < zero
+            above += code > high
             result[i] = low + step * min(max(code, zero), high)
-        return cut > 0
+        return above > 0 or below > most
     a, b, c = np.float32(gain), np.float32(sigma), np.float32(offset)
     low, high = np.float32(bottom), np.float32(top)
     for i in range(slices):
         value = a * values[i] + b * result[i] + c
-        cut += (value < low) | (value > high)
+        below += value < low
+        above += value > high
         result[i] = min(max(value, low), high)
-    return cut > 0
+    return above > 0 or below > most

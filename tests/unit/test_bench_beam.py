@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from memrl_ctrl import controllers
+from memrl_ctrl.beam import filling_to_emittance
 from memrl_ctrl.bench.beam import command, tune
 from memrl_ctrl.bench.beam.conditions import CONDITIONS, PROGRAMS, chosen, parts
 from memrl_ctrl.bench.beam.figures import curves, figures
@@ -19,6 +20,7 @@ from memrl_ctrl.bench.beam.summary import sentences, standings
 from memrl_ctrl.cli import main
 from memrl_ctrl.env.task import BeamPhase
 from memrl_ctrl.errors import FileError, MismatchError, UnknownNameError, UsageError
+from memrl_ctrl.program import load_program
 
 PLAY: dict[str, Any] = {"episodes": 8, "seed": 3, "programs": PROGRAMS[:2]}
 
@@ -122,6 +124,27 @@ def test_episodes_are_shared_by_the_programs(tmp_path: Path) -> None:
     found = parts(CONDITIONS["dead"], 7, PROGRAMS[:3], tmp_path)
     assert [part.episodes for part in found] == [3, 2, 2]
     assert all(part.options["backend"] == "twin" for part in found)
+
+
+def test_the_bunch_of_a_cycle_fills_its_smallest_bucket(tmp_path: Path) -> None:
+    """In `bunch` emittances are 0.5 to 0.9 of the cycle's smallest bucket, wherever the point is."""
+    program = load_program(PROGRAMS[0])
+    areas = filling_to_emittance(
+        program.at(program.control_points_ms).conditions(program.machine.ring), 1.0
+    )
+    found = {}
+    for name in ("bunch", "still"):
+        (part,) = parts(CONDITIONS[name], 60, PROGRAMS[:1], tmp_path)
+        task = BeamPhase(60, **part.options)
+        try:
+            task.start(0, None)
+            found[name] = task.backend.conditions().emittance_evs  # type: ignore[attr-defined]
+        finally:
+            task.close()
+    assert (found["bunch"] >= 0.499 * areas.min()).all()
+    assert (found["bunch"] <= 0.901 * areas.min()).all()
+    assert found["still"].max() > 2.0 * areas.min()
+    assert "random-bunch" not in CONDITIONS
 
 
 def test_unknown_conditions_are_named() -> None:

@@ -155,6 +155,21 @@ def test_saturation_cuts_and_is_flagged():
     np.testing.assert_array_equal(profile[[0, 2]], density[[0, 2]])
 
 
+@pytest.mark.parametrize("bits", [0, 8])
+def test_the_lowest_of_the_noise_may_be_cut_at_the_foot(bits):
+    """Much noise reaches the foot in a few slices of a thousand: no flag; a baseline below it is flagged."""
+    density = np.repeat(bunches(1000, 1), 200, axis=0)
+    monitor = dataclasses.replace(WCM, noise=(0.1, 0.1), full_scale=(3.0, 3.0), bits=bits)
+    profile, flags = monitor.measure(density, REVOLUTION_HZ, np.random.default_rng(4))
+    lowest = profile.min(axis=1, keepdims=True)
+    cut = (profile == lowest).sum(axis=1)
+    assert (cut > 1).any()  # the foot was reached
+    assert not flags.any()
+    monitor = dataclasses.replace(monitor, noise=(0.3, 0.3))
+    _, flags = monitor.measure(density, REVOLUTION_HZ, np.random.default_rng(4))
+    assert (flags == Quality.SATURATED).all()
+
+
 def test_a_profile_that_is_not_finite_stays_so_and_harms_no_other():
     """NaN in, NaN out, no flag; the rows beside it are as without it."""
     density = bunches(64, 3)

@@ -98,12 +98,34 @@ def test_the_policy_is_told_what_was_applied() -> None:
     np.testing.assert_allclose(np.degrees(change), 7.0, atol=1e-6)
 
 
+def test_flat_parts_are_drawn_in_their_share() -> None:
+    """A third of the conditions more lies in the lowest tenth of the field's derivative."""
+    ramp = []
+    for share in (0.0, 0.33):
+        backend = open_backend(
+            machine="psb", rows=ROWS, n_slices=32, seed=3, flat_share=share, require_reference=False
+        )
+        backend.start()
+        conditions = backend.conditions()
+        assert conditions is not None
+        ramp.append(np.asarray(conditions.b_dot_t_per_s))
+    low = [(each < 0.37).mean() for each in ramp]
+    assert low[0] == pytest.approx(0.1, abs=0.06)
+    assert low[1] == pytest.approx(0.33 + 0.67 * 0.1, abs=0.09)
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
         ({"slew_share": 1.5}, "slew_share must be 0 to 1, not 1.5"),
         ({"other_chance": 2.0}, "other_chance must be 0 to 1"),
         ({"other_deg": 200.0}, "other_deg must be 0 to 180 degrees"),
+        ({"flat_share": 1.5}, "flat_share must be 0 to 1, not 1.5"),
+        (
+            {"flat_share": 0.5, "machine": None, "program": "psb-2gev"},
+            "flat_share is for conditions of a machine",
+        ),
+        ({"one_bunch": True}, "one_bunch is for unrelated conditions of a program"),
         ({"hold_chance": -0.1}, "hold_chance must be 0 to 1"),
         ({"slew_share": 0.5, "slew_deg": [0.0, 5.0]}, "slew_deg must be above 0 and at most 180"),
         ({"slew_share": 0.5, "slew_deg": [5.0, 181.0]}, "slew_deg must be above 0 and at most 180"),

@@ -31,6 +31,8 @@ NOT_OF_A_SCENARIO = {
     "hold_chance",
     "other_chance",
     "other_deg",
+    "one_bunch",  # of unrelated conditions of a program
+    "flat_share",  # of a machine's operating range
     "offset_kinds",  # drawn anew for training; a scenario says what its offset does
     "threads",  # how it is computed, not what
 }

@@ -72,6 +72,8 @@ def open_backend(
     hold_chance: float = 0.0,
     other_chance: float = 0.0,
     other_deg: float = 90.0,
+    flat_share: float = 0.0,
+    one_bunch: bool = False,
     noise: float | Sequence[float] = 0.02,
     monitor: str | Mapping[str, Any] | Monitor = "wcm",
     require_reference: bool = True,
@@ -127,6 +129,10 @@ def open_backend(
         other_chance: chance in each shot that another change is played than the one asked for, as an
             operator's; for unrelated conditions.
         other_deg: largest such change, in both directions.
+        flat_share: share of the conditions of a machine's operating range that are where the field hardly
+            rises: in the lowest tenth of its derivative's range.
+        one_bunch: `filling` is that of the smallest bucket of the program's cycle, as for one bunch that goes
+            along it, and not of each condition's own; for unrelated conditions of a program.
         noise: standard deviation of a slice's noise as a fraction of the peak, number or range.
         monitor: what profiles are seen with: `wcm`, `ideal` (noise only), or values of
             `memrl_ctrl.beam.measurement.Monitor` by name, for example `{bits: 8}`.
@@ -157,7 +163,9 @@ def open_backend(
         phase_loop=phase_loop,
     )
     check_slices(n_slices)
-    _check_distinct(distinct, unrelated=rows is not None and not along_cycle)
+    unrelated = rows is not None and not along_cycle
+    _check_distinct(distinct, unrelated=unrelated)
+    _check_points(flat_share, one_bunch, unrelated=unrelated, machine=machine)
     if seed is not None and seed < 0:
         raise UsageError(f"seed must be 0 or more, not {seed}")
     if machine is not None and program is not None:
@@ -202,14 +210,16 @@ def open_backend(
             other_chance=_number("other_chance", other_chance),
             other_rad=math.radians(_number("other_deg", other_deg)),
         ),
+        flat_share=flat_share,
+        one_bunch=one_bunch,
         monitor=replace(monitor_from(monitor), noise=as_range("noise", noise)),
         require_reference=require_reference,
     )
     _check_reality(
         scenario,
         along_cycle=along_cycle,
-        one_cycle=rows is None,
-        tracked=tracking is not None and rows is None,
+        unrelated=unrelated,
+        tracked=tracking is not None,
     )
     if along_cycle:
         return open_along(
@@ -289,7 +299,7 @@ def _radians(name: str, value: float | Sequence[float]) -> Range:
 
 
 def _check_reality(
-    scenario: Scenario, *, along_cycle: bool, one_cycle: bool, tracked: bool
+    scenario: Scenario, *, along_cycle: bool, unrelated: bool, tracked: bool
 ) -> None:
     """Refuse imperfections where they are not simulated."""
     given = {
@@ -304,12 +314,12 @@ def _check_reality(
     asked = [what for what, is_given in given.items() if is_given]
     if along_cycle and asked:
         raise UsageError(f"along_cycle does not simulate {asked[0]}: leave it out")
-    if not scenario.partial.everything and (one_cycle or along_cycle):
+    if not scenario.partial.everything and not unrelated:
         raise UsageError(
             "slew_share, hold_chance and other_chance are for unrelated conditions: give rows, without "
             "along_cycle"
         )
-    if tracked and given["errors of the voltages (v1_error, v2_error)"]:
+    if tracked and not unrelated and given["errors of the voltages (v1_error, v2_error)"]:
         raise UsageError(
             "a tracked cycle has the program's voltages: leave out v1_error and v2_error, or use "
             "fidelity 'matched' or 'blond'"
@@ -355,6 +365,19 @@ def _check_distinct(distinct: int, *, unrelated: bool) -> None:
         raise UsageError(f"distinct must be 0 to {MOST_DISTINCT:,}, not {distinct:,}")
     if distinct and not unrelated:
         raise UsageError("distinct is for unrelated conditions: give rows, without along_cycle")
+
+
+def _check_points(flat_share: float, one_bunch: bool, *, unrelated: bool, machine: object) -> None:
+    if not 0.0 <= _number("flat_share", flat_share) <= 1.0:
+        raise UsageError(f"flat_share must be 0 to 1, not {flat_share:g}")
+    if flat_share and machine is None:
+        raise UsageError(
+            "flat_share is for conditions of a machine's operating range: give a machine"
+        )
+    if one_bunch and (machine is not None or not unrelated):
+        raise UsageError(
+            "one_bunch is for unrelated conditions of a program: give rows and a program"
+        )
 
 
 def _programs(

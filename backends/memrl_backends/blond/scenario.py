@@ -40,6 +40,8 @@ ATTEMPTS = 20
 """How often conditions without a reference optimum are drawn anew."""
 BANK_SEED = 20_260_101
 """Of the distinct conditions that episodes choose among: the same ones in every process of a run."""
+FLAT = 0.1
+"""Part of the range of dB/dt, from its lower end, in which the field hardly rises: the ends of a cycle."""
 MOST_DISTINCT = 1_000_000
 """Conditions that are kept at most: 100 MB."""
 
@@ -55,6 +57,9 @@ class Scenario:
     filling: tuple[float, ...] | None = None
     """Emittance as a fraction of the bucket area at phi_2 = 0 and no intensity: two numbers are a
     range, more are a set."""
+    one_bunch: bool = False
+    """Whether `filling` is that of the smallest bucket of a program's cycle, so that unrelated points of it
+    have bunches as one that goes along the cycle; otherwise of each point's own bucket."""
     offset_rad: float | None = None
     """Hardware offset of phi_hw, rad; None draws it from the whole circle."""
     offset_jitter_rad: float = 0.0
@@ -80,6 +85,8 @@ class Scenario:
     """What becomes of phi_hw on its way to the cavity."""
     partial: Partial = EVERYTHING
     """How much of a setpoint takes effect, for unrelated conditions."""
+    flat_share: float = 0.0
+    """Share of the conditions of a machine's operating range that are where the field hardly rises."""
     monitor: Monitor = WCM
     """What profiles are seen with."""
     require_reference: bool = True
@@ -290,8 +297,15 @@ class Draw:
             ctime_ms = rng.uniform(*self.program.beam_ms, count)
             base = self.program_points(ctime_ms)
         base, v1_error = self._with_errors(base, rng, common=False)
-        emittance, intensity = self.bunches(count, rng, lambda: filling_to_emittance(base, 1.0))
+        emittance, intensity = self.bunches(count, rng, lambda: self._areas_evs(base))
         return base.replace(emittance_evs=emittance, intensity=intensity), ctime_ms, v1_error
+
+    def _areas_evs(self, conditions: Conditions) -> FloatArray:
+        """Return the bucket areas [n] that a filling refers to, eV s."""
+        if not self.scenario.one_bunch or self.program is None:
+            return filling_to_emittance(conditions, 1.0)
+        at_points = self.program_points(self.program.control_points_ms)
+        return np.full(len(conditions), filling_to_emittance(at_points, 1.0).min())
 
     def bunches(
         self, count: int, rng: np.random.Generator, area_evs: Callable[[], FloatArray]
@@ -351,9 +365,15 @@ class Draw:
         machine, span = self.machine, self.machine.operating_range
         beam_ms = (machine.injection_ctime_ms, machine.extraction_ctime_ms)
         v1 = rng.uniform(*span.v1_v, count)
+        b_field = rng.uniform(*span.b_field_t, count)
+        b_dot = rng.uniform(*span.b_dot_t_per_s, count)
+        if self.scenario.flat_share > 0.0:
+            low = span.b_dot_t_per_s[0]
+            flat = rng.random(count) < self.scenario.flat_share
+            b_dot = np.where(flat, low + FLAT * (b_dot - low), b_dot)
         return Conditions(
-            b_field_t=rng.uniform(*span.b_field_t, count),
-            b_dot_t_per_s=rng.uniform(*span.b_dot_t_per_s, count),
+            b_field_t=b_field,
+            b_dot_t_per_s=b_dot,
             v1_v=v1,
             v2_v=v1 * rng.uniform(*span.v2_over_v1, count),
             gamma_transition=machine.gamma_transition.at(rng.uniform(*beam_ms, count)),

@@ -54,6 +54,8 @@ class Condition:
     shots: int = SHOTS
     default: bool = True
     """Whether `all` holds it."""
+    of_programs: bool = False
+    """Whether it is only of points of programs."""
 
     @property
     def is_random(self) -> bool:
@@ -98,6 +100,12 @@ def _impedance(machine: MachineFile) -> MachineFile:
 
 _BASE = (
     Condition(name="still", words="the offset stands still"),
+    Condition(
+        name="bunch",
+        words="still, emittances as of one bunch along the cycle: 0.5 to 0.9 of its smallest bucket",
+        options={"one_bunch": True},
+        of_programs=True,
+    ),
     Condition(
         name="noise-5", words="still, 5 % noise a slice instead of 2 %", options={"noise": 0.05}
     ),
@@ -153,7 +161,7 @@ CONDITIONS: dict[str, Condition] = {
     for condition in _BASE
     for each in (
         condition,
-        replace(condition, name=f"{RANDOM}-{condition.name}"),
+        *([] if condition.of_programs else [replace(condition, name=f"{RANDOM}-{condition.name}")]),
     )
 }
 """Every condition by name: on the points of programs, and (`random-…`) on uniformly random ones."""
