@@ -159,9 +159,10 @@ class FilterMemory(SequenceMemory):
         with torch.autocast(observations.device.type, enabled=False):
             applied = previous.to(whole) * self.half_range_rad
             direction = self.says(encoded.to(whole))
-            known = torch.atan2(direction[..., 1:], direction[..., :1]).detach()
-            vectors = _nearly_unit(direction).detach()
-            earlier = torch.cat((bank[4].unsqueeze(0), vectors[:-1]))
+            said = torch.atan2(direction[..., 1:], direction[..., :1])
+            vectors = _nearly_unit(direction)
+            known, latest = said.detach(), vectors.detach()
+            earlier = torch.cat((bank[4].unsqueeze(0), latest[:-1]))
             begun = torch.cat((_any(*bank[:2])[None, :, :1], torch.ones_like(known[1:])))
             moved = wrap(
                 known - torch.atan2(earlier[..., 1:], earlier[..., :1] + 1.0 - begun) + applied
@@ -172,10 +173,9 @@ class FilterMemory(SequenceMemory):
         with torch.autocast(observations.device.type, enabled=False):
             trust = self.trusts(torch.cat((out, encoded), dim=-1).to(whole))
             log_weight = LOG_MIDDLE + LOG_RANGE * torch.tanh(trust / LOG_RANGE)
-            said = torch.atan2(direction[..., 1:], direction[..., :1])
-            averages, bank = self._average(_nearly_unit(direction), log_weight, applied, bank)
+            averages, bank = self._average(vectors, log_weight, applied, bank)
         memory = torch.cat((self.behind(out), averages, said, log_weight), dim=-1)
-        return memory, encoded, (*lstm_state, *bank, vectors[-1])
+        return memory, encoded, (*lstm_state, *bank, latest[-1])
 
     def _average(
         self, vector: Tensor, log_weight: Tensor, applied: Tensor, bank: MemoryState
@@ -200,8 +200,7 @@ class FilterMemory(SequenceMemory):
         vector = torch.exp(log_weight) * vector
         x_now = vector[..., :1] * ahead - vector[..., 1:] * aside
         y_now = vector[..., 1:] * ahead + vector[..., :1] * aside
-        target = torch.atan2(y_now, x_now)
-        log_kept, unforeseen, begun = self._followed(x_now, y_now, log_weight, cosine, sine)
+        target, log_kept, unforeseen, begun = self._followed(x_now, y_now, log_weight, cosine, sine)
         fading = _Fading(log_kept)
         x, y = fading.sums(x_now, cosine), fading.sums(y_now, sine)
         averages = torch.atan2(y, x)
@@ -212,7 +211,7 @@ class FilterMemory(SequenceMemory):
         parts = (
             behind / (predictions + 1.0),
             (torch.log(length) - LOG_MIDDLE) / LOG_RANGE,
-            fine(wrap(averages - target).detach()),
+            fine(wrap(averages.detach() - target)),
             -torch.exp(self.log_sharpness) * behind,
             wrap(averages - turned),
         )
@@ -222,7 +221,7 @@ class FilterMemory(SequenceMemory):
     @torch.no_grad()
     def _followed(
         self, x_now: Tensor, y_now: Tensor, log_weight: Tensor, x: Tensor, y: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Follow the bank step by step: what each filter keeps depends on what it foresaw.
 
         Args:
@@ -231,9 +230,9 @@ class FilterMemory(SequenceMemory):
             x, y: sums before the sequence [batch, n_filters].
 
         Returns:
-            Logarithm of what each keeps when a step is added, and by how much it was surprised more than
-            the least surprised one [time, batch, n_filters]; whether anything was foreseen
-            [time, batch, 1].
+            Direction of each vector, rad [time, batch, 1]; logarithm of what each filter keeps when a
+            step is added, and by how much it was surprised more than the least surprised one
+            [time, batch, n_filters]; whether anything was foreseen [time, batch, 1].
         """
         target = torch.atan2(y_now, x_now)
         kept, unforeseen, known = [], [], []
@@ -247,7 +246,7 @@ class FilterMemory(SequenceMemory):
             known.append(begun[:, :1])
             share = torch.exp(kept[-1])
             x, y = share * x + x_now[t], share * y + y_now[t]
-        return torch.stack(kept), torch.stack(unforeseen), torch.stack(known)
+        return target, torch.stack(kept), torch.stack(unforeseen), torch.stack(known)
 
     def parts(self, memory: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Take a memory [..., n_memory] apart.
