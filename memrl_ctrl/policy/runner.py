@@ -14,11 +14,10 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from memrl_ctrl.errors import PolicyError
+from memrl_ctrl.policy._onnxruntime import ort, ort_state
 from memrl_ctrl.policy.manifest import (
     MANIFEST_KEY,
     MemorySpec,

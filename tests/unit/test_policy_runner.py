@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -284,3 +287,19 @@ def test_flipped_bytes_never_escape_as_another_error(data: bytes) -> None:
             OnnxPolicy.load(bytes(damaged))
         except PolicyError:
             continue
+
+
+def test_nothing_is_kept_for_a_telemetry(tmp_path: Path) -> None:
+    """A process that loads a policy leaves nothing below the user's home: onnxruntime tells nobody of it."""
+    code = (
+        "from memrl_ctrl.policy import OnnxPolicy; from memrl_ctrl.policy.catalogue import locate; "
+        "from pathlib import Path; OnnxPolicy.load(locate(Path('psb')).read_bytes())"
+    )
+    home = tmp_path / "home"
+    home.mkdir()
+    kept = {
+        k: v for k, v in os.environ.items() if k not in ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")
+    }
+    environment = {**kept, "HOME": str(home)}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    assert [path for path in home.rglob("*") if path.is_file()] == []
