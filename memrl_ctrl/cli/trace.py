@@ -75,7 +75,7 @@ def _summary(run: Path) -> tuple[str, str, str, str, str]:
             with TraceReader(path) as trace:
                 report, header = trace.report, trace.header
                 ended = "ended" if report.end else "interrupted"
-                state = ended if report.whole else f"{ended}, {report.lost_bytes} bytes lost"
+                state = ended if report.whole else f"{ended}, {report.extent()}"
                 cycles = str(report.cycles)
         else:
             with JournalReader(path) as journal:
@@ -132,13 +132,16 @@ def show(trace: Path) -> None:
 def recover(path: Path) -> int:
     """Make the HDF5 file of a journal, whatever state the journal is in. The journal stays.
 
-    Exit code 0 where nothing was lost, 3 where something was.
+    An HDF5 file that is there already is replaced only where nothing of it is lost: one of another run, or
+    with cycles that the journal does not give any more, stays as it is.
+
+    Exit code 0 where nothing was lost, 3 where something was, or where nothing was written.
 
     Parameters
     ----------
     path
         A journal, the folder of a run, or the folder of several: then every run without an
-        HDF5 file, or with one that is older than its journal, is recovered.
+        HDF5 file, or with one whose journal has grown since, is recovered.
     """
     console = Terminal(highlight=False)
     journals = list(_to_recover(path))
@@ -150,7 +153,7 @@ def recover(path: Path) -> int:
         except TraceError as error:
             if len(journals) == 1:
                 raise
-            console.print(f"{journal}: unusable: {error}", soft_wrap=True, markup=False)
+            console.print(f"not recovered: {error}", soft_wrap=True, markup=False)
             code = WITH_LOSS
             continue
         for sentence in recovery.report.sentences():
@@ -187,7 +190,10 @@ def verify(trace: Path, *, key: str | None = None) -> int:
     The file may come from anywhere: it is read by a process of its own, which can write nothing and has
     bounded memory and time.
 
-    Exit code 0: whole; 3: usable, but something is lost, or with --key not signed; 1: unusable.
+    Of a folder both files are checked and held against each other.
+
+    Exit code 0: whole; 3: usable, but something is lost, or the other file of the folder is damaged or of
+    another run, or with --key not signed; 1: unusable.
 
     Parameters
     ----------
@@ -214,7 +220,8 @@ def verify(trace: Path, *, key: str | None = None) -> int:
             uncovered = report.cycles - covered
             console.print(f"{uncovered} cycles are not signed by {wanted}", soft_wrap=True)
             return WITH_LOSS
-    return WHOLE if report.whole else WITH_LOSS
+    doubted = report.beside is not None and report.beside.fault
+    return WHOLE if report.whole and not doubted else WITH_LOSS
 
 
 @app.command

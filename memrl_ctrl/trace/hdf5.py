@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,9 @@ from memrl_ctrl.trace.records import (
     TraceHeader,
 )
 from memrl_ctrl.trace.report import TraceReport
-from memrl_ctrl.trace.scan import JournalReader, Progress, Summary
+from memrl_ctrl.trace.scan import JournalReader, Progress
 from memrl_ctrl.trace.sink import PatientFile
+from memrl_ctrl.trace.summary import Summary
 
 FORMAT = "memrl-ctrl trace"
 BLOCK_CYCLES = 64
@@ -55,16 +57,21 @@ EMPTY = "empty_json"
 
 
 def build_hdf5(
-    journal: str | Path, out: str | Path, progress: Progress | None = None
+    journal: str | Path,
+    out: str | Path,
+    progress: Progress | None = None,
+    check: Callable[[Path], None] | None = None,
 ) -> TraceReport:
     """Make the HDF5 file of a journal: under another name first, then renamed, durable.
 
-    An HDF5 file of that name is replaced, since it can always be made again; the journal stays.
+    An HDF5 file of that name is replaced; the journal stays. `recover` replaces one only where nothing of
+    it is lost.
 
     Args:
         journal: the journal, whole or damaged.
         out: the HDF5 file.
         progress: called with the bytes done and the bytes of the journal.
+        check: called with the new file before it takes its name; what it raises leaves all as it was.
 
     Returns:
         What is in it, and what was lost.
@@ -79,6 +86,8 @@ def build_hdf5(
             report = _written(part, reader, progress)
             with part.open("rb") as whole:
                 os.fsync(whole.fileno())
+            if check is not None:
+                check(part)
             part.replace(out)
             sync_folder(out.parent)
         except (OSError, RuntimeError) as error:  # h5py reports a full disk as either

@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from memrl_ctrl.errors import TraceError
+from memrl_ctrl.trace.contents import contents_of
 from memrl_ctrl.trace.folder import HDF5_NAME, JOURNAL_NAME, looking_at, run_folders, sync_folder
 from memrl_ctrl.trace.report import TraceReport
 from memrl_ctrl.trace.untrusted import verify_untrusted
@@ -112,25 +113,19 @@ def _objection(folder: Path, drop: Drop, newest_s: float, *, unverified: bool) -
                 return f"is not verified: {error}"
     if any(report.live for report in reports.values()):
         return RECORDED
-    return "" if unverified else _doubt(drop, reports)
-
-
-def _doubt(drop: Drop, reports: dict[str, TraceReport]) -> str:
-    """Return what the verification of a run has against deleting a part of it."""
     if drop is not Drop.RUN:
-        kept, gone = JOURNAL_NAME, HDF5_NAME
+        kept, gone = (folder / name for name in (JOURNAL_NAME, HDF5_NAME))
         if drop is Drop.JOURNAL:
             kept, gone = gone, kept
-        if not _holds(reports[kept], reports[gone]):
-            return f"{kept} does not hold all that {gone} holds"
+        if lost := contents_of(kept).lacks(contents_of(gone)):
+            return f"{kept.name} does not hold all that {gone.name} holds: {lost}"
+    return "" if unverified else _doubt(reports)
+
+
+def _doubt(reports: dict[str, TraceReport]) -> str:
+    """Return what the verification of a run has against deleting a part of it."""
     broken = [report for report in reports.values() if not report.whole]
     return f"is not whole: {broken[0].damage[0].sentence()}" if broken else ""
-
-
-def _holds(kept: TraceReport, gone: TraceReport) -> bool:
-    """Whether one form of a run has all cycles and the end of the other."""
-    same_end = kept.end == gone.end or gone.end is None
-    return kept.cycles >= gone.cycles and kept.last_cycle == gone.last_cycle and same_end
 
 
 def _delete(folder: Path, files: list[Path], *, whole: bool) -> None:

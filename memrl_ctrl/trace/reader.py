@@ -18,7 +18,7 @@ from memrl_ctrl.trace.columns import CYCLES
 from memrl_ctrl.trace.folder import HDF5_NAME, JOURNAL_NAME, looking_at
 from memrl_ctrl.trace.records import CycleRecord, OutcomeRecord, SignatureRecord
 from memrl_ctrl.trace.report import Damage
-from memrl_ctrl.trace.scan import Progress
+from memrl_ctrl.trace.scan import JournalReader, Progress
 from memrl_ctrl.trace.store import Hdf5Store, JournalStore, Store
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -28,7 +28,8 @@ class TraceReader:
     """A trace, from its HDF5 file, from its journal, or from the folder of the run.
 
     An HDF5 file is read where it is asked for. A journal is gone through when it is opened, and then read
-    where it is asked for. In a folder the HDF5 file counts, unless the journal has grown since it was made.
+    where it is asked for. In a folder the HDF5 file counts, unless the journal has grown since it was made
+    and can be used.
 
     Args:
         path: `trace.h5`, `trace.journal`, or the folder that holds them.
@@ -189,18 +190,32 @@ def find_trace(path: str | Path) -> Path:
 
 def _in_folder(folder: Path) -> Path:
     journal, hdf5 = folder / JOURNAL_NAME, folder / HDF5_NAME
-    if hdf5.is_file() and not (journal.is_file() and stale(hdf5, journal)):
-        return hdf5
-    if journal.is_file():
-        return journal
+    if hdf5.is_file() and journal.is_file():
+        return journal if stale(hdf5, journal) and _counts(journal, hdf5) else hdf5
+    for path in (hdf5, journal):
+        if path.is_file():
+            return path
     raise TraceError(folder, f"holds no trace: neither {HDF5_NAME} nor {JOURNAL_NAME}")
+
+
+def _counts(journal: Path, hdf5: Path) -> bool:
+    """Whether a journal can be used, or else the HDF5 file cannot be either."""
+    try:
+        JournalReader(journal).close()
+    except TraceError:
+        try:
+            h5py.File(hdf5, "r").close()
+        except (OSError, RuntimeError):
+            return True
+        return False
+    return True
 
 
 def stale(hdf5: Path, journal: Path) -> bool:
     """Whether a journal has grown since its HDF5 file was made, or that file cannot be opened."""
     try:
         with h5py.File(hdf5, "r") as file:
-            return int(file.attrs.get("journal_bytes", -1)) != journal.stat().st_size
+            return int(file.attrs.get("journal_bytes", -1)) < journal.stat().st_size
     # All of it is what a false file makes of it.
     except (OSError, ValueError, TypeError, RuntimeError, KeyError):
         return True

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import google_crc32c
 import h5py
-import numpy as np
-from numpy.typing import NDArray
 
 from memrl_ctrl.errors import TraceError
-from memrl_ctrl.trace.codec import FileRecord, Kind, Record, encode
+from memrl_ctrl.trace.contents import Contents, contents_of, hdf5_contents, held_against
 from memrl_ctrl.trace.folder import HDF5_NAME, JOURNAL_NAME, looking_at
 from memrl_ctrl.trace.hdf5 import FORMAT, build_hdf5
-from memrl_ctrl.trace.journal import CHECKED_FROM, HEAD
+from memrl_ctrl.trace.heads import check_heads
 from memrl_ctrl.trace.reader import TraceReader, find_trace, is_hdf5
-from memrl_ctrl.trace.report import Coverage, Damage, TraceReport
+from memrl_ctrl.trace.records import SCHEMA_VERSION
+from memrl_ctrl.trace.report import Beside, TraceReport
 from memrl_ctrl.trace.scan import JournalReader, Progress
+from memrl_ctrl.trace.summary import Summary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,12 +31,16 @@ class Recovery:
 def recover(path: str | Path, progress: Progress | None = None) -> Recovery:
     """Make the HDF5 file beside a journal, whatever state it is in; the journal stays.
 
+    An HDF5 file that is there already is replaced where the new one holds all that it holds, or where it
+    cannot be read.
+
     Args:
         path: the journal, or the folder of its run.
         progress: called with the bytes done and the bytes of the journal.
 
     Raises:
-        TraceError: there is no journal, or nothing in it can be used.
+        TraceError: there is no journal, or nothing in it can be used; or the HDF5 file beside it belongs
+            to another run, or holds what the journal does not give (any more), and stays as it is.
     """
     journal = Path(path)
     with looking_at(journal):
@@ -49,7 +52,16 @@ def recover(path: str | Path, progress: Progress | None = None) -> Recovery:
         raise TraceError(journal, f"is HDF5 already; recover takes the journal ({JOURNAL_NAME})")
     hdf5 = journal.with_name(HDF5_NAME) if journal.name == JOURNAL_NAME else _beside(journal)
     _check_replaces(hdf5)
-    return Recovery(hdf5=hdf5, report=build_hdf5(journal, hdf5, progress))
+
+    def check(made: Path) -> None:
+        _check_holds(made, hdf5, journal)
+
+    try:
+        return Recovery(hdf5=hdf5, report=build_hdf5(journal, hdf5, progress, check))
+    except TraceError as error:
+        if error.path != journal or not hdf5.is_file():
+            raise
+        raise TraceError(journal, f"{_why(error)}; {hdf5.name} beside it stays as it is") from error
 
 
 def _check_replaces(hdf5: Path) -> None:
@@ -58,13 +70,16 @@ def _check_replaces(hdf5: Path) -> None:
     What cannot be opened is replaced: that is what a recovery is for.
 
     Raises:
-        TraceError: it is HDF5 of somebody else's, or no file.
+        TraceError: it is HDF5 of somebody else's or of a later release, may not be read, or is no file.
     """
     if hdf5.exists() and not hdf5.is_file():
         raise TraceError(hdf5, "is no file, and the HDF5 file of the journal would be made there")
+    if hdf5.exists() and not os.access(hdf5, os.R_OK):
+        raise TraceError(hdf5, "may not be read, and the file of the journal would take its place")
     try:
         with h5py.File(hdf5, "r") as file:
             ours = "format" in file.attrs and file.attrs["format"] == FORMAT
+            later = ours and int(file.attrs.get("schema_version", 0)) > SCHEMA_VERSION
     except (OSError, RuntimeError, ValueError, TypeError):
         return
     if not ours:
@@ -72,6 +87,30 @@ def _check_replaces(hdf5: Path) -> None:
             hdf5,
             "is HDF5, but no trace of memrl-ctrl, and the file of the journal would take its place: move "
             "one of them away",
+        )
+    if later:
+        raise TraceError(
+            hdf5,
+            f"was written by a later release (this one reads schema versions up to {SCHEMA_VERSION}), and "
+            "the file of the journal would take its place: move one of them away",
+        )
+
+
+def _check_holds(made: Path, hdf5: Path, journal: Path) -> None:
+    """Refuse to put a recovered file in the place of one that holds more, or another run.
+
+    Raises:
+        TraceError: something would be lost.
+    """
+    try:
+        there = contents_of(hdf5)
+    except TraceError:  # there is none, or nobody can read it
+        return
+    if lost := contents_of(made).lacks(there):
+        raise TraceError(
+            hdf5,
+            f"holds {lost}, which {journal.name} beside it does not give: it stays as it is, and nothing "
+            f"is written. To make the file of {journal.name} all the same, move {hdf5.name} away first",
         )
 
 
@@ -83,116 +122,82 @@ def verify(path: str | Path, progress: Progress | None = None) -> TraceReport:
     """Check a trace from end to end and say what is there and what is lost.
 
     Of a journal every checksum and every hash is checked. Of an HDF5 file the journal's records are
-    made again, byte for byte, and held against the checksums and hashes of the journal.
+    made again, byte for byte, and held against the checksums and hashes of the journal. Of a folder both
+    files are checked and held against each other; the report is on the one that counts.
 
     Args:
         path: `trace.h5`, `trace.journal`, or the folder that holds them.
-        progress: called with the work done and the whole of it.
+        progress: called with the work done and the whole of it, for each file.
 
     Raises:
         TraceError: it cannot be used at all.
     """
     found = find_trace(path)
+    other = _other(Path(path), found)
+    if other is None:
+        return _verified(found, progress)[0]
+    try:
+        report, contents = _verified(found, progress)
+    except TraceError as error:
+        return _instead(found, error, other, progress)
+    try:
+        beside = held_against(report, contents, *_verified(other, progress))
+    except TraceError as error:
+        beside = _unusable(other, error)
+    return replace(report, beside=beside)
+
+
+def _other(path: Path, found: Path) -> Path | None:
+    """Return the file of a run's folder that does not count; None if there is none, or no folder."""
+    with looking_at(path):
+        if not path.is_dir():
+            return None
+        other = path / (JOURNAL_NAME if found.name == HDF5_NAME else HDF5_NAME)
+        return other if other.is_file() else None
+
+
+def _instead(found: Path, error: TraceError, other: Path, progress: Progress | None) -> TraceReport:
+    """Return the report on the file beside one that cannot be used.
+
+    Raises:
+        TraceError: neither can be used.
+    """
+    unusable = _unusable(found, error)
+    try:
+        report, _ = _verified(other, progress)
+    except TraceError as another:
+        beside = _unusable(other, another)
+        raise TraceError(found, f"{_why(error)}; {beside.sentence()}") from error
+    return replace(report, beside=unusable)
+
+
+def _unusable(path: Path, error: TraceError) -> Beside:
+    return Beside(name=path.name, text=f"is unusable: {_why(error)}", fault=True)
+
+
+def _why(error: TraceError) -> str:
+    return str(error).removeprefix(f"{error.path}: ")
+
+
+def _verified(found: Path, progress: Progress | None) -> tuple[TraceReport, Contents]:
+    """Check one file; return what is in it too.
+
+    Raises:
+        TraceError: it cannot be used at all.
+    """
     if not is_hdf5(found):
         with JournalReader(found) as journal:
-            return journal.report(progress)
+            contents, summary = Contents(run_id=journal.header.run_id), Summary(journal)
+            for entry in journal.entries():
+                summary.add(entry)
+                contents.add(entry)
+                if progress is not None:
+                    progress(entry.offset + entry.size, journal.size)
+            return summary.report(), contents
     with TraceReader(found) as trace:
-        check = _check_hdf5(trace, progress)
-        damage = (*trace.damage, *check.damage, *check.coverage.false)
-        return replace(trace.report, damage=damage, signed=check.coverage.signed())
-
-
-def _check_hdf5(trace: TraceReader, progress: Progress | None) -> _HeadCheck:
-    """Hold all records against what the journal's heads say."""
-    heads = trace.heads()
-    check = _HeadCheck(trace)
-    for index, head in enumerate(heads):
-        check.add(head)
-        if progress is not None:
-            progress(index + 1, len(heads))
-    check.finish()
-    return check
-
-
-class _HeadCheck:
-    """Holds the records of an HDF5 file against the heads that they had in the journal."""
-
-    def __init__(self, trace: TraceReader) -> None:
-        self._trace = trace
-        self._index = -1
-        self._files = iter(trace.header.files.items())
-        self._signatures = iter(trace.signatures())
-        self.coverage = Coverage(trace.header.run_id)
-        self._confirmed: tuple[int, bytes] | None = None
-        self._incomplete = {d.sequence for d in trace.damage if d.kind == "memory"}
-        self.damage: list[Damage] = []
-
-    def add(self, row: NDArray[np.uint8]) -> None:
-        """Check the next record."""
-        head = row.tobytes()
-        _, crc, _, kind, length, sequence, previous = HEAD.unpack(head)
-        before = self._confirmed
-        if before is not None and before[0] + 1 == sequence and before[1] != previous:
-            self._note(before[0], "its content is not what the next record confirms")
-            self.coverage.broken()
-        self._confirmed = None
-        try:
-            record = self._record(Kind(kind))
-            payload = encode(record)
-        except (TraceError, ValueError, StopIteration, IndexError) as error:
-            self._note(sequence, f"the record cannot be made again: {error}", length)
-            return
-        found = int(google_crc32c.extend(google_crc32c.value(head[CHECKED_FROM:]), payload))
-        if len(payload) != length or found != crc:
-            self._note(sequence, "its content differs from what the journal had", length)
-            return
-        whole = sequence not in self._incomplete
-        self.coverage.add(sequence, record, previous, whole=whole)
-        if not whole:
-            return  # its hash is that of the whole record
-        digest = hashlib.sha256(head)
-        digest.update(payload)
-        self._confirmed = (sequence, digest.digest())
-
-    def finish(self) -> None:
-        """Check that no cycle is left that the journal does not have."""
-        rest = len(self._trace) - 1 - self._index
-        if rest:
-            self._note(-1, f"{rest} cycles more than the journal had records of")
-
-    def _record(self, kind: Kind) -> Record:
-        match kind:
-            case Kind.HEADER:
-                return self._trace.header
-            case Kind.FILE:
-                name, data = next(self._files)
-                return FileRecord(name=name, data=data)
-            case Kind.CYCLE:
-                self._index += 1
-                return self._trace.record(self._index)
-            case Kind.OUTCOME:
-                outcome = self._trace.outcome(self._index)
-                if outcome is None:
-                    raise ValueError("the outcome is missing")
-                return outcome
-            case Kind.END:
-                end = self._trace.report.end
-                if end is None:
-                    raise ValueError("the end is missing")
-                return end
-            case Kind.SIGNATURE:
-                return next(self._signatures)
-
-    def _note(self, sequence: int, text: str, size: int = 0) -> None:
-        cycles = self._trace.cycles
-        after = int(cycles[self._index - 1]) if 0 < self._index <= cycles.size else None
-        self.damage.append(
-            Damage(
-                kind="altered",
-                offset=None,
-                size=size,
-                sequence=sequence,
-                after_cycle=after,
-                text=text,
-            )
-        )
+        check = check_heads(trace, progress)
+        told = {place.sequence for place in trace.damage if place.kind == "altered"}
+        false = (place for place in check.coverage.false if place.sequence not in told)
+        damage = (*trace.damage, *check.damage, *false)
+        report = replace(trace.report, damage=damage, signed=check.coverage.signed())
+        return report, hdf5_contents(trace)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ class Damage(msgspec.Struct, frozen=True, kw_only=True):
     size: int
     """Bytes that are lost."""
     sequence: int
-    """Sequence number of the first record that is lost."""
+    """Sequence number of the first record that is lost; -1 where it is none in particular."""
     after_cycle: int | None
     """Last whole cycle before it; None where there is none."""
     text: str
@@ -42,12 +43,30 @@ class Damage(msgspec.Struct, frozen=True, kw_only=True):
 
     def sentence(self) -> str:
         """Return it in words, with its place."""
+        if self.sequence < 0:
+            return f"{self.kind}: {self.text}"
         where = "before the first cycle" if self.after_cycle is None else f"{self.after_cycle}"
         after = where if self.after_cycle is None else f"after cycle {where}"
         place = f"at byte {self.offset} (record {self.sequence}, {after})"
         if self.offset is None:
             place = f"at record {self.sequence} ({after})"
-        return f"{self.kind} {place}: {self.text}; {self.size} bytes lost"
+        lost = f"; {self.size} bytes lost" if self.size else ""
+        return f"{self.kind} {place}: {self.text}{lost}"
+
+
+class Beside(msgspec.Struct, frozen=True, kw_only=True):
+    """The other file of a run's folder, held against the one that was checked."""
+
+    name: str
+    """Its name."""
+    text: str
+    """What it is to the one that was checked, in words that follow its name."""
+    fault: bool
+    """Whether anything is wrong with that."""
+
+    def sentence(self) -> str:
+        """Return it in words."""
+        return f"{self.name} beside it {self.text}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,13 +98,22 @@ class Coverage:
     def __init__(self, run_id: str) -> None:
         self._run_id = run_id
         self._next = 0
+        self._last_cycle: int | None = None
         self._waiting = 0
         self._unsigned = 0
         self._cycles: dict[str, int] = {}
         self.false: list[Damage] = []
         """Signatures that are not valid."""
 
-    def add(self, sequence: int, record: Record, previous: bytes, *, whole: bool = True) -> None:
+    def add(
+        self,
+        sequence: int,
+        record: Record,
+        previous: bytes,
+        *,
+        whole: bool = True,
+        offset: int | None = None,
+    ) -> None:
         """Take the next record whose hash its successor confirms, if it has one.
 
         Args:
@@ -93,12 +121,14 @@ class Coverage:
             record: what it holds.
             previous: hash of the record before it, as it has it.
             whole: whether its own hash can be known.
+            offset: where it stands in the journal; None in an HDF5 file.
         """
         if sequence != self._next:
             self._unsigned, self._waiting = self._unsigned + self._waiting, 0
         self._next = sequence + 1 if whole else -1
         if isinstance(record, CycleRecord):
             self._waiting += 1
+            self._last_cycle = record.cycle
         elif isinstance(record, SignatureRecord):
             if is_valid(record, self._run_id, sequence, previous):
                 key = record.public_key.hex()
@@ -108,10 +138,10 @@ class Coverage:
                 self.false.append(
                     Damage(
                         kind="altered",
-                        offset=sequence,
+                        offset=offset,
                         size=0,
                         sequence=sequence,
-                        after_cycle=None,
+                        after_cycle=self._last_cycle,
                         text="a signature that is not valid for what stands before it",
                     )
                 )
@@ -146,10 +176,12 @@ class TraceReport:
     """What is lost."""
     signed: Signed | None = None
     """What signatures cover; None where they have not been checked."""
+    beside: Beside | None = None
+    """The other file of the run; None where there is none, or where only one was asked for."""
 
     @property
     def whole(self) -> bool:
-        """Whether nothing is lost."""
+        """Whether nothing of it is lost, whatever stands beside it."""
         return not self.damage
 
     @property
@@ -157,12 +189,27 @@ class TraceReport:
         """Bytes that belong to no whole record."""
         return sum(place.size for place in self.damage)
 
+    def extent(self) -> str:
+        """Return how much is lost, in words; empty where nothing is."""
+        kinds = Counter(place.kind for place in self.damage if place.kind != "altered")
+        recorded = 0 if self.end is None else self.end.cycles
+        fewer = recorded - self.cycles
+        altered = sum(place.kind == "altered" and not place.size for place in self.damage)
+        parts = (
+            (self.lost_bytes, f"{self.lost_bytes} bytes are lost"),
+            (fewer > 0, f"{fewer} of {recorded} cycles {'is' if fewer == 1 else 'are'} missing"),
+            (kinds["missing"], f"records are missing in {_places(kinds['missing'])}"),
+            (kinds["memory"], f"the policy's memory is missing in {_cycles(kinds['memory'])}"),
+            (altered, f"{_places(altered)} of the file {'is' if altered == 1 else 'are'} altered"),
+        )
+        return ", ".join(text for there, text in parts if there)
+
     def loss(self) -> str:
         """Return in one sentence that something is lost; empty where nothing is."""
         if self.whole:
             return ""
         return (
-            f"not whole: {self.lost_bytes} bytes are lost, {self.cycles} cycles are there "
+            f"not whole: {self.extent()}; {self.cycles} cycles are there "
             "(`memrl-ctrl trace verify` says where)"
         )
 
@@ -185,10 +232,21 @@ class TraceReport:
             more = self.damage[MOST_PLACES:]
             lines.append(f"and {len(more)} more places, the last {more[-1].sentence()}")
         lines += self.signed.sentences() if self.signed is not None else []
+        lines += [self.beside.sentence()] if self.beside is not None else []
         if not self.whole:
-            lines.append(f"{self.lost_bytes} bytes are lost")
+            lines.append(self.extent())
         elif self.signed is None:
             lines.append("nothing was lost when it was made; `memrl-ctrl trace verify` checks it")
+        elif self.beside is not None and self.beside.fault:
+            lines.append(f"nothing of {self.path.name} is lost")
         else:
             lines.append("nothing is lost")
         return lines
+
+
+def _places(count: int) -> str:
+    return "1 place" if count == 1 else f"{count} places"
+
+
+def _cycles(count: int) -> str:
+    return "1 cycle" if count == 1 else f"{count} cycles"

@@ -76,15 +76,29 @@ def report_of(file: Any, path: Path) -> TraceReport:
             ended_utc=str(attributes["ended_utc"]),
             reason=str(attributes["end_reason"]),
         )
+    count, told = int(cycles.shape[0]), int(attributes["cycles"])
+    if count != told:
+        damage = (*damage, _miscounted(count, told))
     return TraceReport(
         path=path,
-        cycles=int(attributes["cycles"]),
+        cycles=count,
         first_cycle=int(cycles[0]) if cycles.shape[0] else None,
         last_cycle=int(cycles[-1]) if cycles.shape[0] else None,
         end=end,
         live=False,
         size_bytes=int(attributes["journal_bytes"]),
         damage=damage,
+    )
+
+
+def _miscounted(count: int, told: int) -> Damage:
+    return Damage(
+        kind="altered",
+        offset=None,
+        size=0,
+        sequence=-1,
+        after_cycle=None,
+        text=f"it says that it holds {told} cycles, and holds {count}",
     )
 
 

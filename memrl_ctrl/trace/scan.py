@@ -9,14 +9,15 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import google_crc32c
 
 from memrl_ctrl.errors import TraceError
-from memrl_ctrl.frames import FrameError
 from memrl_ctrl.trace.codec import FileRecord, Kind, Record, decode, kind_of
+from memrl_ctrl.trace.headers import COPIES, chosen_header, copy_hashes
 from memrl_ctrl.trace.journal import (
     CHECKED_FROM,
     FIRST,
@@ -25,14 +26,26 @@ from memrl_ctrl.trace.journal import (
     MAX_PAYLOAD_BYTES,
     PACKED,
     READABLE_VERSIONS,
-    record_head,
 )
-from memrl_ctrl.trace.packing import Packed, parsed, unpacked
-from memrl_ctrl.trace.records import CycleRecord, EndRecord, OutcomeRecord, TraceHeader
-from memrl_ctrl.trace.report import Coverage, Damage, TraceReport
+from memrl_ctrl.trace.memories import NOWHERE, Memories, Place, Plain, fits, unpacked_from
+from memrl_ctrl.trace.packing import Packed, parsed
+from memrl_ctrl.trace.records import (
+    CycleRecord,
+    EndRecord,
+    OutcomeRecord,
+    SignatureRecord,
+    TraceHeader,
+)
+from memrl_ctrl.trace.report import Damage, TraceReport
+from memrl_ctrl.trace.summary import Summary
 
 BLOCK_BYTES = 1 << 20
 """Read at once while looking for the next record after a damaged place."""
+
+FIRST_ENTRIES = COPIES + 2
+"""The copies of the header, and two records that tell whether it is theirs."""
+MOST_BETWEEN_CYCLES = 2
+"""Records between two cycles, at most: an outcome and a signature."""
 
 Progress = Callable[[int, int], None]
 """Called with the work done and the whole of it."""
@@ -51,10 +64,16 @@ class Entry:
     payload: bytes
     """In its plain form."""
     record: Record
-    earlier: int = 0
-    """Sequence of the record that the policy's memory stands in; 0 where it stands in this one."""
+    source: int = NOWHERE
+    """Offset of the record that the policy's memory stands in; -1 where it stands in this one."""
     incomplete: bool = False
     """Whether that record is lost: the memory that went in is then NaN."""
+
+    @property
+    def place(self) -> Place:
+        """What its plain head says."""
+        _, _, version, kind, _, sequence, previous = HEAD.unpack(self.head)
+        return Place(self.offset, kind, sequence, previous, version)
 
     @property
     def hash(self) -> bytes:
@@ -86,10 +105,8 @@ class JournalReader:
             self.size = os.fstat(self._file).st_size
         except OSError as error:
             raise TraceError(self.path, f"cannot be read: {error.strerror}") from error
-        self._damage: list[Damage] = []
-        self._last: Entry | None = None
-        self._last_cycle: int | None = None
-        self._earlier: Entry | None = None
+        self._begin()
+        self._copies: tuple[bytes, ...] = ()
         try:
             self.header = self._read_header()
         except BaseException:
@@ -138,72 +155,95 @@ class JournalReader:
             fcntl.flock(self._file, fcntl.LOCK_UN)
         return False
 
+    def _begin(self) -> None:
+        self._damage: list[Damage] = []
+        self._last: Entry | None = None
+        self._last_cycle: int | None = None
+        self._end: Entry | None = None
+        self._memories = Memories()
+
     def entries(self) -> Iterator[Entry]:
         """Iterate over all whole records, the header and the files included."""
-        self._damage, self._last, self._last_cycle, self._earlier = [], None, None, None
+        self._begin()
         pending: Entry | None = None
         offset = 0
         while offset < self.size:
             found = self._entry(offset)
-            if isinstance(found, Entry) and self._last and found.sequence <= self._last.sequence:
-                found = f"record {found.sequence} stands after record {self._last.sequence}"
+            if isinstance(found, Entry):
+                found = self._objection(found, pending) or found
             if isinstance(found, str):
                 offset = self._skip(offset, found, pending)
                 continue
             # A record is given out once its successor has confirmed it.
             if pending is not None and not self._confirms(found, pending):
-                self._note_altered(pending)
+                self._drop(pending)
                 pending = None
             if pending is not None:
                 self._note(pending)
                 yield pending
             self._check_sequence(found)
-            self._last, pending = found, found
-            if isinstance(found.record, CycleRecord):
-                self._earlier = found
+            self._accept(found)
+            pending = found
             offset += found.size
         if pending is not None:
             self._note(pending)
             yield pending
 
-    def entry_at(self, offset: int, earlier: int = -1) -> Entry:
+    def entry_at(self, offset: int, source: int = NOWHERE) -> Entry:
         """Return the whole record at an offset.
 
         Args:
             offset: where it begins in the file.
-            earlier: offset of the cycle that its policy's memory stands in; -1 if in none.
+            source: offset of the cycle that its policy's memory stands in; -1 if in none.
 
         Raises:
             TraceError: no whole record stands there.
         """
-        self._earlier = None
-        if earlier >= 0:
-            self._earlier = self.entry_at(earlier)
-        found = self._entry(offset)
-        self._earlier = None
+        earlier = self.entry_at(source).payload if source >= 0 else None
+        found = self._entry(offset, lambda small, place: unpacked_from(small, place, earlier))
         if isinstance(found, str):
             raise TraceError(self.path, f"at byte {offset}: {found}")
         return found
 
     def _read_header(self) -> TraceHeader:
-        """Return the first whole header, with the files that follow it."""
-        header: TraceHeader | None = None
+        """Return the header that the records behind it confirm, with the files that follow it."""
+        first = self._first_entries()
+        if not first:
+            raise TraceError(self.path, "no trace journal: it holds no whole record")
+        headers = [entry for entry in first if entry.sequence < COPIES]
+        headers = [entry for entry in headers if isinstance(entry.record, TraceHeader)]
+        chosen = chosen_header(headers, [entry for entry in first if entry.sequence >= COPIES])
+        if chosen is None or not isinstance(chosen.record, TraceHeader):
+            why = ": what stands in its place is not of this run" if headers else ""
+            raise TraceError(
+                self.path, f"the journal's header is lost{why}; nothing can be recovered"
+            )
+        header, self._copies = chosen.record, copy_hashes(chosen)
         files: dict[str, bytes] = {}
         for entry in self.entries():
-            if isinstance(entry.record, TraceHeader):
-                header = header or entry.record
-            elif isinstance(entry.record, FileRecord):
+            if isinstance(entry.record, FileRecord):
                 files[entry.record.name] = entry.record.data
-            else:
+            elif not isinstance(entry.record, TraceHeader):
                 break
-        if header is None:
-            if self._last is None:
-                raise TraceError(self.path, "no trace journal: it holds no whole record")
-            raise TraceError(self.path, "the journal's header is lost; nothing can be recovered")
         try:
             return dataclasses.replace(header, files=files)
         except ValueError as error:
             raise TraceError(self.path, f"header: {error}") from error
+
+    def _first_entries(self) -> list[Entry]:
+        """Return the whole records up to the two behind the header, whatever they say of each other."""
+        first: list[Entry] = []
+        offset = 0
+        while offset < self.size and len(first) < 2 * FIRST_ENTRIES:
+            found = self._entry(offset)
+            if isinstance(found, str):
+                offset = self._find(offset + 1)
+                continue
+            first.append(found)
+            if found.sequence >= FIRST_ENTRIES:
+                break
+            offset += found.size
+        return first
 
     def _bytes(self, offset: int) -> tuple[bytes, bytes] | str:
         """Return head and payload of the record at an offset, or why there is none."""
@@ -222,8 +262,15 @@ class JournalReader:
             return "the checksum does not match"
         return head, payload
 
-    def _entry(self, offset: int) -> Entry | str:
-        """Return the record at an offset, or why there is none."""
+    def _entry(
+        self, offset: int, plain: Callable[[Packed, Place], Plain] | None = None
+    ) -> Entry | str:
+        """Return the record at an offset, or why there is none.
+
+        Args:
+            offset: where it begins.
+            plain: unpacks it; None is as the records before it allow.
+        """
         found = self._bytes(offset)
         if isinstance(found, str):
             return found
@@ -235,13 +282,14 @@ class JournalReader:
                 f"journal version {version}; this release reads "
                 f"{' and '.join(map(str, READABLE_VERSIONS))}",
             )
-        kind, size, earlier, incomplete = stored_kind & ~PACKED, HEAD.size + len(payload), 0, False
+        kind, size, opened = stored_kind & ~PACKED, HEAD.size + len(payload), Plain(payload)
+        place = Place(offset, kind, sequence, previous, version)
         try:
             if stored_kind & PACKED:
                 small = parsed(payload, MAX_PAYLOAD_BYTES)
-                earlier = small.earlier
-                payload, incomplete = self._plain(small, kind, sequence, previous, version)
-                head = record_head(kind, payload, sequence, previous, version)
+                opened = (plain or partial(self._plain, offset + size))(small, place)
+                payload = opened.payload
+                head = place.plain_head(payload)
             record = decode(payload)
         except ValueError as error:
             return f"the record cannot be read: {error}"
@@ -254,38 +302,115 @@ class JournalReader:
             size=size,
             payload=payload,
             record=record,
-            earlier=earlier,
-            incomplete=incomplete,
+            source=opened.source,
+            incomplete=opened.incomplete,
         )
 
-    def _plain(
-        self, small: Packed, kind: int, sequence: int, previous: bytes, version: int
-    ) -> tuple[bytes, bool]:
-        """Return a packed record's plain payload, and whether a part of it is lost.
+    def _plain(self, end: int, small: Packed, place: Place) -> Plain:
+        """Unpack a record that ends at a place, as the records before and behind it allow.
 
         Raises:
-            FrameError: it cannot be unpacked.
+            FrameError: it is not what was recorded.
         """
-        before = self._earlier
-        if not small.earlier or (before is not None and before.sequence == small.earlier):
-            payload = unpacked(small, before.payload if small.earlier and before else None)
-            head = record_head(kind, payload, sequence, previous, version)
-            if HEAD.unpack(head)[1] == small.crc:
-                return payload, False
-            if not small.earlier:
-                raise FrameError("unpacked it is not what was recorded")
-        return unpacked(small, None, lost=True), True
+        return self._memories.plain(
+            small, place, lambda payload: self._goes_on(end, place.sequence, payload)
+        )
+
+    def _goes_on(self, offset: int, sequence: int, payload: bytes) -> bool:
+        """Whether the next cycle from an offset on takes its memory from a payload."""
+        for _ in range(MOST_BETWEEN_CYCLES + 1):
+            found = self._bytes(offset)
+            if isinstance(found, str):
+                return False
+            head, behind = found
+            _, _, version, kind, _, number, previous = HEAD.unpack(head)
+            if kind & ~PACKED == Kind.CYCLE:
+                if not kind & PACKED:
+                    return False
+                place = Place(offset, Kind.CYCLE, number, previous, version)
+                with contextlib.suppress(ValueError):
+                    small = parsed(behind, MAX_PAYLOAD_BYTES)
+                    return small.earlier == sequence and fits(small, place, payload)
+                return False
+            offset += HEAD.size + len(behind)
+        return False
+
+    def _objection(self, entry: Entry, pending: Entry | None) -> str:
+        """Return why a whole record cannot be the next one; empty if it can."""
+        if why := self._misplaced(entry):
+            return why
+        number, expected = entry.sequence, self._expected
+        if number == expected:
+            return ""
+        if pending is not None and not pending.incomplete and entry.previous == pending.hash:
+            return f"it follows record {pending.sequence} by its hash, and says that it is {number}"
+        # A jump that the record behind it does not share is no hole but a false number.
+        at = self._find(entry.offset + entry.size)
+        after = self._entry(at) if at < self.size else ""
+        if isinstance(after, Entry) and after.sequence <= number:
+            return f"it says that it is record {number}, and record {after.sequence} follows"
+        return ""
+
+    def _misplaced(self, entry: Entry) -> str:
+        """Return why a whole record cannot be one of those that are still to come; empty if it can."""
+        last, end = self._last, self._end
+        if last is not None and entry.sequence <= last.sequence:
+            return f"record {entry.sequence} stands after record {last.sequence}"
+        if (
+            self._copies
+            and isinstance(entry.record, TraceHeader)
+            and entry.hash not in self._copies
+        ):
+            return "it is a header, and not that of this run"
+        if end is None or isinstance(entry.record, SignatureRecord):
+            return ""
+        behind = entry.sequence == end.sequence + 1 and entry.offset == end.offset + end.size
+        if end is last and behind and self._runs_on(entry):
+            return ""  # then the end is the false one, and its hash will tell
+        return f"record {entry.sequence} stands behind the end of the run"
+
+    def _runs_on(self, entry: Entry) -> bool:
+        """Whether the record behind another one continues it."""
+        found = self._bytes(entry.offset + entry.size)
+        if isinstance(found, str):
+            return False
+        sequence, previous = HEAD.unpack(found[0])[5:]
+        return sequence == entry.sequence + 1 and (entry.incomplete or previous == entry.hash)
+
+    @property
+    def _expected(self) -> int:
+        """Sequence number of the next record."""
+        return 0 if self._last is None else self._last.sequence + 1
+
+    def _accept(self, entry: Entry) -> None:
+        self._last = entry
+        digest = None if entry.incomplete else partial(getattr, entry, "hash")
+        self._memories.accept(entry.place, entry.payload, digest)
+        if isinstance(entry.record, EndRecord):
+            self._end = entry
+
+    def _drop(self, entry: Entry) -> None:
+        self._note_altered(entry)
+        self._memories.deny(entry.sequence)
+        if entry is self._end:
+            self._end = None
 
     def _confirms(self, entry: Entry, pending: Entry) -> bool:
         """Whether `entry` has the hash of `pending`, or cannot say."""
         if entry.sequence != pending.sequence + 1 or pending.incomplete:
             return True
-        return entry.previous == pending.hash
+        if entry.previous != pending.hash:
+            return False
+        self._memories.confirm(pending.sequence)
+        return True
 
     def _note(self, entry: Entry) -> None:
         if entry.incomplete:
             self._note_altered(
-                entry, "memory", "the policy's memory before it stood in a cycle that is lost"
+                entry,
+                "memory",
+                "the policy's memory before it stood in a cycle that is lost, and without it the rest of "
+                "this cycle cannot be checked",
             )
         if isinstance(entry.record, CycleRecord):
             self._last_cycle = entry.record.cycle
@@ -302,7 +427,7 @@ class JournalReader:
                 kind="torn" if torn else "damaged",
                 offset=offset,
                 size=after - offset,
-                sequence=0 if self._last is None else self._last.sequence + 1,
+                sequence=self._expected,
                 after_cycle=cycle,
                 text=reason,
             )
@@ -311,14 +436,13 @@ class JournalReader:
 
     def _find(self, start: int) -> int:
         """Return the offset of the next whole record from `start` on, or the file's end."""
-        minimum = -1 if self._last is None else self._last.sequence
         position = start
         while position < self.size:
             block = os.pread(self._file, BLOCK_BYTES, position)
             at = block.find(MARKER)
             while at >= 0:
                 found = self._entry(position + at)
-                if isinstance(found, Entry) and found.sequence > minimum:
+                if isinstance(found, Entry) and not self._misplaced(found):
                     return position + at
                 at = block.find(MARKER, at + 1)
             if len(block) < BLOCK_BYTES:
@@ -328,7 +452,7 @@ class JournalReader:
 
     def _check_sequence(self, entry: Entry) -> None:
         """Note records that were cut out without a trace."""
-        expected = 0 if self._last is None else self._last.sequence + 1
+        expected = self._expected
         # Behind a damaged place a jump is that place's.
         gap = bool(self._damage) and self._damage[-1].end == entry.offset
         if entry.sequence != expected and not gap:
@@ -361,46 +485,6 @@ class JournalReader:
         )
 
 
-class Summary:
-    """Counts what passes by, for the report."""
-
-    def __init__(self, journal: JournalReader) -> None:
-        self._journal = journal
-        self._cycles = 0
-        self._first: int | None = None
-        self._last: int | None = None
-        self._end: EndRecord | None = None
-        self._coverage = Coverage(journal.header.run_id)
-
-    def add(self, entry: Entry) -> None:
-        """Count one record."""
-        record = entry.record
-        if isinstance(record, CycleRecord):
-            self._cycles += 1
-            self._first = record.cycle if self._first is None else self._first
-            self._last = record.cycle
-        elif isinstance(record, EndRecord):
-            self._end = record
-        self._coverage.add(entry.sequence, record, entry.previous, whole=not entry.incomplete)
-
-    def report(self) -> TraceReport:
-        """Return the report; only after the last record."""
-        live = self._journal.live
-        # The record that a run is writing at this moment is not lost.
-        damage = tuple(d for d in self._journal.damage if not (live and d.kind == "torn"))
-        return TraceReport(
-            path=self._journal.path,
-            cycles=self._cycles,
-            first_cycle=self._first,
-            last_cycle=self._last,
-            end=self._end,
-            live=live,
-            size_bytes=self._journal.size,
-            damage=(*damage, *self._coverage.false),
-            signed=self._coverage.signed(),
-        )
-
-
 def read_journal(path: str | Path) -> JournalReader:
     """Open a journal: iterate over it for cycles, outcomes and the end.
 
@@ -410,4 +494,4 @@ def read_journal(path: str | Path) -> JournalReader:
     return JournalReader(path)
 
 
-__all__ = ["Entry", "JournalReader", "Kind", "Progress", "Summary", "read_journal"]
+__all__ = ["Entry", "JournalReader", "Kind", "Progress", "read_journal"]

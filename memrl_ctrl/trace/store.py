@@ -28,7 +28,8 @@ from memrl_ctrl.trace.records import (
 )
 from memrl_ctrl.trace.report import TraceReport
 from memrl_ctrl.trace.rows import cycle_of, header_of, outcome_of, report_of, signatures_of
-from memrl_ctrl.trace.scan import Entry, JournalReader, Progress, Summary
+from memrl_ctrl.trace.scan import Entry, JournalReader, Progress
+from memrl_ctrl.trace.summary import Summary
 
 CODED_FROM = 3
 """Schema version from which on values are stored as `memrl_ctrl.trace.coder` makes them."""
@@ -268,14 +269,13 @@ class JournalStore:
 
     def _index(self, progress: Progress | None) -> TraceReport:
         summary, layout = Summary(self._journal), Layout(self.header)
-        offsets: dict[int, int] = {}
         cycle: CycleRecord | None = None
         try:
             for entry in self._journal.entries():
                 record = entry.record
                 if isinstance(record, CycleRecord):
                     layout.check(record)
-                    self._add_cycle(entry, record, offsets)
+                    self._add_cycle(entry, record)
                     cycle = record
                 elif isinstance(record, OutcomeRecord):
                     if cycle is None or cycle.cycle != record.cycle:
@@ -297,12 +297,8 @@ class JournalStore:
             ) from error
         return summary.report()
 
-    def _add_cycle(self, entry: Entry, record: CycleRecord, offsets: dict[int, int]) -> None:
-        # A cycle's memory stands in it or in the one before: no more places are needed.
-        before = -1 if entry.incomplete else offsets.get(entry.earlier, -1)
-        offsets.clear()
-        offsets[entry.sequence] = entry.offset
-        self._places.append((entry.offset, before))
+    def _add_cycle(self, entry: Entry, record: CycleRecord) -> None:
+        self._places.append((entry.offset, entry.source))
         self._outcomes.append(-1)
         self._keep(len(self._places) - 1, cycle_row(record))
 

@@ -23,7 +23,7 @@ from memrl_ctrl.texts import clean
 from memrl_ctrl.trace.folder import looking_at
 from memrl_ctrl.trace.records import EndRecord
 from memrl_ctrl.trace.recovery import verify
-from memrl_ctrl.trace.report import Damage, Signed, TraceReport
+from memrl_ctrl.trace.report import Beside, Damage, Signed, TraceReport
 from memrl_ctrl.trace.scan import Progress
 
 MEMORY_BYTES = 4 << 30
@@ -55,6 +55,7 @@ class _Answer(msgspec.Struct, kw_only=True, omit_defaults=True):
     damage: tuple[Damage, ...] = ()
     signed: dict[str, int] = {}
     unsigned: int = 0
+    beside: Beside | None = None
 
 
 def verify_untrusted(path: str | Path, progress: Progress | None = None) -> TraceReport:
@@ -149,6 +150,9 @@ def _report(path: Path, answer: _Answer) -> TraceReport:
     if answer.end is not None:
         cycles, ended, reason = answer.end
         end = EndRecord(cycles=cycles, ended_utc=clean(ended), reason=clean(reason))
+    beside = answer.beside
+    if beside is not None:
+        beside = Beside(name=clean(beside.name), text=clean(beside.text), fault=beside.fault)
     return TraceReport(
         path=path / clean(answer.name) if path.is_dir() else path,
         cycles=answer.cycles,
@@ -161,6 +165,7 @@ def _report(path: Path, answer: _Answer) -> TraceReport:
             msgspec.structs.replace(place, text=clean(place.text)) for place in answer.damage
         ),
         signed=Signed(cycles=answer.signed, unsigned=answer.unsigned),
+        beside=beside,
     )
 
 
@@ -212,6 +217,7 @@ def _check(path: Path) -> _Answer:
         damage=report.damage,
         signed={} if signed is None else dict(signed.cycles),
         unsigned=0 if signed is None else signed.unsigned,
+        beside=report.beside,
     )
 
 

@@ -96,6 +96,7 @@ def check_a_cut(disk: Disk, folder: Path, generator: random.Random) -> int:
     moment = generator.choice([m for m in disk.moments if m[1] >= header_done[1]])
     journal = folder / "trace.journal"
     journal.write_bytes(left := left_on_the_disk(disk, moment, generator))
+    (folder / "trace.h5").unlink(missing_ok=True)  # of the cut before, with other cycles
     report = verify(journal)
     recovery = recover(folder)
     assert (recovery.report.cycles, recovery.report.damage) == (report.cycles, report.damage)

@@ -98,7 +98,7 @@ def test_recover_of_a_folder_of_runs_takes_those_that_need_it(
     before = (records / "a-closed-loop" / "trace.h5").stat().st_mtime_ns
     assert call("recover", records) == 3
     text = capsys.readouterr().out
-    assert "unusable" in text
+    assert "not recovered" in text
     assert (records / "b-shadow" / "trace.h5").is_file()
     assert (records / "a-closed-loop" / "trace.h5").stat().st_mtime_ns == before
     (records / "c-junk" / "trace.journal").unlink()

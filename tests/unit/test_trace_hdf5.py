@@ -29,7 +29,7 @@ from memrl_ctrl.trace import (
     verify,
 )
 from memrl_ctrl.trace.codec import encode
-from memrl_ctrl.trace.recovery import _HeadCheck
+from memrl_ctrl.trace.heads import HeadCheck
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_a_journal_reads_like_its_hdf5(run: Path) -> None:
 def test_the_journal_can_be_made_again_from_the_hdf5(run: Path) -> None:
     """Heads and re-encoded records give the journal's records back in their plain form, byte for byte."""
     with TraceReader(run / "trace.h5") as trace:
-        check = _HeadCheck(trace)
+        check = HeadCheck(trace)
         data = []
         for head in trace.heads():
             from memrl_ctrl.trace.codec import Kind

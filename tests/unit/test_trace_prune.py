@@ -92,3 +92,23 @@ def test_newer_runs_are_kept(run: Path) -> None:
         os.utime(path, (0, 0))
     assert kept(run, older_than_days=1.0, drop=Drop.RUN) == ""
     assert not run.exists()
+
+
+def test_the_only_copy_of_another_run_is_not_pruned(tmp_path: Path) -> None:
+    """Two killed runs of as many cycles: the file of one does not stand for the other's, verified or not."""
+    folders = []
+    for name in ("a", "b"):
+        folder = tmp_path / name
+        folder.mkdir()
+        header = sample_header()
+        with JournalWriter(folder / "trace.journal", header) as journal:
+            journal.append(sample_cycle(header, 1))
+            size = journal.size_bytes
+        os.truncate(folder / "trace.journal", size)
+        recover(folder)
+        folders.append(folder)
+    (folders[0] / "trace.h5").replace(folders[1] / "trace.h5")
+    for drop in (Drop.HDF5, Drop.JOURNAL):
+        for unverified in (False, True):
+            assert "holds: another run" in kept(folders[1], drop=drop, unverified=unverified)
+    assert len(list(folders[1].iterdir())) == 2
