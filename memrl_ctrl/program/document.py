@@ -19,6 +19,8 @@ MAX_BYTES = 64 << 20
 """Largest file that is read, bytes."""
 LARGEST = 1e18
 """Numbers beyond this are typing errors; sums and squares of smaller ones cannot overflow."""
+SWITCHED_ON, SWITCHED_OFF = frozenset({"on", "true", "yes"}), frozenset({"off", "false", "no"})
+"""Words of a switch: `on` and `off`, and what YAML 1.1 and 1.2 write in their place, in any case."""
 
 
 def read_text(path: Path, expected: str) -> str:
@@ -148,6 +150,13 @@ class Item:
         if word not in allowed:
             raise self.error(f"{word!r} is not known; allowed: {', '.join(allowed)}")
         return word
+
+    def switch(self) -> bool:
+        """Return whether it is on; YAML's other words for that too, which libraries write in their place."""
+        word = self.text()
+        if word.lower() in SWITCHED_ON | SWITCHED_OFF:
+            return word.lower() in SWITCHED_ON
+        raise self.error(f"{word!r} is not known; allowed: on, off (also true, false, yes, no)")
 
     def number(
         self,

@@ -59,7 +59,7 @@ def read_machine(path: Path) -> MachineFile:
         harmonics=_harmonics(ring.need("harmonics")),
         space_charge_g=ring.need("space_charge_g").number(least=0),
         impedance=tuple(item for item, _ in impedance),
-        intensity_effects=ring.need("intensity_effects").choice("on", "off") == "on",
+        intensity_effects=ring.need("intensity_effects").switch(),
         injection_ctime_ms=injection,
         extraction_ctime_ms=extraction,
         period_s=cycle.need("period_s").number(above=0),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from memrl_ctrl.errors import FileError, ProgramError, UnknownNameError, UsageError
 from memrl_ctrl.program import (
@@ -172,6 +173,30 @@ def test_intensity_effects_off_leaves_a_bare_ring() -> None:
     assert machine.ring.space_charge_g == 0.0
     assert machine.ring.impedance == ()
     assert machine.gamma_transition.at([275.0, 805.0]).tolist() == [4.4, 4.4]
+
+
+@pytest.mark.parametrize("name", ["psb", "psb-seed", "isis"])
+def test_a_machine_file_that_a_yaml_library_wrote_is_the_same_machine(
+    name: str, folder: Path
+) -> None:
+    """Such a library turns `on` and `off` into `true` and `false`: it is read as it was meant."""
+    path = folder / f"{name}.yaml"
+    before = load_machine(path)
+    written = yaml.safe_dump(yaml.safe_load(path.read_text()))
+    assert re.search(r"intensity_effects: (true|false)", written)
+    path.write_text(written)
+    assert load_machine(path) == before
+
+
+@pytest.mark.parametrize(
+    ("word", "on"),
+    [("on", True), ("True", True), ("YES", True), ("'true'", True),
+     ("off", False), ("false", False), ("No", False)],
+)  # fmt: skip
+def test_a_switch_knows_the_words_of_yaml(word: str, on: bool, folder: Path) -> None:
+    """YAML 1.1 and 1.2 write a switch in several ways, quoted too."""
+    edit(folder / "psb.yaml", "intensity_effects: on", f"intensity_effects: {word}")
+    assert load_machine(folder / "psb.yaml").intensity_effects is on
 
 
 def test_synchronous_phase_is_the_arcsine_of_the_energy_gain() -> None:
