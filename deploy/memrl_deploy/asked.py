@@ -8,10 +8,17 @@ from pathlib import Path
 from memrl_ctrl import controllers
 from memrl_ctrl.backend import MachineDescription
 from memrl_ctrl.controllers import Driven
-from memrl_ctrl.errors import MemrlError, MismatchError, PolicyError, UnknownNameError
+from memrl_ctrl.errors import (
+    MemrlError,
+    MismatchError,
+    PolicyError,
+    UnknownNameError,
+    UsageError,
+)
 from memrl_ctrl.policy import OnnxPolicy
 from memrl_ctrl.policy.catalogue import locate, shipped
 from memrl_ctrl.program import load_program
+from memrl_ctrl.program.library import ENVIRONMENT
 from memrl_deploy.inference import Asked
 
 
@@ -87,9 +94,25 @@ def inform(asked: Asked, machine: MachineDescription) -> None:
         program = load_program(machine.program)
     except MemrlError as error:
         raise MismatchError(
-            f"controller {name!r} needs the cycle program that the machine plays: {error}"
+            f"controller {name!r} needs the cycle program that the machine plays: "
+            f"{with_remedy(error, machine.program)}"
         ) from error
     asked.inform(program.at(machine.ctime_ms).conditions(program.machine.ring))
+
+
+def with_remedy(error: MemrlError, program: str) -> str:
+    """Return why a machine's program cannot be had, and what to do where it is not known here.
+
+    Args:
+        error: of `load_program`.
+        program: its name, as the machine says it.
+    """
+    if not isinstance(error, UsageError):
+        return str(error)
+    return (
+        f"{error}; name the folder of its file {program}.yaml in the environment variable {ENVIRONMENT} of "
+        "this command"
+    )
 
 
 def _controller_in(data: bytes) -> tuple[str, dict[str, float]] | None:

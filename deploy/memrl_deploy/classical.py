@@ -111,6 +111,7 @@ def described(
         "classical_cycles": config.classical_cycles,
         "restore_cycles": config.restore_cycles,
         "tolerance_rad": config.tolerance_rad,
+        "readback_rad": config.readback_rad,
         "controller": None if classical is None else classical.name,
         "controller_sha256": None if classical is None else classical.digest,
     }

@@ -2,7 +2,9 @@
 
 For most faults the scenario alone says how they end. Of some it does not: whether a burst of noise is a
 sick pick-up depends on the bunch under it. There the stages' recorded verdicts say whether the cycle was
-one with hard excess, and from that the ending follows, by arithmetic that is not the guard's own.
+one with hard excess, and from that the ending follows, by arithmetic that is not the guard's own. Whether a
+machine that ignores functions, or is turned by hand, contradicts what it acknowledged depends on what it was
+asked for: there the recorded receipts and readings say it.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from memrl_ctrl.policy.manifest import decode_manifest
 from memrl_ctrl.trace import TraceReader, Verdict
 from memrl_deploy.fallback import FallbackConfig
 from memrl_deploy.guard import GuardConfig
+from memrl_deploy.receiving import PLAYED_RAD
+from memrl_deploy.strikes import STRIKES
 
 BoolArray = NDArray[np.bool_]
 
@@ -45,7 +49,8 @@ class Ending(StrEnum):
     RECOVERED = "recovered"
     """Fallback held, then shadow, transition, and the closed loop again, by itself."""
     HANDED_OVER = "handed over"
-    """The ladder came to its end: manual, until the operator engages again."""
+    """Manual, until the operator engages again: the ladder came to its end, or readings contradicted what the
+    machine had acknowledged."""
 
 
 class Known(StrEnum):
@@ -59,6 +64,8 @@ class Known(StrEnum):
     """A reading that the health stage knows for sick."""
     SEEN = "seen"
     """It depends on the reading whether a stage objects."""
+    TURNED = "turned"
+    """It depends on the readings whether they show another function than was acknowledged."""
 
 
 FROZEN = "frozen_profile"
@@ -67,8 +74,8 @@ KNOWN: dict[str, Known] = {
     "late_reading": Known.HELD,
     "nan_profile": Known.HELD,
     "offset_jump": Known.FOLLOWED,
-    "operator": Known.FOLLOWED,
-    "setpoint_ignored": Known.FOLLOWED,
+    "operator": Known.TURNED,
+    "setpoint_ignored": Known.TURNED,
     "dead_pickup": Known.SICK,
     "flipped_polarity": Known.SICK,
     FROZEN: Known.SICK,
@@ -132,13 +139,17 @@ class Happening:
         return KNOWN[self.kind]
 
 
-def documented(one: Happening, hard: BoolArray | None = None) -> Ending:
+def documented(
+    one: Happening, hard: BoolArray | None = None, left: BoolArray | None = None
+) -> Ending:
     """Return how a fault has to end, by the table in docs/safety.md.
 
     Args:
         one: the fault.
         hard: whether each recorded cycle from its first on was one with hard excess [cycles]; needed where it
             depends on the reading.
+        left: whether each recorded cycle from its first on is one that leaves the loop, for what is played
+            is not what was acknowledged [cycles]; needed where that may be.
 
     Raises:
         ValueError: it depends on the reading, and nothing is known of that.
@@ -149,6 +160,12 @@ def documented(one: Happening, hard: BoolArray | None = None) -> Ending:
         if one.share < _GUARD.wide_share or one.cycles < LONG:
             return Ending.CLOSED
         return Ending.RECOVERED if one.cycles <= LONGEST_HOLD else Ending.HANDED_OVER
+    if one.known is Known.TURNED:
+        if one.cycles < STRIKES:
+            return Ending.CLOSED
+        if left is None:
+            raise ValueError(f"how {one.kind} ends depends on what the readings say is played")
+        return Ending.HANDED_OVER if left[: one.cycles + 1].any() else Ending.CLOSED
     if hard is None:
         raise ValueError(f"how {one.kind} ends depends on the readings")
     return descent(hard, one.cycles + GRACE)
@@ -191,6 +208,24 @@ def hard_cycles(trace: TraceReader) -> BoolArray:
     largest = _GUARD.answer_factor * step_rad
     hard |= (shown & (asked > largest)).any(axis=1)
     return np.asarray(hard, dtype=np.bool_)
+
+
+def leaving_cycles(trace: TraceReader) -> BoolArray:
+    """Return in which recorded cycles the third reading in a row contradicts what was acknowledged [cycles].
+
+    Readings of cycles for which nothing was taken say nothing, and break no row.
+    """
+    cycles = trace.cycles
+    leaving = np.zeros(cycles.size, dtype=np.bool_)
+    taken = trace.array("outcomes/state") == 1
+    if not taken.any():  # there are no receipts' columns either
+        return leaving
+    before = np.flatnonzero(taken[:-1] & (trace.array("outcomes/receipt_cycle")[:-1] <= cycles[1:]))
+    rows = before + 1
+    acknowledged = trace.array("outcomes/receipt_applied_rad")[before]
+    other = (np.abs(trace.array("applied_rad")[rows] - acknowledged) > PLAYED_RAD).any(axis=1)
+    leaving[rows] = run_lengths(other) >= STRIKES
+    return leaving
 
 
 def run_lengths(counts: BoolArray) -> NDArray[np.int64]:

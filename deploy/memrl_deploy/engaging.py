@@ -50,11 +50,13 @@ class Agreement:
         self._config = config
         self._before: FloatArray | None = None
         self.cycles = 0
+        self.seen = ""
+        """What the last cycle said of engaging, in words; empty before the first."""
 
     def reset(self) -> None:
         """Begin to count anew."""
         self._before = None
-        self.cycles = 0
+        self.cycles, self.seen = 0, ""
 
     @property
     def reached(self) -> bool:
@@ -72,15 +74,18 @@ class Agreement:
         now, before = decision.phi_hw_rad, self._before
         if not decision.write or not answered.any():
             self.reset()
+            let_through = decision.reason or "the guard let nothing through"
+            self.seen = "no answered point is in distribution" if decision.write else let_through
             return
         agrees = decision.in_distribution.copy() if before is None else self._near(now, before)
         agrees |= self._near(now, applied_rad)
         self._before = now.copy()
-        together = (
-            float(agrees[answered].mean()) * float(decision.in_distribution.mean())
-            >= self._config.share
+        share = float(agrees[answered].mean()) * float(decision.in_distribution.mean())
+        self.cycles = self.cycles + 1 if share >= self._config.share else 0
+        self.seen = (
+            f"{100.0 * share:.0f} % of the points agreed ({100.0 * self._config.share:.0f} % are asked for), "
+            f"{self.cycles} cycles in a row (of {self._config.after_cycles})"
         )
-        self.cycles = self.cycles + 1 if together else 0
 
     def _near(self, a: FloatArray, b: FloatArray) -> BoolArray:
         difference = np.abs(np.angle(np.exp(1j * (a - b))))

@@ -210,7 +210,6 @@ def _parity(
     manifest = runner.manifest
     here = _Going(module, manifest, rows, torch.float32)
     exact = _Going(copy.deepcopy(module).double(), manifest, rows, torch.float64)
-    runner.reset(rows)
     applied = np.zeros((rows, *manifest.action.shape), dtype=np.float32)
     episodes = _Episodes(manifest, rows, generator)
     worst, rounding = 0.0, 0.0

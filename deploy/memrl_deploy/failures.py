@@ -7,17 +7,28 @@ from __future__ import annotations
 
 from typing import Any
 
+from memrl_ctrl.backend import Reading, Receipt
 from memrl_ctrl.errors import RefusalReason, Refused
 from memrl_deploy.guard import Guard
 from memrl_deploy.guard.decision import FloatArray
+from memrl_deploy.receiving import check_played
 from memrl_deploy.states import Cause, control_in
 from memrl_deploy.steering import Steering
-from memrl_deploy.strikes import REFUSALS, STRIKES, Disengaged, Fence, Strikes, refusal, taken_over
+from memrl_deploy.strikes import (
+    NOT_PLAYED,
+    REFUSALS,
+    STRIKES,
+    Disengaged,
+    Fence,
+    Strikes,
+    not_in_control,
+    refusal,
+)
 from memrl_deploy.summary import RunSummary, View
 
-ATTENDED = ("no-answer", *REFUSALS)
+ATTENDED = ("no-answer", NOT_PLAYED, *REFUSALS)
 """Failures after which a run goes on in manual where somebody sits at the keys: readings come, and what was
-refused, or could not be answered, moved nothing."""
+refused, or could not be answered, moved nothing; of what plays instead of what was taken they judge."""
 
 
 class Failures:
@@ -34,6 +45,7 @@ class Failures:
         self._steering, self._guard = steering, guard
         self._view, self._summary = view, summary
         self._strikes, self._fence = Strikes(), Fence()
+        self._acknowledged: Receipt | None = None
         self.events: list[dict[str, Any]] = []
         """What happened since the last record: it stands in the next one."""
         self.cycle = -1
@@ -51,7 +63,9 @@ class Failures:
             taken = control_in([event], change.cycle)
             self._guard.note_control(taken, applied_rad)
             if taken:  # a person engaged: what was refused before is over
-                self._strikes.clear(*REFUSALS)
+                self._strikes.clear(NOT_PLAYED, *REFUSALS)
+            elif taken is False:  # what plays from now on is somebody else's
+                self._acknowledged = None
 
     def leave(self, cause: Cause, detail: str) -> None:
         """Leave the machine to the operator, with the cause in the record and on the terminal."""
@@ -92,24 +106,40 @@ class Failures:
     def refused(self, refused: Refused) -> Disengaged | None:
         """Count a function that was not taken; return what ends the run.
 
-        Others in control end it at once, any other reason the third time that it is given since a function
-        was taken.
+        Lost control ends it at once, any other reason the third time that it is given since a function was
+        taken.
         """
         self._fence.refused()
         if refused.reason is RefusalReason.FENCED:
             self.leave(Cause.TAKEN_OVER, refused.detail)
-            return taken_over(refused.detail)
+            return not_in_control(refused.detail)
         return self.count(refusal(refused.reason), refused.detail)
 
-    def taken(self, fence: int, other: str) -> Disengaged | None:
+    def played(self, reading: Reading) -> Disengaged | None:
+        """Hold what a cycle plays against the function that was taken for it; return what ends the run.
+
+        To be called behind the guard's decision: a replay sees it where it reads the record's events.
+        """
+        receipt = self._acknowledged
+        if receipt is None or reading.cycle < receipt.cycle:
+            return None
+        self._acknowledged = None
+        other = check_played(receipt, reading)
+        if other:
+            return self.count(NOT_PLAYED, other)
+        self._strikes.clear(NOT_PLAYED)
+        return None
+
+    def taken(self, receipt: Receipt, other: str) -> Disengaged | None:
         """Tell that a function was taken; return what ends the run.
 
         Args:
-            fence: fencing number of the receipt.
+            receipt: the machine's.
             other: in words, what was taken instead of what was sent; empty where it was that.
         """
         self._strikes.clear(*REFUSALS)
-        end = self._fence.check(fence)
+        self._acknowledged = receipt
+        end = self._fence.check(receipt.fence)
         if end is not None:
             self.leave(Cause.TAKEN_OVER, str(end))
         elif other:

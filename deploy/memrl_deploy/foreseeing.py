@@ -25,6 +25,7 @@ from memrl_ctrl.backend import BoolArray, MachineDescription, Reading
 from memrl_ctrl.beam import CycleFit, fit_cycle, matched_profiles
 from memrl_ctrl.errors import BeamError, MemrlError, MismatchError
 from memrl_ctrl.program import CycleProgram, load_program
+from memrl_deploy.asked import with_remedy
 from memrl_deploy.companion import end_with_parent
 from memrl_deploy.guard import Outlook
 from memrl_deploy.guard.outlook import CELL_RAD, KIND, PHASES
@@ -251,7 +252,8 @@ def make_foresight(
     except MemrlError as error:
         if program is not None:
             raise
-        return None, f"the guard does not look ahead: {error} (--look-ahead names another program)"
+        why = with_remedy(error, machine.program)
+        return None, f"the guard does not look ahead: {why} (--look-ahead PROGRAM names another)"
 
 
 def outlook_in(events: Sequence[Mapping[str, Any]], points: int) -> Outlook | None:

@@ -149,6 +149,8 @@ def show_summary(summary: RunSummary, console: Console) -> None:
         row("cycles held by the guard", str(summary.held))
     for change in summary.changes:
         row("mode", clean(change))
+    if summary.not_engaged:
+        row("the policy at the end", clean(summary.not_engaged))
     for kind, count in sorted(summary.missed.items()):
         row(f"missed: {kind}", str(count))
     row("points altered or held", _counts(summary))

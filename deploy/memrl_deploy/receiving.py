@@ -6,6 +6,8 @@ backend may break it: another program is loaded at the machine, a crate is excha
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from memrl_ctrl.backend import FloatArray, MachineDescription, Reading, Receipt
@@ -16,6 +18,10 @@ LAST_CYCLE = 2**63 - 2
 OTHER_RAD = 1e-3
 """A receipt whose function is no further from the one that was sent says the same, rad: function generators
 have a resolution."""
+PLAYED_RAD = math.radians(1.0)
+"""A reading whose applied function is no further from the acknowledged one plays that, rad: well above what
+rounding makes of a function, and below every step that is worth one. Of a machine that ignores smaller ones
+nothing has to be known."""
 READING_TYPES: tuple[tuple[str, np.dtype[np.generic]], ...] = (
     ("profile", np.dtype(np.float32)),
     ("setpoint_rad", np.dtype(np.float64)),
@@ -94,6 +100,28 @@ def check_receipt(
     return (
         f"its receipt for cycle {cycle} has {np.degrees(applied[point]):.2f}° at point {point}, "
         f"and {np.degrees(phi_hw_rad[point]):.2f}° was sent"
+    )
+
+
+def check_played(receipt: Receipt, reading: Reading) -> str:
+    """Hold what a machine plays against what it acknowledged.
+
+    Args:
+        receipt: the last one.
+        reading: of the cycle that it is for, or the first behind it: a machine holds what it took.
+
+    Returns:
+        In words, what it plays instead; empty where it plays that. What is not finite says nothing.
+    """
+    apart = np.nan_to_num(np.abs(reading.applied_rad - receipt.applied_rad), nan=0.0)
+    other = apart > PLAYED_RAD
+    if not other.any():
+        return ""
+    point = int(apart.argmax())
+    return (
+        f"cycle {reading.cycle} plays {np.degrees(reading.applied_rad[point]):.2f}° at point {point}, and "
+        f"{np.degrees(receipt.applied_rad[point]):.2f}° was acknowledged for cycle {receipt.cycle} "
+        f"({int(other.sum())} of {other.size} points differ by more than {np.degrees(PLAYED_RAD):g}°)"
     )
 
 

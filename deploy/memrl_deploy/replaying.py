@@ -24,6 +24,8 @@ ULP_CLASSES = (1, 4, 16, 256)
 """Upper bounds of the classes in which differences are counted, in units in the last place."""
 GUARD_KEY = "guard"
 """Key of the guard's settings in a trace's configuration."""
+EARLIER_SETTINGS = {"frozen_readings": 1}
+"""Settings that earlier releases did not have, as they behaved: of a trace that has others and not these."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +179,8 @@ def recorded_guard(trace: TraceReader, policy: Asked) -> Guard:
     """Return a guard with the limits and the settings of the recorded run."""
     header = trace.header
     settings = header.configuration.get(GUARD_KEY, {})
+    if isinstance(settings, dict) and settings:
+        settings = EARLIER_SETTINGS | settings
     return Guard(
         header.limits,
         header.machine.ctime_ms,

@@ -174,6 +174,7 @@ class Runtime:
                 self._failures.leave(Cause.LOST, f"ended by {type(error).__name__}")
             summary.error, summary.reason = error, str(error)
         finally:
+            summary.not_engaged = self._steering.not_engaged
             self._finish()
         return summary
 
@@ -252,6 +253,7 @@ class Runtime:
             "recommended_rad": decision.phi_hw_rad,
         }
         pacing.lap("measure")
+        end = self._failures.played(reading)
         self._press()
         function = self._steering.choose(decision, reading)
         mode = self._steering.mode.name
@@ -274,14 +276,20 @@ class Runtime:
                 trace=self._recorder,
             )
         )
+        if end is not None:
+            raise end
+        self._note_answer(usable, delta)
+        if self._foresight is not None:
+            self._foresight.ask(reading, usable)
+
+    def _note_answer(self, usable: NDArray[np.bool_], delta: FloatArray) -> None:
+        """Count a cycle in which the policy had no answer for any point that it was shown."""
         answered = usable & np.isfinite(delta)
         leads = self._steering.mode.name not in (State.FALLBACK, State.MANUAL)
         if leads and usable.any() and not answered.any():
             self._failures.strike("no-answer", "the policy gave no finite number for any point")
         else:
             self._failures.clear("no-answer")
-        if self._foresight is not None:
-            self._foresight.ask(reading, usable)
 
     def _note_outlook(self, reading: Reading) -> None:
         """Give the guard a fit that was made meanwhile, and put it into the record."""
@@ -381,7 +389,7 @@ class Runtime:
             )
             raise
         self._pacing.lap("write")
-        end = self._failures.taken(receipt.fence, other)
+        end = self._failures.taken(receipt, other)
         self._outcome(recorder, cycle, last=end is not None, receipt=receipt)
         self.summary.written += 1
         if end is not None:

@@ -104,14 +104,13 @@ def count(into: dict[str, int], more: dict[str, int]) -> None:
 
 
 class Operator:
-    """A view that keeps what the run says, and engages again where a fallback handed over."""
+    """A view that keeps what the run says, and somebody at the keys who engages where it handed over."""
 
     def __init__(self, done: int, total: int) -> None:
         self.decided: list[int] = []
         self.acknowledged: list[int] = []
         self._done, self._total = done, total
         self._manual = 0
-        self.runtime: Runtime | None = None
 
     def cycle(self, view: CycleView) -> None:
         """Keep what was decided and what was taken."""
@@ -119,10 +118,12 @@ class Operator:
         if view.outcome == "written":
             self.acknowledged.append(view.cycle)
         self._manual = self._manual + 1 if view.mode == State.MANUAL.value else 0
-        if self._manual == OPERATOR_AFTER and self.runtime is not None:
-            self.runtime.engage_again()
         if len(self.decided) % 50 == 0:
             progress.report(min(self._done + len(self.decided), self._total), self._total)
+
+    def key(self) -> str:
+        """Press `e` once the machine was left alone for long enough; to be listened to."""
+        return "e" if self._manual == OPERATOR_AFTER else ""
 
     def note(self, text: str) -> None:
         """Changes of mode are taken from the trace."""
@@ -264,7 +265,7 @@ def _segment(
             view=operator,
             engage=EngageConfig(),
         )
-        operator.runtime = runtime
+        runtime.listen(operator.key)
         with stopped_by_signals(runtime):
             summary = runtime.run()
     if summary.error is not None and not isinstance(summary.error, Disengaged):

@@ -18,10 +18,18 @@ from numpy.typing import NDArray
 from memrl_ctrl.errors import FileError, UsageError
 from memrl_ctrl.limits import TOLERANCE_RAD, PhaseLimits
 from memrl_ctrl.trace import TraceReader
-from memrl_deploy.endings import GRACE, Ending, Happening, documented, hard_cycles
+from memrl_deploy.endings import (
+    GRACE,
+    Ending,
+    Happening,
+    documented,
+    hard_cycles,
+    leaving_cycles,
+)
 from memrl_deploy.guard import GuardConfig
 from memrl_deploy.guard.health import noisy_points
 from memrl_deploy.states import TRANSITIONS, WRITING, Cause, State
+from memrl_deploy.strikes import NOT_PLAYED
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -249,7 +257,7 @@ def _endings(
     happened: Sequence[Happening],
 ) -> None:
     explained: set[int] = set()
-    cycles, hard = trace.cycles, hard_cycles(trace)
+    cycles, hard, left = trace.cycles, hard_cycles(trace), leaving_cycles(trace)
     for one in happened:
         during = [n for n, c in enumerate(changes) if one.first <= c["cycle"] <= one.last + GRACE]
         ours = _followed(changes, during)
@@ -261,13 +269,13 @@ def _endings(
             continue
         causes = {changes[n]["cause"] for n in ours}
         ending = Ending.CLOSED
-        if Cause.LADDER_ENDED.value in causes:
+        if causes & {Cause.LADDER_ENDED.value, Cause.MISSED.value}:
             ending = Ending.HANDED_OVER
         elif causes:
             ending = Ending.RECOVERED
         found.faults[f"{one.kind}: {ending}"] += 1
         where = f"{one.kind} in cycles {one.first} to {one.last}"
-        due = documented(one, hard[begins:])
+        due = documented(one, hard[begins:], left[begins:])
         if ending is not due:
             found.wrong.append(f"{where} ended {ending}; documented is {due}")
         if not any(c["cycle"] > one.last + GRACE for n, c in enumerate(changes) if n not in ours):
@@ -275,7 +283,7 @@ def _endings(
             if after != State.CLOSED_LOOP.value:
                 found.wrong.append(f"{where}: {after} {SETTLING} cycles later")
     for n, change in enumerate(changes):
-        if change["cause"] == Cause.TROUBLE.value and n not in explained:
+        if _is_trouble(change) and n not in explained:
             found.faults["without a fault: trouble"] += 1
             found.wrong.append(
                 f"cycle {change['cycle']}: trouble without a fault: {change['detail']}"
@@ -284,17 +292,24 @@ def _endings(
 
 def _followed(changes: Sequence[Mapping[str, Any]], during: Sequence[int]) -> list[int]:
     """Return the changes from the trouble that began during a fault until the loop is closed again."""
-    troubles = [n for n in during if changes[n]["cause"] == Cause.TROUBLE.value]
+    troubles = [n for n in during if _is_trouble(changes[n])]
     if not troubles:
         return []
     ours = []
     for n in range(troubles[0], len(changes)):
-        if changes[n]["cause"] == Cause.TROUBLE.value and n not in troubles:
+        if _is_trouble(changes[n]) and n not in troubles:
             break
         ours.append(n)
         if changes[n]["to"] == State.CLOSED_LOOP.value and n >= troubles[-1]:
             break
     return ours
+
+
+def _is_trouble(change: Mapping[str, Any]) -> bool:
+    """Whether a change left the policy, or the loop, for what a fault does, not for a busy computer."""
+    cause = change["cause"]
+    missed = cause == Cause.MISSED.value and repr(NOT_PLAYED) in str(change["detail"])
+    return bool(cause == Cause.TROUBLE.value or missed)
 
 
 def _text(value: object) -> str:

@@ -45,7 +45,7 @@ class Cause(StrEnum):
     MISSED = "missed"
     """Three failures of one kind in a row: deadlines, readings, records or answers."""
     TAKEN_OVER = "taken-over"
-    """Another client, or `operator take-over`, took control at the machine."""
+    """Control is lost: another client or `operator take-over` took it, or the machine ended the lease."""
     LOST = "lost"
     """The machine is gone, or cannot be controlled."""
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from memrl_ctrl.backend import MachineDescription, Reading
 from memrl_ctrl.registry import ObserveOnly
 from memrl_deploy.engaging import Agreement, EngageConfig, blended
-from memrl_deploy.fallback import Classical, FallbackConfig, Ladder, healthy_points
+from memrl_deploy.fallback import Classical, FallbackConfig, Ladder, Snapshot, healthy_points
 from memrl_deploy.guard import STAGES, Decision, Excess
 from memrl_deploy.modes import ClosedLoop, Fallback, Manual, Mode, Shadow, Transition
 from memrl_deploy.states import Cause, Change, Control, State, StateMachine
@@ -46,8 +46,7 @@ class Steering:
         self._fallback, self._classical = fallback or FallbackConfig(), classical
         self._machine = StateMachine()
         self._agreement = Agreement(self._engage)
-        self._snapshot: FloatArray | None = None
-        self._snapshot_cycle = -1
+        self._snapshot: Snapshot | None = None
         self._asked = ""
         self._fresh: list[Change] = []
         self.mode: Mode = access if self._backend is None else Shadow(ObserveOnly(self._backend))
@@ -77,6 +76,15 @@ class Steering:
                 "goes on with the last function that it took, and nobody leads it"
             )
         return ""
+
+    @property
+    def not_engaged(self) -> str:
+        """Why the policy of a run that may write is not followed: it is in shadow; empty elsewhere."""
+        if self._backend is None or self._machine.state is not State.SHADOW:
+            return ""
+        again = " again" if self._machine.in_control else ""
+        seen = f": in the last cycle {self._agreement.seen}" if self._agreement.seen else ""
+        return f"in shadow, it did not engage{again}{seen}"
 
     def ask_manual(self) -> None:
         """Give the machine to the operator; may be called from a signal handler. Nothing more is written."""
@@ -110,13 +118,13 @@ class Steering:
     def _engage_now(self, reading: Reading) -> None:
         """Go to the transition; what is applied is the snapshot where it is a person who engaged."""
         agreed = f"{self._agreement.cycles} cycles in a row agreed"
-        if self._machine.in_control:
+        if self._machine.in_control and self._snapshot is not None:
             agreed += (
-                f"; snapshot and drift are counted from cycle {self._snapshot_cycle}, as before"
+                f"; snapshot and drift are counted from cycle {self._snapshot.cycle}, as before"
             )
         change = self._go(Cause.AGREED, reading.cycle, agreed)
         if change.control is Control.TAKEN:
-            self._snapshot, self._snapshot_cycle = reading.applied_rad.copy(), reading.cycle
+            self._snapshot = Snapshot.of(reading)
 
     def _function(self, decision: Decision, reading: Reading, trouble: str) -> FloatArray | None:
         mode = self.mode

@@ -19,6 +19,10 @@ REFUSALS = tuple(refusal(reason) for reason in RefusalReason)
 """Failures that a function which is taken ends."""
 
 
+NOT_PLAYED = "not-played"
+"""The failure that a machine took one function, and its reading shows another."""
+
+
 class Disengaged(MachineError):  # noqa: N818 - a sentence, not a suffix
     """The loop gave up; the machine goes on with the last function that it took."""
 
@@ -65,13 +69,19 @@ class Fence:
         allowed, before = 1 + self._refused, self._last
         self._last, self._refused = fence, 0
         if before and fence > before + allowed:
-            return taken_over(f"the fencing number went from {before} to {fence}")
+            return not_in_control(
+                f"somebody else was: the fencing number went from {before} to {fence}"
+            )
         return None
 
 
-def taken_over(detail: str) -> Disengaged:
-    """Return the error of a run whose machine somebody else took."""
+def not_in_control(detail: str) -> Disengaged:
+    """Return the error of a run that lost control: somebody else took it, or the machine ended its lease.
+
+    Args:
+        detail: what is known of it.
+    """
     return Disengaged(
-        f"disengaged: control was taken over ({detail}); it stays with whoever took it until someone "
-        "starts the agent again, and the machine stays at the last applied function"
+        f"disengaged: this agent is not in control any more ({detail}); it takes control no more until "
+        "someone starts it again, and the machine stays at the last applied function"
     )

@@ -103,7 +103,7 @@ class RunSummary:
     held: int = 0
     """Cycles in which nothing was written, for want of readings or answers."""
     missed: Counter[str] = field(default_factory=Counter)
-    """Cycles that went wrong: refused (by reason), `timeout`, `stale`, `unrecorded`, `receipt`, ..."""
+    """What went wrong: refused (by reason), `timeout`, `stale`, `unrecorded`, `receipt`, `not-played`, ..."""
     stages: Counter[str] = field(default_factory=Counter)
     """Points that each guard stage altered, held or refused, over all cycles."""
     changes: list[str] = field(default_factory=list)
@@ -116,6 +116,8 @@ class RunSummary:
     """Times of the last cycles by section [cycles, sections], ns."""
     reason: str = ""
     """Why the run ended."""
+    not_engaged: str = ""
+    """Why a run that may write ended in shadow; empty if it did not."""
     error: MemrlError | None = None
     """What ended it, if it did not end by itself."""
     trace: Path | None = None

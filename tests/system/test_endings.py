@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from memrl_deploy.modes import ClosedLoop
 from memrl_deploy.runtime import Runtime
 from memrl_deploy.soak import Operator, faults_of
 from memrl_deploy.soak_checks import Truth, check_segment
+from memrl_deploy.strikes import STRIKES
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "safety.md"
 POINTS, APART, BEFORE = 6, 90, 20
@@ -44,7 +46,10 @@ FAULTS: list[dict[str, Any]] = [
     {"fault": "dead_pickup", "for_cycles": 12, "flagged": True},
     {"fault": "frozen_profile", "for_cycles": 12, "flagged": True},
     {"fault": "offset_jump", "for_cycles": 30, "offset_deg": 40.0},
-    {"fault": "operator", "for_cycles": 3, "change_deg": 10.0},
+    {"fault": "operator", "for_cycles": STRIKES - 1, "change_deg": 10.0},
+    {"fault": "operator", "for_cycles": STRIKES, "change_deg": 10.0},
+    {"fault": "operator", "for_cycles": 4, "change_deg": 0.3},
+    {"fault": "setpoint_ignored", "for_cycles": STRIKES - 1},
     {"fault": "setpoint_ignored", "for_cycles": 12},
     {"fault": "dead_pickup", "for_cycles": 12, "points": [1, 2]},
     {"fault": "dead_pickup", "for_cycles": LONG - 1},
@@ -96,7 +101,7 @@ def test_the_table_has_every_fault_and_says_what_the_code_does() -> None:
             )
             for cycles in lengths
         ]
-        if ones[0].known is Known.SEEN:
+        if ones[0].known in (Known.SEEN, Known.TURNED):
             assert cells[:3] == ["as seen"] * 3, name
             continue
         short, *middle, long_, very_long = (documented(one) for one in ones)
@@ -114,6 +119,12 @@ def test_the_table_states_the_lengths_that_the_code_has() -> None:
     assert documented(few) is Ending.CLOSED
     with pytest.raises(ValueError, match="noise_burst ends depends"):
         documented(Happening(kind="noise_burst", first=1, cycles=4))
+    turned = Happening(kind="operator", first=1, cycles=STRIKES)
+    with pytest.raises(
+        ValueError, match="operator ends depends on what the readings say is played"
+    ):
+        documented(turned)
+    assert documented(replace(turned, cycles=STRIKES - 1)) is Ending.CLOSED
 
 
 def test_what_counts_are_the_guards_stages() -> None:
@@ -167,7 +178,7 @@ def test_every_fault_ends_in_the_documented_mode(
     runtime = Runtime(
         ClosedLoop(machine), policy, records=tmp_path, cycles=cycles - 12, view=operator
     )
-    operator.runtime = runtime
+    runtime.listen(operator.key)
     summary = runtime.run()
     assert summary.error is None
     assert summary.trace is not None
@@ -183,3 +194,5 @@ def test_every_fault_ends_in_the_documented_mode(
     assert found.faults["frozen_profile: handed over"] == 1
     assert found.faults["flipped_polarity: recovered"] == 1
     assert found.faults["flipped_polarity: handed over"] == 1
+    assert found.faults["operator: closed loop"] == 2
+    assert found.faults["operator: handed over"] == 1

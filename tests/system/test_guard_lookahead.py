@@ -241,6 +241,7 @@ def test_where_there_is_nothing_to_look_ahead_with() -> None:
         foresight, why = make_foresight(machine_, None, pace_s=pace_s)
         assert foresight is None
         assert "does not look ahead: no program 'fake-ramp'" in why
+        assert "folder of its file fake-ramp.yaml in the environment variable MEMRL_PROGRAMS" in why
     with pytest.raises(UnknownNameError, match="nothing-such"):
         make_foresight(paced, "nothing-such", pace_s=0.0)
     with pytest.raises(MismatchError, match="unrelated conditions"):

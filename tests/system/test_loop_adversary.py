@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import pytest
 from memrl_backends.zmq import MachineServer, commands, open_backend, wire
 from memrl_backends.zmq.convert import READING_ARRAYS, EncodedReading
 from memrl_backends.zmq.keys import make_folder
+from memrl_backends.zmq.link import News
 from memrl_ctrl.errors import (
     ConnectionFailed,
     MismatchError,
@@ -28,7 +31,7 @@ from memrl_ctrl.policy.write import proportional_policy
 from memrl_ctrl.testing import FakeBackend
 from memrl_ctrl.trace import TraceReader, verify
 from memrl_deploy.modes import ClosedLoop
-from memrl_deploy.runtime import Runtime
+from memrl_deploy.runtime import Disengaged, Runtime
 
 from .machine_process import controller, served
 
@@ -112,18 +115,76 @@ def test_a_machine_whose_cycles_stand_still_does_not_keep_the_client_for_ever(
 ) -> None:
     """The number stays and the machine says that it plays: that is no long cycle, and the wait ends."""
     monkeypatch.setattr("memrl_backends.zmq.client.READING_FLOOR_S", 1.5)
+    always_playing(monkeypatch)
+    with served(keys) as server:
+        source = open_backend(endpoint=str(server.endpoint), keys=keys, read_only=True)
+        seen = source.observe().cycle
+        alter_readings(0, lambda sent: sent.update(cycle=min(seen, sent["cycle"])))
+        with pytest.raises(
+            ReadingTimeout, match=r"but its newest reading is of cycle .*: its numbers go back or"
+        ):
+            source.observe()
+        source.close()
+
+
+def always_playing(monkeypatch: pytest.MonkeyPatch) -> None:
     status = commands.CommandDesk.status
 
     def playing(self: commands.CommandDesk, now_ns: int, sequence: int = 0) -> wire.Status:
         return msgspec.structs.replace(status(self, now_ns, sequence), playing=True)
 
     monkeypatch.setattr(commands.CommandDesk, "status", playing)
+
+
+@pytest.mark.parametrize(
+    "number",
+    [lambda cycle: cycle % 4, lambda cycle: cycle + (2**31 if cycle == 12 else 0)],
+    ids=["wraps", "one number is far too high"],
+)
+def test_a_machine_whose_cycle_numbers_go_back_ends_the_run(
+    number: Callable[[int], int], keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says that it plays, in readings and status: three times no reading, and the sentence says why."""
+    monkeypatch.setattr("memrl_backends.zmq.client.READING_FLOOR_S", 0.8)
+    always_playing(monkeypatch)
+    fake = FakeBackend(points=8, n_slices=N, offset_rad=0.4)
+    fake._alter = lambda r: replace(r, cycle=r.cycle if r.cycle < 12 else number(r.cycle))
+    with served(keys, backend=fake) as server:
+        policy = OnnxPolicy.load(proportional_policy(n_slices=N, gain_rad=1.5))
+        runtime = Runtime(ClosedLoop(controller(server, keys)), policy, records=tmp_path, cycles=99)
+        summary = runtime.run()
+    assert isinstance(summary.error, Disengaged)
+    assert summary.missed["timeout"] == 3
+    assert "3 times 'timeout' in a row: no reading from" in str(summary.error)
+    assert "the machine is there, but its newest reading is of cycle" in str(summary.error)
+    assert "its numbers go back or stand still" in str(summary.error)
+
+
+def test_readings_that_come_twice_or_late_are_no_numbers_that_go_back(
+    keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their numbers in the stream say that they are old: a cycle that takes long is still waited for."""
+    monkeypatch.setattr("memrl_backends.zmq.client.READING_FLOOR_S", 0.8)
+    always_playing(monkeypatch)
     with served(keys) as server:
         source = open_backend(endpoint=str(server.endpoint), keys=keys, read_only=True)
-        seen = source.observe().cycle
-        alter_readings(0, lambda sent: sent.update(cycle=min(seen, sent["cycle"])))
-        with pytest.raises(ReadingTimeout, match="but its newest reading is of cycle"):
-            source.observe()
+        first = source.observe()
+        link, ends_s = source.link, time.monotonic() + 2.5
+        news = link.news
+        old = wire.ReadingMessage(sequence=0, stream=1, cycle=first.cycle, stamp_ns=1)
+
+        def long_cycle(wait_s: float) -> News | None:
+            heard = news(wait_s)
+            if time.monotonic() > ends_s or heard is None:
+                return heard
+            status = heard.status and msgspec.structs.replace(
+                heard.status, cycle=source._cycle, stream=source._stream or 0
+            )
+            return News([(old, first)], status)
+
+        monkeypatch.setattr(link, "news", long_cycle)
+        assert source.observe().cycle > first.cycle
+        assert time.monotonic() > ends_s
         source.close()
 
 
@@ -175,6 +236,32 @@ def test_a_receipt_for_a_far_cycle_does_not_keep_the_machine_waiting(
         for _ in range(3):
             backend.observe(5.0)
         backend.close()
+
+
+def test_a_lease_that_the_machine_ended_is_nobodys(
+    keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run ends, and the sentence says what is known: the lease ended, and nobody has control now."""
+    made: list[commands.CommandDesk] = []
+    make = commands.CommandDesk._receipt
+
+    def receipt(self: commands.CommandDesk, *given: Any) -> bytes:
+        made.append(self)
+        answer = make(self, *given)
+        if len(made) == 5:
+            self._authority.release()
+        return answer
+
+    monkeypatch.setattr(commands.CommandDesk, "_receipt", receipt)
+    with served(keys, backend=FakeBackend(points=8, n_slices=N, offset_rad=0.4)) as server:
+        policy = OnnxPolicy.load(proportional_policy(n_slices=N, gain_rad=1.5))
+        runtime = Runtime(ClosedLoop(controller(server, keys)), policy, records=tmp_path, cycles=20)
+        summary = runtime.run()
+    assert isinstance(summary.error, Disengaged)
+    said = str(summary.error)
+    assert "not in control any more (the lease with fencing number " in said
+    assert "has expired; nobody is in control now)" in said
+    assert "taken over" not in said
 
 
 def test_what_a_refusal_says_does_not_act_on_the_terminal(

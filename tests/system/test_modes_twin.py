@@ -133,7 +133,10 @@ def test_operator_take_over_ends_the_run_with_the_transition_in_its_trace(tmp_pa
         )  # fmt: skip
         code, _, errors = run.ended()
     assert code == 5
-    assert "control was taken over" in errors
+    assert "this agent is not in control any more (" in errors
+    assert (
+        "operator" in errors.partition("not in control any more (")[2].partition("); it takes")[0]
+    )
     with TraceReader(run.trace()) as trace:
         outcome = trace.outcome(-1)
     assert outcome is not None

@@ -91,5 +91,8 @@ def test_a_model_is_told_the_machines_points() -> None:
     assert np.all(np.diff(points.b_field_t) > 0.0)
     with pytest.raises(MismatchError, match="needs the cycle program that the machine plays: no"):
         inform(asked, machine("unknown-program", ctime_ms))
+    remedy = r"name the folder of its file unknown-program\.yaml in the environment variable MEMRL_PROGRAMS"
+    with pytest.raises(MismatchError, match=remedy):
+        inform(asked, machine("unknown-program", ctime_ms))
     with pytest.raises(MismatchError, match="belong to no cycle"):
         inform(asked, machine("psb-2gev", None))

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from memrl_deploy.guard import GuardConfig
-from memrl_deploy.guard.health import noise, noisy_points, unhealthy_points
+from memrl_ctrl.limits import PhaseLimits
+from memrl_ctrl.testing import FakeBackend
+from memrl_ctrl.trace import Verdict
+from memrl_deploy.guard import Guard, GuardConfig
+from memrl_deploy.guard.decision import Stage
+from memrl_deploy.guard.health import (
+    came_again,
+    fingerprints,
+    noise,
+    noisy_points,
+    unhealthy_points,
+)
 
 CONFIG = GuardConfig()
 
@@ -116,3 +127,69 @@ def test_a_bunch_at_rest_without_noise_is_not_frozen(n_slices: int) -> None:
     assert not unhealthy_points(still, still, CONFIG).any()
     assert not noisy_points(still, CONFIG).any()
     assert noisy_points(bunch(4, n_slices, 0.02), CONFIG).all()
+
+
+@pytest.mark.parametrize("turn", [2, 5, 10, 11])
+def test_old_readings_in_turn_are_frozen(turn: int) -> None:
+    """A profile with noise that came in one of the last ten readings is an old one; one point's alone too."""
+    rounds = [bunch(3, 128, 0.02, seed=seed) for seed in range(turn)]
+    subject = Guard(PhaseLimits(), None, 1.0)
+    first = FakeBackend(points=3, n_slices=128, related=False).start()
+    for cycle in range(3 * turn):
+        profile = bunch(3, 128, 0.02, seed=1000 + cycle)
+        profile[1:] = rounds[cycle % turn][1:]
+        reading = replace(first, cycle=cycle, profile=profile)
+        assert subject.usable(reading)[0]
+        again = cycle >= turn and turn <= CONFIG.frozen_readings
+        assert subject.usable(reading)[1:].tolist() == [not again] * 2
+        decision = subject.decide(np.zeros(3), reading)
+        held = decision.verdicts[:, Stage.HEALTH] == Verdict.HELD
+        assert held.tolist() == [False, again, again]
+
+
+def test_an_old_reading_without_noise_is_a_bunch_that_came_back() -> None:
+    """Where a simulation without noise returns to a place, its profile is the same again: nothing is held."""
+    subject = Guard(PhaseLimits(), None, 1.0)
+    first = FakeBackend(points=3, n_slices=128, related=False).start()
+    places = [first.profile, np.roll(first.profile, 3, axis=1)]
+    for cycle in range(8):
+        reading = replace(first, cycle=cycle, profile=places[cycle % 2])
+        assert subject.usable(reading).all()
+        subject.decide(np.zeros(3), reading)
+
+
+def test_a_profile_is_known_again_by_every_slice() -> None:
+    """Its number is that of its bits alone: another in one slice, whichever, is another profile."""
+    profile = bunch(2, 100, 0.02)
+    again, numbers = came_again(profile, None, CONFIG)
+    assert not again.any()
+    assert numbers.shape == (1, 2)
+    assert came_again(profile.copy(), numbers, CONFIG)[0].all()
+    for changed in range(100):
+        other = profile.copy()
+        other[1, changed] = np.nextafter(other[1, changed], np.float32(9.0))
+        np.testing.assert_array_equal(came_again(other, numbers, CONFIG)[0], [True, False])
+    again, numbers = came_again(profile[:1], numbers, CONFIG)  # another number of points
+    assert not again.any()
+    assert numbers.shape == (1, 1)
+
+
+def test_every_bit_of_a_slice_counts() -> None:
+    """The weights are odd: no difference in one slice is lost, that of its highest bit alone neither."""
+    one = np.zeros((1, 64), dtype=np.float32)
+    for place in range(64):
+        unit = one.copy()
+        unit.view(np.uint32)[0, place] = 1
+        assert fingerprints(unit)[0] % 2 == 1
+
+
+def test_so_many_readings_are_remembered() -> None:
+    """The numbers of the last readings, the newest behind; one that is older is forgotten."""
+    config, numbers = GuardConfig(frozen_readings=3), None
+    for seed in range(5):
+        _, numbers = came_again(bunch(2, 64, 0.02, seed), numbers, config)
+    assert numbers is not None
+    expected = [fingerprints(bunch(2, 64, 0.02, seed)) for seed in (2, 3, 4)]
+    np.testing.assert_array_equal(numbers, expected)
+    assert not came_again(bunch(2, 64, 0.02, 1), numbers, config)[0].any()
+    assert came_again(bunch(2, 64, 0.02, 2), numbers, config)[0].all()

@@ -233,7 +233,7 @@ def test_who_has_no_control_has_no_budget() -> None:
     for told in (True, False):
         start = place
         subject.note_control(taken=True, applied_rad=start if told else None)
-        for cycle, expected in enumerate((0.1, 0.2, 0.25)):
+        for cycle, expected in enumerate((0.1, 0.2, 0.25), 8 if told else 11):
             decision = subject.decide(SMALL, reading_at(place, cycle=cycle))
             place = decision.phi_hw_rad
             np.testing.assert_allclose(place, start + expected)

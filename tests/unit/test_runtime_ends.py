@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from memrl_ctrl.backend import Reading, Receipt
 from memrl_ctrl.errors import (
@@ -21,6 +23,7 @@ from memrl_ctrl.errors import (
 from memrl_ctrl.testing import FakeBackend
 from memrl_ctrl.trace import OutcomeRecord, TraceReader, verify
 from memrl_deploy.engaging import EngageConfig
+from memrl_deploy.live import show_summary
 from memrl_deploy.modes import Shadow
 from memrl_deploy.replaying import replay_trace
 from memrl_deploy.runtime import Disengaged, Runtime
@@ -183,6 +186,36 @@ def test_a_run_that_ends_recovered_ends_well(tmp_path: Path) -> None:
     summary = closed_loop(Spy(alter=lies), tmp_path, cycles=7, view=view).run()
     assert [one.mode for one in view.cycles][4:] == ["fallback", "fallback", "shadow"]
     assert summary.error is None
+    assert summary.not_engaged == "in shadow, it did not engage again"
+
+
+@pytest.mark.parametrize(
+    ("engage", "alter", "why"),
+    [
+        (
+            EngageConfig(after_cycles=9),
+            None,
+            "100 % of the points agreed (80 % are asked for), 5 cycles",
+        ),
+        (EngageConfig(), "nan", "the guard let nothing through"),
+    ],
+)
+def test_a_run_that_never_engaged_says_why(
+    engage: EngageConfig, alter: str | None, why: str, tmp_path: Path
+) -> None:
+    """A run that may write and ends in shadow says so, and what its last cycle lacked."""
+
+    def blind(reading: Reading) -> Reading:
+        return replace(reading, profile=np.full_like(reading.profile, np.nan))
+
+    backend = Spy(alter=blind) if alter else Spy()
+    summary = closed_loop(backend, tmp_path, cycles=5, engage=engage).run()
+    assert (summary.error, summary.written) == (None, 0)
+    assert summary.not_engaged.startswith("in shadow, it did not engage: in the last cycle ")
+    assert why in summary.not_engaged
+    console = Console(file=(out := io.StringIO()), width=200)
+    show_summary(summary, console)
+    assert why in out.getvalue()
 
 
 def test_who_takes_over_by_hand_keeps_control(tmp_path: Path) -> None:
@@ -191,8 +224,8 @@ def test_who_takes_over_by_hand_keeps_control(tmp_path: Path) -> None:
     backend = Spy(fail=lambda count: fenced if count == 2 else None)
     summary = closed_loop(backend, tmp_path, cycles=8).run()
     assert isinstance(summary.error, Disengaged)
-    assert "control was taken over ('shift' is in control)" in str(summary.error)
-    assert "until someone starts the agent again" in str(summary.error)
+    assert "not in control any more ('shift' is in control)" in str(summary.error)
+    assert "it takes control no more until someone starts it again" in str(summary.error)
     assert (summary.written, len(backend.submitted)) == (2, 3)
     assert summary.trace is not None
     with TraceReader(summary.trace) as trace:

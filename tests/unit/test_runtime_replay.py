@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from memrl_ctrl.errors import (
 from memrl_ctrl.limits import PhaseLimits
 from memrl_ctrl.policy.write import proportional_policy
 from memrl_ctrl.trace import TraceReader
+from memrl_deploy.guard import GuardConfig
 from memrl_deploy.replaying import replay_trace, ulp_distance
 
 from .online_loop import Collect, N, Spy, closed_loop, policy
@@ -93,3 +94,31 @@ def test_ulp_distance_counts_floats() -> None:
         [np.nextafter(np.float32(1), np.float32(2)), 1e-45, np.nan, -1.0], dtype=np.float32
     )
     np.testing.assert_array_equal(ulp_distance(a, b), [1, 1, 0, 0])
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_trace_of_a_release_that_remembered_one_reading_replays_so(
+    tmp_path: Path, *, earlier: bool
+) -> None:
+    """Two noisy readings in turn: held where the settings say how many are remembered, else as then."""
+    old: list[np.ndarray] = []
+
+    def in_turn(reading: Reading) -> Reading:
+        old.append(reading.profile)
+        return replace(reading, profile=old[(reading.cycle - 1) % 2])
+
+    settings = asdict(GuardConfig(frozen_readings=1 if earlier else 10))
+    guard = GuardConfig(**settings)
+    if earlier:
+        del settings["frozen_readings"]
+    summary = closed_loop(
+        Spy(noise=0.02, alter=in_turn),
+        tmp_path,
+        cycles=7,
+        guard=guard,
+        configuration={"guard": settings},
+    ).run()
+    assert summary.trace is not None
+    assert bool(summary.stages["health"]) is not earlier
+    with TraceReader(summary.trace) as trace:
+        assert replay_trace(trace).identical

@@ -71,9 +71,9 @@ def test_a_frozen_profile_is_known_by_its_noise(
     """Without noise it may be that of a bunch at rest; then the recorded verdicts say how it has to end."""
     judged: list[Happening] = []
 
-    def see(one: Happening, hard: np.ndarray | None = None) -> Ending:
+    def see(one: Happening, *known: np.ndarray) -> Ending:
         judged.append(one)
-        return documented(one, hard)
+        return documented(one, *known)
 
     monkeypatch.setattr(soak_checks, "documented", see)
     machine, view = with_faults(Spy(noise=noise), [FROZEN]), Collect()

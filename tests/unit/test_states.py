@@ -19,7 +19,7 @@ from memrl_ctrl.limits import PhaseLimits
 from memrl_ctrl.testing import FakeBackend
 from memrl_ctrl.trace import TraceReader
 from memrl_deploy.engaging import Agreement, EngageConfig, blended
-from memrl_deploy.fallback import FallbackConfig, Ladder, Rung
+from memrl_deploy.fallback import FallbackConfig, Ladder, Rung, Snapshot
 from memrl_deploy.guard import STAGES, Decision, Excess, GuardConfig
 from memrl_deploy.modes import ClosedLoop
 from memrl_deploy.replaying import GUARD_KEY, replay_trace
@@ -156,12 +156,56 @@ def test_a_part_of_a_step_keeps_the_limits(factor: float) -> None:
     limits.check(blended(applied, wanted, factor), applied, ctime)
 
 
+def snapshot_of(applied: np.ndarray, readback: np.ndarray | None = None) -> Snapshot:
+    return Snapshot.of(reading_of(applied, 0, applied if readback is None else readback))
+
+
+def restored(then: np.ndarray, back: np.ndarray, applied: np.ndarray | None = None) -> str:
+    """How the ladder of a snapshot at 0, read back as `then`, ends where it is read back as `back`."""
+    config = FallbackConfig(first=Rung.RESTORE, restore_cycles=1)
+    ladder = Ladder(
+        snapshot_of(np.zeros(then.size), then),
+        PhaseLimits(),
+        np.linspace(275.0, 805.0, then.size),
+        config,
+    )
+    reading = reading_of(np.zeros(then.size) if applied is None else applied, 0, back)
+    ladder.next(reading, trouble="x", healthy=np.ones(then.size, dtype=np.bool_))
+    return ladder.ended
+
+
+def test_the_noise_of_a_readback_does_not_hide_that_the_snapshot_is_restored() -> None:
+    """30 points, 0.05 degrees in both readings, on a slope that lags by 0.2: one cycle verifies it."""
+    random = np.random.default_rng(5)
+    lag = np.radians(-0.2) * np.sin(np.linspace(0.0, 3.0, 30))
+    noise = np.radians(0.05)
+    ends = [
+        restored(lag + noise * random.standard_normal(30), lag + noise * random.standard_normal(30))
+        for _ in range(400)
+    ]
+    assert sum("verified by readback" in end for end in ends) >= 398
+
+
+def test_a_snapshot_is_verified_by_what_was_read_back_then_or_by_itself() -> None:
+    """One point that is neither, or no number, or another function applied, and it is not restored."""
+    then, degree = np.radians(np.array([2.0, 0.0, -2.0])), np.radians(1.0)
+    assert "verified by readback" in restored(then, then)
+    assert "verified by readback" in restored(then, np.zeros(3))
+    assert "verified by readback" in restored(then, then + 0.29 * degree)
+    assert not restored(then, then + 0.31 * degree)
+    assert not restored(then, then + np.array([0.0, degree, 0.0]))
+    assert not restored(then, np.array([0.0, np.nan, 0.0]))
+    assert not restored(np.full(3, np.nan), np.full(3, np.nan))
+    assert "verified by readback" in restored(np.full(3, np.nan), np.zeros(3))
+    assert not restored(then, then, np.full(3, 0.11 * degree))
+
+
 @pytest.mark.parametrize("verified", [True, False])
 def test_the_ladder_restores_the_snapshot_and_verifies_it(verified: bool) -> None:
     """Hold, then steps to the snapshot; the readback decides what is said at its end."""
     limits, ctime = PhaseLimits(), np.linspace(275.0, 805.0, P)
     ladder = Ladder(
-        np.zeros(P),
+        snapshot_of(np.zeros(P)),
         limits,
         ctime,
         FallbackConfig(hold_cycles=2, recover_cycles=1, restore_cycles=9),
@@ -181,7 +225,9 @@ def test_the_ladder_restores_the_snapshot_and_verifies_it(verified: bool) -> Non
 
 def test_trouble_that_ends_while_holding_goes_back_to_shadow() -> None:
     """Two good cycles after one with trouble, with the default settings; one good cycle is not enough."""
-    ladder = Ladder(np.zeros(P), PhaseLimits(), np.linspace(275.0, 805.0, P), FallbackConfig())
+    ladder = Ladder(
+        snapshot_of(np.zeros(P)), PhaseLimits(), np.linspace(275.0, 805.0, P), FallbackConfig()
+    )
     recovered = []
     for trouble in ("x", "", "x", "", ""):
         assert ladder.next(reading_of(np.zeros(P), 0), trouble=trouble, healthy=ALL) is None
@@ -196,6 +242,8 @@ def test_settings_that_cannot_work_are_refused() -> None:
         EngageConfig(after_cycles=0)
     with pytest.raises(ValueError, match="1 cycle or more"):
         FallbackConfig(restore_cycles=0)
+    with pytest.raises(ValueError, match="readback_rad must be between 0 and pi"):
+        FallbackConfig(readback_rad=0.0)
     with pytest.raises(ValueError, match="fewer than hold_cycles"):
         FallbackConfig(hold_cycles=2)
 

@@ -20,7 +20,7 @@ import numpy as np
 from memrl_backends.zmq import endpoint as endpoints
 from memrl_backends.zmq import wire
 from memrl_backends.zmq.keys import load_client, local_folder
-from memrl_backends.zmq.link import SILENCE_S, Link
+from memrl_backends.zmq.link import SILENCE_S, Link, News
 from memrl_ctrl.backend import BoolArray, FloatArray, MachineDescription, Reading, Receipt
 from memrl_ctrl.errors import (
     ConnectionFailed,
@@ -37,9 +37,11 @@ from memrl_ctrl.frames import FrameError
 READING_PERIODS = 5
 """Without a timeout, so many periods are waited for a reading, ..."""
 READING_FLOOR_S = 10.0
-"""... but at least so long, and on while the machine says that it is playing a cycle, s."""
+"""... but at least so long, and on while the machine says that it is playing a cycle, s. One that counts its
+cycles back within one start is not waited for: what it plays are no longer the next ones."""
 LEASE_MARGIN_NS = 100_000_000
 """So long before the lease expires its holder stops relying on it, at most a tenth of it, ns."""
+_STANDS = "its newest reading is of cycle {}: its numbers go back or stand still"
 MOST_HOLES = 100
 """So many holes are kept one by one."""
 
@@ -92,14 +94,13 @@ class ZmqSource:
         allowed_s = timeout_s
         if allowed_s is None:
             allowed_s = max(READING_FLOOR_S, READING_PERIODS * self.description.period_s)
-        deadline_s, old = began_s + allowed_s, -1
+        deadline_s, why, waits = began_s + allowed_s, "plays no cycle", timeout_s is None
         while True:
             now_s = time.monotonic()
             if now_s >= deadline_s:
-                why = f"its newest reading is of cycle {old}" if old >= 0 else ""
                 raise ReadingTimeout(
                     f"no reading from {self._link.endpoint} for {now_s - began_s:.1f} s (the last was of "
-                    f"cycle {self._cycle}); the machine is there, but {why or 'plays no cycle'}"
+                    f"cycle {self._cycle}); the machine is there, but {why}"
                 )
             if now_s - heard_s > SILENCE_S:
                 self._link.lose(
@@ -114,16 +115,18 @@ class ZmqSource:
             behind = news.status is not None and news.status.cycle > max(
                 self._cycle, fresh[-1][1].cycle if fresh else -1
             )
-            # A cycle that takes long is waited for; not what the machine says that it has read already.
-            waits = timeout_s is None and news.status is not None and not behind
-            if waits and news.status is not None and news.status.playing:
+            if (back := self._back(news)) is not None:
+                why, waits = _STANDS.format(back), False
+            # A cycle that takes long is waited for; not what the machine says that it has read already, nor
+            # cycles whose numbers were read before.
+            if waits and not behind and news.status is not None and news.status.playing:
                 deadline_s = heard_s + allowed_s
             # Whoever fell behind may have lost even the newest: the machine is asked for it.
             if behind or len(fresh) > 1:
                 reading = self.snapshot()
                 if reading.cycle > self._cycle:
                     return self._seen(reading)
-                old = reading.cycle
+                why = _STANDS.format(reading.cycle)
             elif fresh:
                 self._count(fresh[-1][0])
                 return self._seen(fresh[-1][1])
@@ -186,6 +189,19 @@ class ZmqSource:
             f"the machine at {self._link.endpoint} answers {what} a message of kind {kind}: it does not keep "
             "the protocol"
         )
+
+    def _back(self, news: News) -> int | None:
+        """Return the newest cycle number that was published since the last reading and is none after it.
+
+        Readings may be published twice, and a status may have been on its way: their numbers in the stream
+        tell what is newer than what was read.
+        """
+        heard: list[wire.ReadingMessage | wire.Status] = [message for message, _ in news.readings]
+        if news.status is not None:
+            heard.append(news.status)
+        newer = [one for one in heard if one.stream > (self._stream or 0)]
+        back = [one.cycle for one in newer if one.cycle <= self._cycle]
+        return back[-1] if back else None
 
     def _count(self, message: wire.ReadingMessage) -> None:
         if self._stream is not None and (lost := message.stream - self._stream - 1) > 0:
@@ -288,6 +304,8 @@ class ZmqBackend(ZmqSource):
             reply, arrays = self._link.request(submit, {"phi_hw_rad": function}, extra_s=deadline_s)
         except Refused as refused:
             self._lose_lease(refused)
+            if refused.reason is RefusalReason.FENCED:
+                raise Refused(refused.reason, refused.detail + self._in_control()) from refused
             raise
         if not isinstance(reply, wire.ReceiptMessage):
             raise self._odd("a function with", reply)
@@ -363,6 +381,20 @@ class ZmqBackend(ZmqSource):
     def _renewed(self, expires_ns: int) -> None:
         margin_ns = min(LEASE_MARGIN_NS, self._lease_ns // 10)
         self._lease_until_ns = self._link.own_clock_ns(expires_ns) - margin_ns
+
+    def _in_control(self) -> str:
+        """Return who is in control now, to be added to a refusal; empty where the machine does not say."""
+        request = wire.StatusRequest(
+            session=self._link.session, sequence=self._link.next_sequence()
+        )
+        try:
+            status, _ = self._link.request(request)
+        except MemrlError:  # the refusal is what matters
+            return ""
+        if not isinstance(status, wire.Status):
+            return ""
+        who = f"{status.holder!r} is" if status.holder else "nobody is"
+        return f"; {who} in control now"
 
     def _lose_lease(self, refused: Refused) -> None:
         if refused.reason in {RefusalReason.FENCED, RefusalReason.NOT_ARMED, RefusalReason.STALE}:

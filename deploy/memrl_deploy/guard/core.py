@@ -45,7 +45,13 @@ from memrl_deploy.guard.coherence import coherent
 from memrl_deploy.guard.config import GuardConfig
 from memrl_deploy.guard.decision import STAGES, BoolArray, Decision, FloatArray, Stage
 from memrl_deploy.guard.excess import Judged, judge
-from memrl_deploy.guard.health import ProfileArray, unhealthy_points, usable_points
+from memrl_deploy.guard.health import (
+    NumberArray,
+    ProfileArray,
+    came_again,
+    unhealthy_points,
+    usable_points,
+)
 from memrl_deploy.guard.outlook import Outlook
 from memrl_deploy.guard.returning import MARGIN_RAD, Returning
 
@@ -58,6 +64,8 @@ class _Memory:
     """What is remembered from one cycle to the next; a new one each time, so that a cycle can be undone."""
 
     profile: ProfileArray | None = None
+    numbers: NumberArray | None = None
+    """Of the profiles of the last readings [readings, points]."""
     returning: Returning | None = None
     budget: Budget | None = None
     in_control: bool = True
@@ -72,12 +80,14 @@ class _Seen:
     reading: Reading
     complete: BoolArray
     healthy: BoolArray
+    numbers: NumberArray
+    """Of the profiles of the last readings, this one's among them [readings, points]."""
 
 
 class Guard:
     """Keeps what is written within the limits.
 
-    It is to be shown every cycle of a run, in order: it remembers the profiles of the last cycle, which
+    It is to be shown every cycle of a run, in order: it remembers the last profiles, which
     points go back by a turn, and how far the points went.
 
     Args:
@@ -172,13 +182,14 @@ class Guard:
         like = self._like_training(reading, shown, observation)
         applied = np.asarray(reading.applied_rad)
         self._before = self._now
+        self._now = replace(self._now, profile=reading.profile, numbers=seen.numbers)
         self._seen = None
         verdicts = np.full((applied.size, len(STAGES)), Verdict.PASSED, dtype=np.uint8)
         if not self._keeps_limits(applied):
             verdicts[:] = Verdict.NOT_RUN
             verdicts[:, Stage.APPLIED] = Verdict.REFUSED
             judged = judge(verdicts, None, None, self._now.repeats, self.config)
-            self._now = replace(self._now, profile=reading.profile, repeats=judged.repeats)
+            self._now = replace(self._now, repeats=judged.repeats)
             return _decision(applied.copy(), applied.copy(), verdicts, like, judged)
         budget = self._now.budget or Budget.begun(applied)
         budget = budget.seen(applied, self.config.rate_cycles)
@@ -206,7 +217,6 @@ class Guard:
         judged = judge(verdicts, beyond, far, self._now.repeats, self.config)
         self._now = replace(
             self._now,
-            profile=reading.profile,
             budget=budget if self._now.in_control else None,
             repeats=judged.repeats,
         )
@@ -216,8 +226,11 @@ class Guard:
         """Return what is known of a reading, once for each."""
         if self._seen is None or self._seen.reading is not reading:
             complete = usable_points(reading)
-            bad = unhealthy_points(reading.profile, self._now.profile, self.config)
-            self._seen = _Seen(reading=reading, complete=complete, healthy=~(bad & complete))
+            again, numbers = came_again(reading.profile, self._now.numbers, self.config)
+            bad = unhealthy_points(reading.profile, self._now.profile, self.config, again)
+            self._seen = _Seen(
+                reading=reading, complete=complete, healthy=~(bad & complete), numbers=numbers
+            )
         return self._seen
 
     def _like_training(

@@ -6,12 +6,14 @@ difference of white noise of width sigma is sqrt(6) sigma wide, its mean size sq
 that of a bunch over hundreds of slices is far smaller.
 
 A profile with noise never comes again to the bit: one that does is frozen, be it one pick-up's or the whole
-reading under a new cycle number.
+reading under a new cycle number, at once or in turn with other old ones. The cycle before is compared slice
+by slice; of those before it one number a profile is kept.
 """
 
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +33,7 @@ FEW_SLICES = 8
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 ProfileArray = NDArray[np.float32]
+NumberArray = NDArray[np.uint64]
 
 
 def usable_points(reading: Reading) -> BoolArray:
@@ -54,7 +57,10 @@ def _second_difference(profile: ProfileArray) -> ProfileArray:
 
 @np.errstate(over="ignore", invalid="ignore")
 def unhealthy_points(
-    profile: ProfileArray, before: ProfileArray | None, config: GuardConfig
+    profile: ProfileArray,
+    before: ProfileArray | None,
+    config: GuardConfig,
+    again: BoolArray | None = None,
 ) -> BoolArray:
     """Which points have a dead, saturated or frozen pick-up [points].
 
@@ -62,6 +68,7 @@ def unhealthy_points(
         profile: of this cycle [points, n_slices]; of one that is not finite nothing is to be taken from it.
         before: that of the cycle before; None if there was none.
         config: thresholds.
+        again: profiles that came before that cycle already [points]; None if nothing is known of these.
     """
     sigma = noise(profile)
     # Numbers so large that their differences overflow give no noise at all: dead as well.
@@ -70,9 +77,47 @@ def unhealthy_points(
     bad = dead | _saturated(profile, largest, config.saturated_share)
     if before is not None and before.shape == profile.shape:
         same = _same_rows(profile, before)
+        if again is not None:
+            same |= again
         if same.any():
             bad[same] |= noisy_points(profile[same], config)
     return np.asarray(bad)
+
+
+def came_again(
+    profile: ProfileArray, earlier: NumberArray | None, config: GuardConfig
+) -> tuple[BoolArray, NumberArray]:
+    """Which profiles are those of one of the last readings.
+
+    Args:
+        profile: of this cycle [points, n_slices].
+        earlier: what this returned for the cycle before; None if there was none.
+        config: how many readings.
+
+    Returns:
+        [points], and the numbers of the last readings' profiles, this one's last [readings, points].
+    """
+    numbers = fingerprints(profile)[None]
+    if earlier is None or earlier.shape[1:] != numbers.shape[1:]:
+        return np.zeros(numbers.size, dtype=np.bool_), numbers
+    again = (earlier == numbers).any(axis=0)
+    return np.asarray(again), np.concatenate([earlier, numbers])[-config.frozen_readings :]
+
+
+def fingerprints(profile: ProfileArray) -> NumberArray:
+    """Return a number a profile [points]: the same for the same bits, for others once in 2^64 by chance."""
+    bits = np.ascontiguousarray(profile, dtype=np.float32).view(np.uint32)
+    return np.asarray((bits * _weights(bits.shape[1])).sum(axis=1, dtype=np.uint64))
+
+
+@cache
+def _weights(n_slices: int) -> NumberArray:
+    """Return odd numbers of 64 bits [n_slices], the same in every run.
+
+    Odd: no two profiles that differ in one slice have the same sum.
+    """
+    drawn = np.random.default_rng(1).integers(2**64, size=n_slices, dtype=np.uint64)
+    return np.asarray(drawn | np.uint64(1))
 
 
 def noisy_points(profile: ProfileArray, config: GuardConfig) -> BoolArray:
