@@ -12,10 +12,12 @@ Which of them is right depends on how the offset moves, which nobody says: every
 next observation, and the better it does, the more it weighs (multiple-model estimation: D. Magill,
 IEEE Trans. Autom. Control 10, 1965, 434). An observation far from what a filter foresaw ends that
 filter's past. An LSTM over the same observations says how far each is to be trusted, and with a network
-corrects the weights.
+corrects the weights. It also gives an estimate of its own, of all it has seen, which is mixed as one filter
+more: how a bunch changed with what was applied tells of a phase that no single profile shows.
 
 Everything is learnt but the speeds of forgetting and where the past ends, with the rest of the actor: from
-the same critic, and with `estimate_weight` from the error of each observation's own estimate.
+the same critic, and with `estimate_weight` from the errors of each observation's own estimate and of the
+LSTM's.
 """
 
 from __future__ import annotations
@@ -50,6 +52,8 @@ SHORT = 0.3
 """Length of what the encoder gives below which it says hardly anything."""
 SHORTEST = 1e-4
 """Length of a sum below which its logarithm says no more."""
+FIRST_WEIGHT = -3.0
+"""Logarithmic weight of the LSTM's estimate, relative to the best filter's, where learning begins."""
 CUT_RAD = math.radians(10.0)
 """Distance from pi within which a logarithmic scale goes back to 0: there is no jump at the cut."""
 
@@ -130,14 +134,19 @@ class FilterMemory(SequenceMemory):
         )
         n_encoded = self.n_features
         self.says = nn.Linear(n_encoded, 2)
+        # How far this observation is to be trusted; the LSTM's estimate, and how far that is.
         self.trusts = nn.Linear(n_encoded + layers.lstm[-1], 1)
-        nn.init.zeros_(self.trusts.weight)
-        nn.init.zeros_(self.trusts.bias)
+        self.recalls = nn.Linear(n_encoded + layers.lstm[-1], 2)
+        self.trusts_recalled = nn.Linear(n_encoded + layers.lstm[-1], 1)
+        for layer in (self.trusts, self.trusts_recalled):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
         self.register_buffer("keeps", torch.tensor(keeps), persistent=False)
         self.log_sharpness = nn.Parameter(torch.zeros(()))
         self.half_range_rad = half_range_rad
         self.n_filters = len(keeps)
-        self.n_memory += 5 * self.n_filters + 2
+        self.n_mixed = self.n_filters + 1
+        self.n_memory += 5 * self.n_filters + 8
 
     @property
     def carried(self) -> dict[str, int]:
@@ -171,15 +180,31 @@ class FilterMemory(SequenceMemory):
         x = torch.cat((encoded, self.past(previous), fine(moved), fine(known)), dim=-1)
         out, lstm_state = self.lstm(x, before)
         with torch.autocast(observations.device.type, enabled=False):
-            trust = self.trusts(torch.cat((out, encoded), dim=-1).to(whole))
-            log_weight = LOG_MIDDLE + LOG_RANGE * torch.tanh(trust / LOG_RANGE)
-            averages, bank = self._average(vectors, log_weight, applied, bank)
-        memory = torch.cat((self.behind(out), averages, said, log_weight), dim=-1)
-        return memory, encoded, (*lstm_state, *bank, latest[-1])
+            everything = torch.cat((out, encoded), dim=-1).to(whole)
+            log_weight = bounded(self.trusts(everything))
+            (seen, weights, averages), bank = self._average(vectors, log_weight, applied, bank)
+            towards = self.recalls(everything)
+            recalled = torch.atan2(towards[..., 1:], towards[..., :1])
+            log_recalled = bounded(self.trusts_recalled(everything))
+            parts = (
+                self.behind(out),
+                seen,
+                fine(wrap(recalled.detach() - known)),
+                (log_recalled.detach() - LOG_MIDDLE) / LOG_RANGE,
+                weights,
+                torch.full_like(recalled, FIRST_WEIGHT),
+                averages,
+                recalled,
+                said,
+                recalled,
+                log_weight,
+                log_recalled,
+            )
+        return torch.cat(parts, dim=-1), encoded, (*lstm_state, *bank, latest[-1])
 
     def _average(
         self, vector: Tensor, log_weight: Tensor, applied: Tensor, bank: MemoryState
-    ) -> tuple[Tensor, MemoryState]:
+    ) -> tuple[tuple[Tensor, Tensor, Tensor], MemoryState]:
         """Run the bank over a sequence.
 
         Args:
@@ -189,9 +214,9 @@ class FilterMemory(SequenceMemory):
             bank: cosine, sine, misses [batch, n_filters], and predictions [batch, 1].
 
         Returns:
-            [time, batch, 5 n_filters]: misses and lengths of the sums on a logarithmic scale, averages
-            relative to what the observation says, logarithmic weights, averages; and the bank after the
-            last step.
+            What the head sees of it [time, batch, 3 n_filters]: misses, and lengths of the sums and
+            averages relative to what the observation says on a logarithmic scale. Logarithmic weights and
+            averages [time, batch, n_filters]. The bank after the last step.
         """
         cosine, sine, misses, predictions = bank[:4]
         # In the frame of the phase before the sequence nothing has to be turned.
@@ -208,15 +233,15 @@ class FilterMemory(SequenceMemory):
         misses, predictions = fading.sums(unforeseen, misses), fading.sums(begun, predictions)
         behind = misses - misses.amin(dim=-1, keepdim=True)
         length = torch.sqrt(x.square() + y.square() + SHORTEST**2)
-        parts = (
+        seen = (
             behind / (predictions + 1.0),
             (torch.log(length) - LOG_MIDDLE) / LOG_RANGE,
             fine(wrap(averages.detach() - target)),
-            -torch.exp(self.log_sharpness) * behind,
-            wrap(averages - turned),
         )
+        weights = -torch.exp(self.log_sharpness) * behind
         last = (x[-1] * ahead[-1] + y[-1] * aside[-1], y[-1] * ahead[-1] - x[-1] * aside[-1])
-        return torch.cat(parts, dim=-1), (*last, misses[-1], predictions[-1])
+        whole = (torch.cat(seen, dim=-1), weights, wrap(averages - turned))
+        return whole, (*last, misses[-1], predictions[-1])
 
     @torch.no_grad()
     def _followed(
@@ -248,22 +273,27 @@ class FilterMemory(SequenceMemory):
             x, y = share * x + x_now[t], share * y + y_now[t]
         return target, torch.stack(kept), torch.stack(unforeseen), torch.stack(known)
 
-    def parts(self, memory: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def parts(self, memory: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Take a memory [..., n_memory] apart.
 
         Returns:
-            What the head sees [..., n_seen]; logarithmic weights of the filters [..., n_filters]; their
-            averages [..., n_filters], rad; of the present observation [..., 2] what it says by itself,
-            rad, and its logarithmic weight.
+            What the head sees [..., n_seen]; logarithmic weights of what is mixed [..., n_mixed]: the
+            filters, then the LSTM's estimate; these [..., n_mixed], rad; what the present observation says
+            by itself and the LSTM's estimate [..., 2], rad; logarithmic weights of these two [..., 2].
         """
-        widths = [self.n_seen, self.n_filters, self.n_filters, 2]
-        seen, weights, averages, says = torch.split(memory, widths, dim=-1)
-        return seen, weights, averages, says
+        widths = [self.n_seen, self.n_mixed, self.n_mixed, 2, 2]
+        seen, weights, averages, estimates, trusted = torch.split(memory, widths, dim=-1)
+        return seen, weights, averages, estimates, trusted
 
     @property
     def n_seen(self) -> int:
         """Length of what the head sees of the memory."""
-        return self.n_memory - 2 * self.n_filters - 2
+        return self.n_memory - 2 * self.n_mixed - 4
+
+
+def bounded(trust: Tensor) -> Tensor:
+    """Return logarithmic weights of what a layer gives: within `LOG_RANGE` of the middle one."""
+    return LOG_MIDDLE + LOG_RANGE * torch.tanh(trust / LOG_RANGE)
 
 
 def log_spread(log_weight: Tensor) -> Tensor:

@@ -119,7 +119,8 @@ class Actor(nn.Module):
 
 
 class FilterActor(Actor):
-    """From the averages of a bank of filters to the action before tanh: the change that is wanted, mixed."""
+    """From the averages of a bank of filters, and the LSTM's estimate, to the action before tanh: the change
+    that is wanted, mixed."""
 
     memory: FilterMemory
 
@@ -129,31 +130,32 @@ class FilterActor(Actor):
         nn.init.zeros_(self.head.bias)
 
     def _ends(self, task: TaskSpec) -> tuple[int, int]:
-        return self.memory.n_seen, self.memory.n_filters
+        return self.memory.n_seen, self.memory.n_mixed
 
     def decide(self, memory: Tensor, features: Tensor) -> Tensor:
-        """See `Actor`; what the head gives are corrections to the filters' weights."""
-        seen, log_weights, averages, _ = self.memory.parts(memory)
+        """See `Actor`; what the head gives are corrections to the weights."""
+        seen, log_weights, averages, *_ = self.memory.parts(memory)
         correction = super().decide(seen, features)
         unit = mixed(log_weights + correction, averages) / self.memory.half_range_rad
         unit = unit.clamp(-LARGEST_SQUASHED, LARGEST_SQUASHED)
         return 0.5 * (torch.log1p(unit) - torch.log1p(-unit))  # atanh, which has no export
 
     def estimate_error(self, memory: Tensor, truth: Tensor) -> Tensor:
-        """Return how wrong the estimates of each observation are [...].
+        """Return how wrong what each observation says by itself and the LSTM's estimate are [...], summed.
 
-        As the reward `fine-error` has it, and how unlikely they are for what it says of its spread.
+        As the reward `fine-error` has it, and how unlikely they are for what is said of their spread.
 
         Args:
             memory: [..., n_memory].
             truth: privileged features [..., n_truth].
         """
-        *_, says = self.memory.parts(memory)
-        error = wrap(says[..., 0] + math.pi * truth[..., 0])
+        *_, estimates, log_weight = self.memory.parts(memory)
+        error = wrap(estimates + math.pi * truth[..., :1])
         degrees = torch.rad2deg(error).abs()
         wrong = torch.log1p(degrees / FINE_DEG) + degrees / COARSE_DEG
-        # How far it is to be trusted is learnt from its errors, and does not change them.
-        return wrong + surprise(error.detach(), says[..., 1]) + log_spread(says[..., 1])
+        # How far each is to be trusted is learnt from its errors, and does not change them.
+        wrong = wrong + surprise(error.detach(), log_weight) + log_spread(log_weight)
+        return wrong.sum(dim=-1)
 
 
 def build_actor(task: TaskSpec, config: LstmTd3Config) -> Actor:

@@ -58,9 +58,9 @@ class LstmTd3Config:
     """`sequence` on the beam: the actor's memory also averages, in one fading-memory filter for each of these
     numbers: the share of what it knows that the filter keeps at a step (1: all). Empty: none."""
     estimate_weight: float = 0.0
-    """With `filters`: weight of the error of what each observation alone says, and of the likelihood of that
-    error for how far it says that it is to be trusted, beside the critic's value. It is the privileged
-    error: the actor learns from it but never sees it."""
+    """With `filters`: weight of the errors of what each observation alone says and of the LSTM's estimate,
+    and of the likelihood of these errors for how far both are said to be trusted, beside the critic's value.
+    They are privileged errors: the actor learns from them but never sees them."""
     actor: LayersConfig = LayersConfig()
     """Layers of the actor."""
     critic: LayersConfig = LayersConfig()

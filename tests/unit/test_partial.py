@@ -75,6 +75,17 @@ def test_what_others_play_is_not_what_was_asked_for() -> None:
     assert moved[others].std() == pytest.approx(45.0 / math.sqrt(3.0), rel=0.15)
 
 
+def test_others_may_be_of_all_sizes() -> None:
+    """A range of sizes is drawn evenly in its logarithm, to both sides alike."""
+    backend = opened(other_chance=1.0, other_deg=[0.5, 128.0])
+    backend.start()
+    moved = moved_deg(backend, 0.0)
+    assert np.abs(moved).min() >= 0.5 - 1e-9
+    assert np.abs(moved).max() <= 128.0 + 1e-9
+    assert (np.abs(moved) < 8.0).mean() == pytest.approx(0.5, abs=0.1)  # the geometric middle
+    assert (moved > 0.0).mean() == pytest.approx(0.5, abs=0.1)
+
+
 def test_others_keep_the_limits_of_the_machine() -> None:
     """However long they move it about, what is applied is in range, so that the next setpoint is taken."""
     backend = opened(other_chance=1.0, other_deg=180.0)
@@ -120,6 +131,8 @@ def test_flat_parts_are_drawn_in_their_share() -> None:
         ({"slew_share": 1.5}, "slew_share must be 0 to 1, not 1.5"),
         ({"other_chance": 2.0}, "other_chance must be 0 to 1"),
         ({"other_deg": 200.0}, "other_deg must be 0 to 180 degrees"),
+        ({"other_deg": [5.0, 200.0]}, "other_deg must be 0 to 180 degrees, not 5 to 200"),
+        ({"other_deg": [0.0, 20.0]}, "must begin above 0"),
         ({"flat_share": 1.5}, "flat_share must be 0 to 1, not 1.5"),
         (
             {"flat_share": 0.5, "machine": None, "program": "psb-2gev"},

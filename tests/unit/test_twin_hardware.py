@@ -78,6 +78,28 @@ def test_a_change_settles_from_cycle_to_cycle():
     np.testing.assert_allclose(truth.phi2_rad, reading.applied_rad - truth.offset_rad, atol=1e-12)
 
 
+def left_of_a_change(backend, moved=0.5):
+    """Play a change and return the share of it that the cavity has still to come to [points]."""
+    reading = backend.play(backend.start().applied_rad + moved)
+    return (reading.applied_rad - reading.readback_rad) / moved
+
+
+def test_each_episode_has_a_lag_of_its_own():
+    """Of a range unrelated rows draw each their own, a cycle's points one together, each episode anew."""
+    rows = open_backend(
+        machine="psb", rows=300, n_slices=32, seed=3, distinct=5, settling_cycles=(0.2, 0.8)
+    )
+    left = left_of_a_change(rows)
+    cycles = -1.0 / np.log(left)
+    assert 0.2 <= cycles.min() < 0.25
+    assert 0.75 < cycles.max() <= 0.8
+    assert np.median(cycles) == pytest.approx(0.5, abs=0.06)
+    points = cycle(settling_cycles=(0.2, 0.8))
+    first, second = left_of_a_change(points), left_of_a_change(points)
+    np.testing.assert_allclose(first, first[0])
+    assert abs(second[0] - first[0]) > 1e-3
+
+
 def test_steps_of_phase():
     """The cavity has multiples of the resolution, at most half a step from what was asked for."""
     backend = cycle(phase_resolution_deg=1.0)
@@ -215,6 +237,7 @@ def test_a_disturbed_offset_moves_the_beam():
     [
         ({"settling_ms": -1.0}, "settling_ms must be 0 to 1000 ms, not -1.0"),
         ({"settling_cycles": math.nan}, "settling_cycles must be 0 to 1000 cycles, not nan"),
+        ({"settling_cycles": (0.3, 1e4)}, "settling_cycles must be 0 to 1000 cycles"),
         (
             {"phase_resolution_deg": 100.0},
             "phase_resolution_deg must be 0 to 90 degrees, not 100.0",

@@ -131,6 +131,8 @@ class SimulationBackend:
         # Where the low-level RF has arrived, and what the cavity has of it.
         self._settled = initial_phi_hw_rad.copy()
         self._at_cavity = initial_phi_hw_rad.copy()
+        # What of a change the loops still have to come to a cycle later, in each row's episode.
+        self._left = np.zeros(points)
         self._shots = None
         if draw.scenario.scatters:
             self._shots = Shots(draw, ctime_ms=description.ctime_ms)
@@ -193,6 +195,7 @@ class SimulationBackend:
             self._shots.begin(drawn, rows)
         self._setpoint[rows] = self._initial[rows]
         self._settled[rows] = self._initial[rows]
+        self._left[rows] = self._new_lag(rows.size)
         self._drive(rows)
         self._clean[rows] = np.nan
         self._monitor = self._draw_monitor(rows)
@@ -245,6 +248,11 @@ class SimulationBackend:
         if self.description.ctime_ms is not None:
             return np.full(count, self._rng.uniform(-math.pi, math.pi))
         return self._rng.uniform(-math.pi, math.pi, count)
+
+    def _new_lag(self, count: int) -> FloatArray:
+        """Return `Hardware.left` of rows that begin an episode [count]; a cycle's points share one."""
+        one = self.description.ctime_ms is not None
+        return np.resize(self._draw.scenario.hardware.left(1 if one else count, self._rng), count)
 
     def submit(self, phi_hw_rad: FloatArray, cycle: int, deadline_s: float) -> Receipt:
         """Set the phase function from `cycle` on; see `memrl_ctrl.backend.BeamBackend.submit`."""
@@ -302,7 +310,7 @@ class SimulationBackend:
     def _drive(self, rows: NDArray[np.int64]) -> None:
         """Have the low-level RF follow the setpoint for a cycle, in `rows`."""
         hardware = self._draw.scenario.hardware
-        settled = hardware.settled(self._setpoint, self._settled)
+        settled = hardware.settled(self._setpoint, self._settled, self._left)
         at_cavity = hardware.at_cavity(settled, self.description.ctime_ms)
         self._settled[rows], self._at_cavity[rows] = settled[rows], at_cavity[rows]
 

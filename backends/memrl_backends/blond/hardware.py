@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memrl_ctrl.errors import UsageError
+from memrl_ctrl.ranges import Range
 
 FloatArray = NDArray[np.float64]
 
@@ -42,9 +43,10 @@ class Hardware:
     generator_slope_deg_per_ms: float = math.inf
     """Largest slope that the generator plays along the cycle, degrees per ms. It follows a steeper
     function as fast as it can; the machine's own limit, which refuses such a function, is another."""
-    settling_cycles: float = 0.0
+    settling_cycles: float | Range = 0.0
     """Time constant of the lag from cycle to cycle, cycles; 0 follows at once. After n cycles
-    exp(-n / settling_cycles) of a change is still to come."""
+    exp(-n / settling_cycles) of a change is still to come. Of a range each episode draws its own, all points
+    of a cycle the same."""
     settling_ms: float = 0.0
     """Time constant of the lag along the cycle, ms; 0 follows at once."""
     readback_noise_deg: float = 0.0
@@ -54,8 +56,11 @@ class Hardware:
         """Refuse a hardware that cannot be."""
         for name, (low, high, unit) in POSSIBLE.items():
             value = getattr(self, name)
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not low <= value <= high:
+            ends = value if name == "settling_cycles" and isinstance(value, tuple) else (value,)
+            numbers = all(
+                isinstance(end, int | float) and not isinstance(end, bool) for end in ends
+            )
+            if not numbers or not low <= min(ends) <= max(ends) <= high:
                 allowed = f"at least {low:g}" if math.isinf(high) else f"{low:g} to {high:g}"
                 raise UsageError(f"{name} must be {allowed} {unit}, not {value!r}")
 
@@ -64,17 +69,29 @@ class Hardware:
         """Whether the cavity has what was applied, and the readback says so."""
         return self == PERFECT
 
-    def settled(self, applied_rad: FloatArray, before_rad: FloatArray) -> FloatArray:
+    def left(self, count: int, rng: np.random.Generator) -> FloatArray:
+        """Return what of a change is still to come one cycle later, 0 to 1 [count], for an episode.
+
+        Draws only where there is a range.
+        """
+        if isinstance(self.settling_cycles, tuple):
+            cycles = rng.uniform(*self.settling_cycles, count)
+        else:
+            cycles = np.full(count, float(self.settling_cycles))
+        lags = cycles > 0.0
+        return np.where(lags, np.exp(-1.0 / np.where(lags, cycles, 1.0)), 0.0)
+
+    def settled(
+        self, applied_rad: FloatArray, before_rad: FloatArray, left: FloatArray
+    ) -> FloatArray:
         """Return the function [points] that the loops have arrived at in this cycle, rad.
 
         Args:
             applied_rad: what plays in this cycle [points].
             before_rad: where the loops had arrived in the cycle before [points].
+            left: see `left` [points].
         """
         target = self._stepped(applied_rad)
-        if self.settling_cycles <= 0.0:
-            return target
-        left = math.exp(-1.0 / self.settling_cycles)
         return target + left * (before_rad - target)
 
     def at_cavity(self, settled_rad: FloatArray, ctime_ms: FloatArray | None) -> FloatArray:

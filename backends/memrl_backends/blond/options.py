@@ -64,14 +64,14 @@ def open_backend(
     v2_error: float | Sequence[float] = 0.0,
     phase_resolution_deg: float = 0.0,
     generator_slope_deg_per_ms: float = math.inf,
-    settling_cycles: float = 0.0,
+    settling_cycles: float | Sequence[float] = 0.0,
     settling_ms: float = 0.0,
     readback_noise_deg: float = 0.0,
     slew_share: float = 0.0,
     slew_deg: float | Sequence[float] = (3.0, 60.0),
     hold_chance: float = 0.0,
     other_chance: float = 0.0,
-    other_deg: float = 90.0,
+    other_deg: float | Sequence[float] = 90.0,
     flat_share: float = 0.0,
     one_bunch: bool = False,
     noise: float | Sequence[float] = 0.02,
@@ -119,7 +119,8 @@ def open_backend(
         phase_resolution_deg: step of the function generator and of the readback; see `Hardware`, also
             for the next four.
         generator_slope_deg_per_ms: largest slope that the generator plays.
-        settling_cycles: time constant of the lag from cycle to cycle, cycles.
+        settling_cycles: time constant of the lag from cycle to cycle, cycles, number or range: each episode
+            draws its own.
         settling_ms: time constant of the lag along the cycle, ms; unrelated rows have none.
         readback_noise_deg: standard deviation of the readback's noise.
         slew_share: share of the episodes in which limits cut what is asked for; for unrelated
@@ -128,7 +129,8 @@ def open_backend(
         hold_chance: chance in each shot that a setpoint is not taken; for unrelated conditions.
         other_chance: chance in each shot that another change is played than the one asked for, as an
             operator's; for unrelated conditions.
-        other_deg: largest such change, in both directions.
+        other_deg: largest such change, in both directions, drawn evenly up to it; or a range, drawn evenly in
+            its logarithm: changes of all sizes.
         flat_share: share of the conditions of a machine's operating range that are where the field hardly
             rises: in the lowest tenth of its derivative's range.
         one_bunch: `filling` is that of the smallest bucket of the program's cycle, as for one bunch that goes
@@ -199,7 +201,7 @@ def open_backend(
         hardware=Hardware(
             phase_resolution_deg=phase_resolution_deg,
             generator_slope_deg_per_ms=generator_slope_deg_per_ms,
-            settling_cycles=settling_cycles,
+            settling_cycles=_range_or_number("settling_cycles", settling_cycles),
             settling_ms=settling_ms,
             readback_noise_deg=readback_noise_deg,
         ),
@@ -208,7 +210,7 @@ def open_backend(
             slew_rad=_radians("slew_deg", slew_deg),
             hold_chance=_number("hold_chance", hold_chance),
             other_chance=_number("other_chance", other_chance),
-            other_rad=math.radians(_number("other_deg", other_deg)),
+            other_rad=_sizes("other_deg", other_deg),
         ),
         flat_share=flat_share,
         one_bunch=one_bunch,
@@ -290,6 +292,27 @@ def _number(name: str, value: float) -> float:
     if low != high:
         raise UsageError(f"{name} is one number, not a range: {value!r}")
     return low
+
+
+def _range_or_number(name: str, value: float | Sequence[float]) -> float | Range:
+    """Return a number as it is given, to be refused where it belongs, or a range."""
+    return as_range(name, value) if isinstance(value, Sequence) else value
+
+
+def _sizes(name: str, value: float | Sequence[float]) -> Range:
+    """Return a range of degrees in rad; one number is the largest of a range from 0.
+
+    Raises:
+        UsageError: a range that begins at 0: it has no logarithm.
+    """
+    low, high = _radians(name, value)
+    if low == high:
+        return 0.0, high
+    if low <= 0.0:
+        raise UsageError(
+            f"{name} as a range is drawn evenly in its logarithm and must begin above 0: {value!r}"
+        )
+    return low, high
 
 
 def _radians(name: str, value: float | Sequence[float]) -> Range:

@@ -38,8 +38,9 @@ class Partial:
     other_chance: float = 0.0
     """Chance, each shot of each row, that something else is played: an operator's change, or the way round
     the circle that the guard chose for all points together."""
-    other_rad: float = 0.5 * math.pi
-    """Largest such change, drawn evenly in both directions, rad."""
+    other_rad: Range = (0.0, 0.5 * math.pi)
+    """Size of such a change, in both directions: drawn evenly from 0 to the second number, or evenly in the
+    logarithm where the first is above 0, rad."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
@@ -47,15 +48,13 @@ class Partial:
             value = getattr(self, name)
             if not 0.0 <= value <= 1.0:
                 raise UsageError(f"{name} must be 0 to 1, not {value:g}")
-        if not 0.0 <= self.other_rad <= math.pi:
-            raise UsageError(
-                f"other_deg must be 0 to 180 degrees, not {math.degrees(self.other_rad):g}"
-            )
+        low, high = self.other_rad
+        if not 0.0 <= low <= high <= math.pi:
+            raise UsageError(f"other_deg must be 0 to 180 degrees, not {_degrees(self.other_rad)}")
         low, high = self.slew_rad
         if not (0.0 < low <= high <= math.pi or self.slew_share == 0.0):
             raise UsageError(
-                f"slew_deg must be above 0 and at most 180 degrees, not {math.degrees(low):g} to "
-                f"{math.degrees(high):g}"
+                f"slew_deg must be above 0 and at most 180 degrees, not {_degrees(self.slew_rad)}"
             )
 
     @property
@@ -84,8 +83,7 @@ class Allowed:
     def begin(self, rows: Rows, rng: np.random.Generator) -> None:
         """Draw what rows that begin an episode are allowed."""
         if self._partial.slew_share > 0.0:
-            low, high = self._partial.slew_rad
-            drawn = np.exp(rng.uniform(math.log(low), math.log(high), rows.size))
+            drawn = _even_in_logarithm(self._partial.slew_rad, rows.size, rng)
             limited = rng.random(rows.size) < self._partial.slew_share
             self._slew[rows] = np.where(limited, drawn, math.inf)
 
@@ -97,8 +95,23 @@ class Allowed:
         if self._partial.hold_chance > 0.0:
             moved = np.where(rng.random(moved.size) < self._partial.hold_chance, 0.0, moved)
         if self._partial.other_chance > 0.0:
-            most = self._partial.other_rad
-            other = held_rad + rng.uniform(-most, most, moved.size)
+            other = held_rad + self._others(moved.size, rng)
             other = np.clip(other, self._limits.min_rad, self._limits.max_rad) - held_rad
             moved = np.where(rng.random(moved.size) < self._partial.other_chance, other, moved)
         return np.asarray(held_rad + moved)
+
+    def _others(self, count: int, rng: np.random.Generator) -> FloatArray:
+        """Draw changes [count] that others make, rad."""
+        low, high = self._partial.other_rad
+        if low == 0.0:
+            return rng.uniform(-high, high, count)
+        size = _even_in_logarithm((low, high), count, rng)
+        return np.where(rng.random(count) < 0.5, -size, size)
+
+
+def _even_in_logarithm(span: Range, count: int, rng: np.random.Generator) -> FloatArray:
+    return np.exp(rng.uniform(math.log(span[0]), math.log(span[1]), count))
+
+
+def _degrees(span: Range) -> str:
+    return " to ".join(f"{math.degrees(end):g}" for end in span)
