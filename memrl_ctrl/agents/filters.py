@@ -11,9 +11,10 @@ step or over a whole sequence at once.
 Which of them is right depends on how the offset moves, which nobody says: every filter predicts the
 next observation, and the better it does, the more it weighs (multiple-model estimation: D. Magill,
 IEEE Trans. Autom. Control 10, 1965, 434). An observation far from what a filter foresaw ends that
-filter's past. An LSTM over the same observations says how far each is to be trusted, and with a network
-corrects the weights. It also gives an estimate of its own, of all it has seen, which is mixed as one filter
-more: how a bunch changed with what was applied tells of a phase that no single profile shows.
+filter's past. A network that sees how well each foresaw, and nothing else, corrects the weights. An LSTM
+over the same observations says how far each is to be trusted. It also gives an estimate of its own, of all
+it has seen, which is mixed as one filter more: how a bunch changed with what was applied tells of a phase
+that no single profile shows.
 
 Everything is learnt but the speeds of forgetting and where the past ends, with the rest of the actor: from
 the same critic, and with `estimate_weight` from the errors of each observation's own estimate and of the
@@ -52,6 +53,9 @@ SHORT = 0.3
 """Length of what the encoder gives below which it says hardly anything."""
 SHORTEST = 1e-4
 """Length of a sum below which its logarithm says no more."""
+MOST_BEHIND = 20.0
+"""By how much more than the least surprised filter one was surprised: beyond it the head sees it on a
+logarithmic scale only."""
 FIRST_WEIGHT = -3.0
 """Logarithmic weight of the LSTM's estimate, relative to the best filter's, where learning begins."""
 CUT_RAD = math.radians(10.0)
@@ -146,7 +150,9 @@ class FilterMemory(SequenceMemory):
         self.half_range_rad = half_range_rad
         self.n_filters = len(keeps)
         self.n_mixed = self.n_filters + 1
-        self.n_memory += 5 * self.n_filters + 8
+        self.n_seen = 5 * self.n_filters + 4
+        """Length of what the head sees of the memory."""
+        self.n_memory = self.n_seen + 2 * self.n_mixed + 4
 
     @property
     def carried(self) -> dict[str, int]:
@@ -187,9 +193,9 @@ class FilterMemory(SequenceMemory):
             recalled = torch.atan2(towards[..., 1:], towards[..., :1])
             log_recalled = bounded(self.trusts_recalled(everything))
             parts = (
-                self.behind(out),
                 seen,
                 fine(wrap(recalled.detach() - known)),
+                (log_weight.detach() - LOG_MIDDLE) / LOG_RANGE,
                 (log_recalled.detach() - LOG_MIDDLE) / LOG_RANGE,
                 weights,
                 torch.full_like(recalled, FIRST_WEIGHT),
@@ -214,9 +220,10 @@ class FilterMemory(SequenceMemory):
             bank: cosine, sine, misses [batch, n_filters], and predictions [batch, 1].
 
         Returns:
-            What the head sees of it [time, batch, 3 n_filters]: misses, and lengths of the sums and
-            averages relative to what the observation says on a logarithmic scale. Logarithmic weights and
-            averages [time, batch, n_filters]. The bank after the last step.
+            What the head sees of it [time, batch, 5 n_filters + 1]: misses; on a logarithmic scale misses,
+            lengths of the sums, and averages relative to what the observation says, in rad and in its
+            spreads; number of predictions. Logarithmic weights and averages [time, batch, n_filters]. The
+            bank after the last step.
         """
         cosine, sine, misses, predictions = bank[:4]
         # In the frame of the phase before the sequence nothing has to be turned.
@@ -232,12 +239,18 @@ class FilterMemory(SequenceMemory):
         fading = _Fading(torch.full_like(log_kept[:, :1, :1], math.log(MISSES_KEPT)))
         misses, predictions = fading.sums(unforeseen, misses), fading.sums(begun, predictions)
         behind = misses - misses.amin(dim=-1, keepdim=True)
-        length = torch.sqrt(x.square() + y.square() + SHORTEST**2)
-        seen = (
-            behind / (predictions + 1.0),
-            (torch.log(length) - LOG_MIDDLE) / LOG_RANGE,
-            fine(wrap(averages.detach() - target)),
-        )
+        with torch.no_grad():
+            length = torch.sqrt(x.square() + y.square() + SHORTEST**2)
+            aside_rad = wrap(averages - target)
+            spreads = aside_rad * torch.exp(-log_spread(log_weight))
+            seen = (
+                behind.clamp(max=MOST_BEHIND) / 5.0,
+                torch.log1p(behind),
+                (torch.log(length) - LOG_MIDDLE) / LOG_RANGE,
+                fine(aside_rad),
+                torch.sign(spreads) * torch.log1p(spreads.abs()),
+                torch.log1p(predictions) / 3.0,
+            )
         weights = -torch.exp(self.log_sharpness) * behind
         last = (x[-1] * ahead[-1] + y[-1] * aside[-1], y[-1] * ahead[-1] - x[-1] * aside[-1])
         whole = (torch.cat(seen, dim=-1), weights, wrap(averages - turned))
@@ -284,11 +297,6 @@ class FilterMemory(SequenceMemory):
         widths = [self.n_seen, self.n_mixed, self.n_mixed, 2, 2]
         seen, weights, averages, estimates, trusted = torch.split(memory, widths, dim=-1)
         return seen, weights, averages, estimates, trusted
-
-    @property
-    def n_seen(self) -> int:
-        """Length of what the head sees of the memory."""
-        return self.n_memory - 2 * self.n_mixed - 4
 
 
 def bounded(trust: Tensor) -> Tensor:

@@ -99,14 +99,14 @@ class Actor(nn.Module):
         layers = config.actor
         self.memory = build_memory(task, config, layers, acts=True)
         self.current = mlp(self.memory.n_features, layers.current)
-        n_seen, n_out = self._ends(task)
-        n_joined = n_seen + [self.memory.n_features, *layers.current][-1]
+        n_current = [self.memory.n_features, *layers.current][-1]
+        n_joined, n_out = self._ends(task, n_current)
         self.integration = mlp(n_joined, layers.combination)
         self.head = nn.Linear([n_joined, *layers.combination][-1], n_out)
 
-    def _ends(self, task: TaskSpec) -> tuple[int, int]:
-        """Length of what is integrated of the memory, and of what the head gives."""
-        return self.memory.n_memory, task.n_action
+    def _ends(self, task: TaskSpec, n_current: int) -> tuple[int, int]:
+        """Length of what is integrated, and of what the head gives."""
+        return self.memory.n_memory + n_current, task.n_action
 
     def decide(self, memory: Tensor, features: Tensor) -> Tensor:
         """Return the action before tanh [..., n_action]."""
@@ -129,13 +129,18 @@ class FilterActor(Actor):
         nn.init.zeros_(self.head.weight)  # at first the filters weigh as they predict
         nn.init.zeros_(self.head.bias)
 
-    def _ends(self, task: TaskSpec) -> tuple[int, int]:
+    def _ends(self, task: TaskSpec, n_current: int) -> tuple[int, int]:
         return self.memory.n_seen, self.memory.n_mixed
 
     def decide(self, memory: Tensor, features: Tensor) -> Tensor:
-        """See `Actor`; what the head gives are corrections to the weights."""
+        """See `Actor`; what the head gives are corrections to the weights.
+
+        It sees the bank only: with LSTM and encoder too it learns by heart what helps in the conditions that
+        it is trained on.
+        """
         seen, log_weights, averages, *_ = self.memory.parts(memory)
-        correction = super().decide(seen, features)
+        with torch.autocast(seen.device.type, enabled=False):
+            correction = self.head(self.integration(seen))
         unit = mixed(log_weights + correction, averages) / self.memory.half_range_rad
         unit = unit.clamp(-LARGEST_SQUASHED, LARGEST_SQUASHED)
         return 0.5 * (torch.log1p(unit) - torch.log1p(-unit))  # atanh, which has no export

@@ -218,8 +218,29 @@ def test_training_sees_the_memory_that_acted() -> None:
     torch.testing.assert_close(again[known], batch.action[known], atol=2e-4, rtol=0)
 
 
-def test_the_actor_learns_from_the_error_of_each_observation() -> None:
-    """With `estimate_weight` what an observation alone says comes nearer to the truth."""
+def test_the_lstm_is_mixed_as_one_filter_more_and_nothing_else_of_it() -> None:
+    """With all weight on the last of what is mixed the action is the LSTM's estimate; the head sees the bank
+    only, whatever encoder and LSTM say beside it."""
+    agent, replay, _ = beam_agent(batch_size=16)
+    actor = agent.actor
+    assert isinstance(actor, FilterActor)
+    batch = agent.sample(replay)
+    with torch.no_grad():
+        memory, features = actor.memory.recall(batch, after=False)
+        before = actor.decide(memory, features)
+        torch.testing.assert_close(actor.decide(memory, features + 1.0), before)
+        actor.head.bias[-1] = 60.0
+        unit = torch.tanh(actor.decide(memory, features))
+    *_, estimates, _ = actor.memory.parts(memory)
+    wanted = (estimates[..., 1:] / actor.memory.half_range_rad).clamp(-0.9999, 0.9999)
+    assert not torch.allclose(torch.tanh(before), unit)
+    torch.testing.assert_close(unit, wanted, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_the_actor_learns_from_the_error_of_each_estimate(which: int) -> None:
+    """With `estimate_weight` what an observation alone says comes nearer to the truth, and so does what the
+    LSTM makes of all of them."""
     agent, replay, _ = beam_agent(
         estimate_weight=1.0, batch_size=32, actor_lr=3e-3, policy_delay=1, gamma=0.0
     )
@@ -230,7 +251,9 @@ def test_the_actor_learns_from_the_error_of_each_observation() -> None:
     def wrong() -> float:
         with torch.no_grad():
             memory, _ = actor.memory.recall(batch, after=False)
-            return float(actor.estimate_error(memory, batch.truth)[batch.valid > 0].mean())
+            *_, estimates, _ = actor.memory.parts(memory)
+            error = wrap(estimates[..., which] + math.pi * batch.truth[..., 0])
+            return float(error.abs()[batch.valid > 0].mean())
 
     before = wrong()
     for _ in range(60):

@@ -126,6 +126,11 @@ _BASE = (
             {"fault": "offset_jump", "at_cycle": [22], "offset_deg": -25.0},
         ),
     ),
+    Condition(
+        name="lag",
+        words="still, a cavity that lags by 0.3 cycles: 4 % of a change come a shot later",
+        options={"settling_cycles": 0.3},
+    ),
     Condition(name="1e13", words="intensity of 1e13 protons", options={"intensity": 1e13}),
     Condition(
         name="flipped",
