@@ -48,7 +48,7 @@ wheel: $(STAMP)
 	$(BIN)/check-wheel-contents build/wheel/*.whl
 
 tests: $(STAMP)
-	$(BIN)/pytest -m "not slow" -n 2
+	$(BIN)/pytest -m "not slow" -n 2 --hypothesis-profile=ci
 
 coverage-guard: $(STAMP) ## Branch coverage of the guard by its own tests; below 100 % fails
 	$(BIN)/coverage run --branch --source=memrl_deploy.guard --data-file=build/coverage-guard -m pytest -q tests/unit/test_guard*.py

@@ -117,7 +117,7 @@ class FilterMemory(SequenceMemory):
 
     Args:
         n_observation: length of an observation.
-        layers: of encoder and LSTM; `current` is empty, as the head sees the encoder's output.
+        layers: of encoder and LSTM; `current` is empty.
         keeps: share of its sum that each filter keeps at a step.
         half_range_rad: what the unit action 1 means, rad.
     """
