@@ -16,9 +16,11 @@ over the same observations says how far each is to be trusted. It also gives an 
 it has seen, which is mixed as one filter more: how a bunch changed with what was applied tells of a phase
 that no single profile shows.
 
-Everything is learnt but the speeds of forgetting and where the past ends, with the rest of the actor: from
-the same critic, and with `estimate_weight` from the errors of each observation's own estimate and of the
-LSTM's.
+Everything is learnt but the speeds of forgetting and where the past ends: what an observation says, and the
+LSTM's estimate, from the likelihood of their own errors, and the weights from the critic. The critic does
+not touch the estimates. What it values most is no error at all, and an estimate that may be one or the other
+would become the likelier one: after some moves that the phase is right already. Then a phase that is wrong
+stays so.
 """
 
 from __future__ import annotations
@@ -309,7 +311,7 @@ def log_spread(log_weight: Tensor) -> Tensor:
     return math.log(math.radians(SPREAD_DEG)) - 0.5 * (log_weight - LOG_MIDDLE)
 
 
-def surprise(error_rad: Tensor, log_weight: Tensor) -> Tensor:
+def surprise(error_rad: Tensor, log_weight: Tensor, least_rad: float = 0.0) -> Tensor:
     """Return how unlikely errors are for what observations say of their spread: -log p, 0 for no error.
 
     A network that says how wrong it may be learns it from the likelihood of its errors (D. Nix, A. Weigend,
@@ -318,8 +320,12 @@ def surprise(error_rad: Tensor, log_weight: Tensor) -> Tensor:
     Args:
         error_rad: of what they say [...], rad.
         log_weight: of each [...].
+        least_rad: what is added to every spread, in squares.
     """
-    size = (error_rad * torch.exp(-log_spread(log_weight))).square()
+    sharpness = torch.exp(-log_spread(log_weight))
+    size = (error_rad * sharpness).square()
+    if least_rad > 0.0:
+        size = size / (1.0 + (least_rad * sharpness).square())
     return 0.5 * (FREEDOM + 1.0) * torch.log1p(size / FREEDOM)
 
 

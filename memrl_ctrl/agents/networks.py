@@ -16,10 +16,13 @@ from memrl_ctrl.agents.recurrent import Memory, NoMemory, SequenceMemory, Window
 from memrl_ctrl.agents.task import TaskSpec
 from memrl_ctrl.config import LayersConfig, LstmTd3Config
 from memrl_ctrl.errors import UsageError
-from memrl_ctrl.reward import COARSE_DEG, FINE_DEG
 
 OUTCOME_DEG = 0.5
 """Phase error below which the critics' scale is linear, degrees."""
+COARSE_RAD = math.radians(10.0)
+"""Error of an estimate that costs as much as one of about a spread, wherever it comes from."""
+SHARPEST_RAD = math.radians(0.5)
+"""Spread that every estimate is taken to have at least while it learns, or the sharpest would be all."""
 LARGEST_SQUASHED = 0.9999
 """Of an action whose size is known: beyond it the tanh has no slope left."""
 
@@ -136,19 +139,20 @@ class FilterActor(Actor):
         """See `Actor`; what the head gives are corrections to the weights.
 
         It sees the bank only: with LSTM and encoder too it learns by heart what helps in the conditions that
-        it is trained on.
+        it is trained on. What it weighs learns from its own errors (`estimate_error`), not from the action.
         """
         seen, log_weights, averages, *_ = self.memory.parts(memory)
         with torch.autocast(seen.device.type, enabled=False):
             correction = self.head(self.integration(seen))
-        unit = mixed(log_weights + correction, averages) / self.memory.half_range_rad
+        unit = mixed(log_weights + correction, averages.detach()) / self.memory.half_range_rad
         unit = unit.clamp(-LARGEST_SQUASHED, LARGEST_SQUASHED)
         return 0.5 * (torch.log1p(unit) - torch.log1p(-unit))  # atanh, which has no export
 
     def estimate_error(self, memory: Tensor, truth: Tensor) -> Tensor:
         """Return how wrong what each observation says by itself and the LSTM's estimate are [...], summed.
 
-        As the reward `fine-error` has it, and how unlikely they are for what is said of their spread.
+        How unlikely their errors are for what is said of their spread: an estimate that does not know goes to
+        the middle of what is likely, not to where the reward would be highest.
 
         Args:
             memory: [..., n_memory].
@@ -156,11 +160,10 @@ class FilterActor(Actor):
         """
         *_, estimates, log_weight = self.memory.parts(memory)
         error = wrap(estimates + math.pi * truth[..., :1])
-        degrees = torch.rad2deg(error).abs()
-        wrong = torch.log1p(degrees / FINE_DEG) + degrees / COARSE_DEG
         # How far each is to be trusted is learnt from its errors, and does not change them.
-        wrong = wrong + surprise(error.detach(), log_weight) + log_spread(log_weight)
-        return wrong.sum(dim=-1)
+        wrong = surprise(error, log_weight.detach(), SHARPEST_RAD) + error.abs() / COARSE_RAD
+        trust = surprise(error.detach(), log_weight) + log_spread(log_weight)
+        return (wrong + trust).sum(dim=-1)
 
 
 def build_actor(task: TaskSpec, config: LstmTd3Config) -> Actor:

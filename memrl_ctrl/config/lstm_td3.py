@@ -58,9 +58,10 @@ class LstmTd3Config:
     """`sequence` on the beam: the actor's memory also averages, in one fading-memory filter for each of these
     numbers: the share of what it knows that the filter keeps at a step (1: all). Empty: none."""
     estimate_weight: float = 0.0
-    """With `filters`: weight of the errors of what each observation alone says and of the LSTM's estimate,
-    and of the likelihood of these errors for how far both are said to be trusted, beside the critic's value.
-    They are privileged errors: the actor learns from them but never sees them."""
+    """With `filters`, above 0: weight of the errors of what each observation alone says and of the LSTM's
+    estimate, and of how far both are said to be trusted, beside the critic's value, from which only the
+    weights of what is mixed learn. The errors are privileged: the actor learns from them but never sees
+    them."""
     actor: LayersConfig = LayersConfig()
     """Layers of the actor."""
     critic: LayersConfig = LayersConfig()
@@ -214,6 +215,7 @@ class LstmTd3Config:
             "actor.post_lstm empty",
         )
         require(
-            self.estimate_weight == 0.0 or self.critic_sees_truth,
-            "estimate_weight needs critic_sees_truth: true",
+            self.estimate_weight > 0.0 and self.critic_sees_truth,
+            "what filters average is learnt from the privileged errors of each observation's estimate: give "
+            "estimate_weight above 0, and critic_sees_truth: true",
         )

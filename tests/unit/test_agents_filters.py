@@ -43,6 +43,8 @@ SETTINGS: dict[str, Any] = {
     "memory": "sequence",
     "filters": KEEPS,
     "history_scale": "logarithmic",
+    "estimate_weight": 1.0,
+    "critic_sees_truth": True,
     "actor": SMALL,
     "critic": SMALL,
 }
@@ -180,9 +182,7 @@ def beam_agent(**settings: Any) -> tuple[LstmTd3, Replay, Collector]:
         episode_length=6,
     )
     task = task_of("memrl/BeamPhase-v0", env)
-    config = LstmTd3Config(
-        **{**SETTINGS, "exploration_noise": 0.0, "critic_sees_truth": True, **settings}
-    )
+    config = LstmTd3Config(**{**SETTINGS, "exploration_noise": 0.0, **settings})
     stepper = Stepper(env, task)
     row = stepper.reset(5)
     agent = LstmTd3(task_with_truth(task, row.truth), config, seed=2)
@@ -239,11 +239,9 @@ def test_the_lstm_is_mixed_as_one_filter_more_and_nothing_else_of_it() -> None:
 
 @pytest.mark.parametrize("which", [0, 1])
 def test_the_actor_learns_from_the_error_of_each_estimate(which: int) -> None:
-    """With `estimate_weight` what an observation alone says comes nearer to the truth, and so does what the
-    LSTM makes of all of them."""
-    agent, replay, _ = beam_agent(
-        estimate_weight=1.0, batch_size=32, actor_lr=3e-3, policy_delay=1, gamma=0.0
-    )
+    """What an observation alone says comes nearer to the truth, and so does what the LSTM makes of all of
+    them."""
+    agent, replay, _ = beam_agent(batch_size=32, actor_lr=3e-3, policy_delay=1, gamma=0.0)
     actor = agent.actor
     assert isinstance(actor, FilterActor)
     batch = agent.sample(replay)
@@ -259,6 +257,36 @@ def test_the_actor_learns_from_the_error_of_each_estimate(which: int) -> None:
     for _ in range(60):
         agent.update(replay)
     assert wrong() < 0.8 * before
+
+
+def test_the_reward_teaches_the_weights_and_nothing_of_what_they_weigh() -> None:
+    """Up the critic goes only the head; encoder, LSTM and estimates learn from their own errors."""
+    agent, replay, _ = beam_agent(batch_size=16)
+    actor = agent.actor
+    assert isinstance(actor, FilterActor)
+    memory, features = actor.memory.recall(agent.sample(replay), after=False)
+    actor.decide(memory, features).sum().backward()
+    head = actor.head.weight.grad
+    assert head is not None
+    assert float(head.abs().max()) > 0.0
+    for layer in (actor.memory.says, actor.memory.recalls):
+        assert layer.weight.grad is None or not layer.weight.grad.any()
+
+
+def test_an_estimate_that_does_not_know_goes_between() -> None:
+    """Where the error may as well be none as 20 degrees, the one wanted is neither: a policy that believed in
+    none would never move, and never learn that it is wrong."""
+    agent, _, _ = beam_agent()
+    actor = agent.actor
+    assert isinstance(actor, FilterActor)
+    said = torch.linspace(-5.0, 25.0, 121)
+    memory = torch.zeros(2, len(said), actor.memory.n_memory)
+    memory[..., -4:-2] = torch.deg2rad(said)[:, None]
+    memory[..., -2:] = LOG_MIDDLE + 2.0 * math.log(SPREAD_DEG / 10.0)  # a spread of 10 degrees
+    truth = torch.zeros(2, len(said), agent.task.n_truth)
+    truth[1, :, 0] = -math.radians(20.0) / math.pi
+    best = float(said[actor.estimate_error(memory, truth).mean(dim=0).argmin()])
+    assert 6.0 < best < 14.0
 
 
 @pytest.mark.parametrize("spread_deg", [0.3, 2.0, 15.0])
@@ -319,8 +347,9 @@ def test_figures_of_the_memory_are_those_of_the_lstm() -> None:
         ({"history_scale": "linear"}, "history_scale: logarithmic"),
         ({"action_map": "signed-square"}, "action_map: linear"),
         ({"actor": LayersConfig()}, "actor.current"),
-        ({"estimate_weight": 0.5}, "critic_sees_truth: true"),
-        ({"filters": (), "estimate_weight": 0.5}, "estimate_weight is for filters"),
+        ({"critic_sees_truth": False}, "critic_sees_truth: true"),
+        ({"estimate_weight": 0.0}, "estimate_weight above 0"),
+        ({"filters": ()}, "estimate_weight is for filters"),
     ],
 )
 def test_what_does_not_fit_filters_is_refused(wrong: dict[str, Any], said: str) -> None:

@@ -127,6 +127,8 @@ def test_rounding_alone_is_no_reason_to_refuse(tmp_path: Path) -> None:
             memory="sequence",
             filters=(0.3, 0.8, 0.99),
             history_scale="logarithmic",
+            estimate_weight=1.0,
+            critic_sees_truth=True,
             actor=LayersConfig(current=()),
         ),
     ],
