@@ -49,6 +49,7 @@ def test_figures_are_those_counted_by_hand() -> None:
     assert found["shots_to_2_deg"] == found["shots_to_stay"] == 5.0
     assert found["share_never"] == pytest.approx(1 / 3)
     assert found["share_beyond_5_deg_after_10"] == pytest.approx(1 / 3)
+    assert found["share_resting_beyond_5_deg"] == pytest.approx(1 / 3)
     assert found["late_worst_deg"] == 90.0
     assert found["worst_step_deg"] == 1.0
     assert found["decision_us_a_row"] == pytest.approx(100.0)
@@ -62,6 +63,7 @@ def test_an_excursion_is_no_convergence() -> None:
     found = figures(played(error))
     assert found["shots_to_2_deg"] == 1.0
     assert found["shots_to_stay"] == 4.0
+    assert found["share_resting_beyond_5_deg"] == 0.0
 
 
 def test_nothing_with_a_reference_is_counted_not_guessed() -> None:
@@ -145,6 +147,35 @@ def test_the_bunch_of_a_cycle_fills_its_smallest_bucket(tmp_path: Path) -> None:
     assert (found["bunch"] <= 0.901 * areas.min()).all()
     assert found["still"].max() > 2.0 * areas.min()
     assert "random-bunch" not in CONDITIONS
+
+
+def test_limited_changes_and_a_field_that_hardly_rises(tmp_path: Path) -> None:
+    """Each episode cuts what is asked for to its own limit; `flat` is where the field hardly rises."""
+    (part,) = parts(CONDITIONS["random-flat"], 40, PROGRAMS, tmp_path)
+    task = BeamPhase(40, **part.options)
+    try:
+        task.start(3, None)
+        true = task.backend.conditions()  # type: ignore[attr-defined]
+        applied = []
+        for _ in range(3):
+            before = task.phase_error_rad()
+            task.play(np.full(40, 1.0))
+            applied.append(
+                np.degrees(np.abs(np.angle(np.exp(1j * (task.phase_error_rad() - before)))))
+            )
+    finally:
+        task.close()
+    first, *later = applied
+    known = np.isfinite(first)
+    assert known.sum() > 20
+    assert ((first >= 7.9) & (first <= 40.1))[known].all()
+    assert first[known].std() > 2.0
+    for each in later:
+        np.testing.assert_allclose(each[known], first[known], atol=0.1)
+    assert ((true.emittance_evs >= 0.4) & (true.emittance_evs <= 1.2)).all()
+    assert np.abs(true.b_dot_t_per_s).max() < 0.5
+    assert "flat" not in CONDITIONS
+    assert "random-limited" in CONDITIONS
 
 
 def test_unknown_conditions_are_named() -> None:

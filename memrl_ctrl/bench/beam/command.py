@@ -15,7 +15,7 @@ from cyclopts import Parameter
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from memrl_ctrl import controllers
-from memrl_ctrl.bench.beam.conditions import PROGRAMS, USUAL, Condition, chosen
+from memrl_ctrl.bench.beam.conditions import PROGRAMS, RANDOM, USUAL, Condition, chosen
 from memrl_ctrl.bench.beam.figures import AFTER, AFTER_SHARE, figures
 from memrl_ctrl.bench.beam.picture import draw
 from memrl_ctrl.bench.beam.play import Forgetful, Played, Player, check_player, play
@@ -42,6 +42,7 @@ COLUMNS = (
     f"within 2 deg after {AFTER_SHARE}",
     "late median",
     "late p95",
+    "rest beyond 5",
     "shots to stay",
     "never",
     "worst late",
@@ -261,6 +262,7 @@ def _row(who: Contestant, condition: Condition, found: dict[str, float]) -> dict
                 _or_dash(found.get(f"share_within_2_deg_after_{AFTER_SHARE}", nan)),
                 _or_dash(found.get("late_median_deg", nan)),
                 _or_dash(found.get("late_p95_deg", nan)),
+                _or_dash(found.get("share_resting_beyond_5_deg", nan)),
                 _or_dash(found.get("shots_to_stay", nan)),
                 _or_dash(found.get("share_never", nan)),
                 _or_dash(found.get("late_worst_deg", nan)),
@@ -319,5 +321,7 @@ def _notes(
         f"{episodes} episodes, seed {seed}. Points of {', '.join(programs)}; of the whole operating range "
         "where the name begins with random-. Errors in degrees, without the jitter of the shot itself; "
         "episodes without a reference optimum are counted apart.",
-        *(f"{each.name}: {each.words}." for each in conditions if not each.is_random),
+        *dict.fromkeys(
+            f"{each.name.removeprefix(f'{RANDOM}-')}: {each.words}." for each in conditions
+        ),
     ]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -33,6 +33,9 @@ SHOTS = 30
 OFF = 1.3
 """Model errors: by this factor, 30 % too much."""
 
+LIMITED: Mapping[str, Any] = MappingProxyType({"slew_share": 1.0, "slew_deg": (8.0, 40.0)})
+"""In every episode another largest change a shot."""
+
 MachineChange = Callable[[MachineFile], MachineFile]
 
 
@@ -54,8 +57,8 @@ class Condition:
     shots: int = SHOTS
     default: bool = True
     """Whether `all` holds it."""
-    of_programs: bool = False
-    """Whether it is only of points of programs."""
+    points: Literal["both", "programs", "random"] = "both"
+    """What it is played on: points of programs, uniformly random ones, or both, apart."""
 
     @property
     def is_random(self) -> bool:
@@ -104,7 +107,7 @@ _BASE = (
         name="bunch",
         words="still, emittances as of one bunch along the cycle: 0.5 to 0.9 of its smallest bucket",
         options={"one_bunch": True},
-        of_programs=True,
+        points="programs",
     ),
     Condition(
         name="noise-5", words="still, 5 % noise a slice instead of 2 %", options={"noise": 0.05}
@@ -130,6 +133,17 @@ _BASE = (
         name="lag",
         words="still, a cavity that lags by 0.3 cycles: 4 % of a change come a shot later",
         options={"settling_cycles": 0.3},
+    ),
+    Condition(
+        name="limited",
+        words="still, limits cut every change to 8 to 40 degrees a shot, in each episode to another",
+        options=LIMITED,
+    ),
+    Condition(
+        name="flat",
+        words="limited, where the field hardly rises, with bunches of 0.4 to 1.2 eV s",
+        options={**LIMITED, "flat_share": 1.0, "filling": None, "emittance_evs": (0.4, 1.2)},
+        points="random",
     ),
     Condition(name="1e13", words="intensity of 1e13 protons", options={"intensity": 1e13}),
     Condition(
@@ -164,10 +178,8 @@ _BASE = (
 CONDITIONS: dict[str, Condition] = {
     each.name: each
     for condition in _BASE
-    for each in (
-        condition,
-        *([] if condition.of_programs else [replace(condition, name=f"{RANDOM}-{condition.name}")]),
-    )
+    for each in (condition, replace(condition, name=f"{RANDOM}-{condition.name}"))
+    if condition.points in ("both", "random" if each.is_random else "programs")
 }
 """Every condition by name: on the points of programs, and (`random-…`) on uniformly random ones."""
 

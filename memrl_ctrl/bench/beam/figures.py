@@ -57,6 +57,7 @@ def figures(played: Played, seed: int = 0) -> dict[str, float]:
         "late_worst_deg": float(error[late].max()),
         "late_move_median_deg": float(np.median(applied[-LATE:])),
         "late_move_p95_deg": float(np.percentile(applied[-LATE:], 95)),
+        "share_resting_beyond_5_deg": float(np.mean(np.median(error[late], axis=0) > FAR_DEG)),
         "share_beyond_5_deg_after_10": float(np.mean((error[share_after:] > FAR_DEG).any(axis=0))),
         "shots_to_2_deg": float(np.median(first)),
         "shots_to_stay": float(np.median(stays)),
