@@ -14,7 +14,8 @@ IEEE Trans. Autom. Control 10, 1965, 434). An observation far from what a filter
 filter's past. A network that sees how well each foresaw, and nothing else, corrects the weights. An LSTM
 over the same observations says how far each is to be trusted. It also gives an estimate of its own, of all
 it has seen, which is mixed as one filter more: how a bunch changed with what was applied tells of a phase
-that no single profile shows.
+that no single profile shows. It too has to foresee what observations say, or weighs less: in training nearly
+every phase is right after some shots, and an LSTM that says so of one that is not would never be moved.
 
 Everything is learnt but the speeds of forgetting and where the past ends: what an observation says, and the
 LSTM's estimate, from the likelihood of their own errors, and the weights from the critic. The critic does
@@ -114,8 +115,8 @@ class FilterMemory(SequenceMemory):
     """An LSTM and a bank of filters over the whole episode, the present observation included.
 
     Beside (h, c) of the LSTM it carries, for each filter, its sum of vectors (cosine and sine, towards the
-    wanted change) and the misses of its predictions; the weight of these, and what the last
-    observation said. `parts` takes the memory [..., n_memory] apart.
+    wanted change) and the misses of its predictions, and those of the LSTM's; the weight of these, what the
+    LSTM made of the last observation, and what that said. `parts` takes the memory [..., n_memory] apart.
 
     Args:
         n_observation: length of an observation.
@@ -160,8 +161,9 @@ class FilterMemory(SequenceMemory):
     def carried(self) -> dict[str, int]:
         """See `SequenceMemory`."""
         n = self.n_filters
-        own = {"filter_cosine": n, "filter_sine": n, "filter_misses": n}
-        return {**super().carried, **own, "filter_predictions": 1, "filter_said": 2}
+        own = {"filter_cosine": n, "filter_sine": n, "filter_misses": self.n_mixed}
+        own |= {"filter_predictions": 1, "filter_recalled": 1, "filter_said": 2}
+        return {**super().carried, **own}
 
     def forward(
         self, observations: Tensor, previous: Tensor, state: MemoryState | None = None
@@ -170,7 +172,7 @@ class FilterMemory(SequenceMemory):
         if state is None:
             rows = observations.shape[1]
             state = tuple(observations.new_zeros(rows, width) for width in self.carried.values())
-        before, bank = state[:-5], state[-5:]
+        before, bank = state[:-6], state[-6:]
         encoded = self.encoder(observations)
         whole = self.says.weight.dtype  # as the weights are kept: an angle needs its digits
         with torch.autocast(observations.device.type, enabled=False):
@@ -179,7 +181,7 @@ class FilterMemory(SequenceMemory):
             said = torch.atan2(direction[..., 1:], direction[..., :1])
             vectors = _nearly_unit(direction)
             known, latest = said.detach(), vectors.detach()
-            earlier = torch.cat((bank[4].unsqueeze(0), latest[:-1]))
+            earlier = torch.cat((bank[5].unsqueeze(0), latest[:-1]))
             begun = torch.cat((_any(*bank[:2])[None, :, :1], torch.ones_like(known[1:])))
             moved = wrap(
                 known - torch.atan2(earlier[..., 1:], earlier[..., :1] + 1.0 - begun) + applied
@@ -190,9 +192,11 @@ class FilterMemory(SequenceMemory):
         with torch.autocast(observations.device.type, enabled=False):
             everything = torch.cat((out, encoded), dim=-1).to(whole)
             log_weight = bounded(self.trusts(everything))
-            (seen, weights, averages), bank = self._average(vectors, log_weight, applied, bank)
             towards = self.recalls(everything)
             recalled = torch.atan2(towards[..., 1:], towards[..., :1])
+            (seen, weights, averages), bank = self._average(
+                vectors, log_weight, applied, recalled.detach(), bank
+            )
             log_recalled = bounded(self.trusts_recalled(everything))
             parts = (
                 seen,
@@ -200,7 +204,6 @@ class FilterMemory(SequenceMemory):
                 (log_weight.detach() - LOG_MIDDLE) / LOG_RANGE,
                 (log_recalled.detach() - LOG_MIDDLE) / LOG_RANGE,
                 weights,
-                torch.full_like(recalled, FIRST_WEIGHT),
                 averages,
                 recalled,
                 said,
@@ -211,7 +214,12 @@ class FilterMemory(SequenceMemory):
         return torch.cat(parts, dim=-1), encoded, (*lstm_state, *bank, latest[-1])
 
     def _average(
-        self, vector: Tensor, log_weight: Tensor, applied: Tensor, bank: MemoryState
+        self,
+        vector: Tensor,
+        log_weight: Tensor,
+        applied: Tensor,
+        recalled: Tensor,
+        bank: MemoryState,
     ) -> tuple[tuple[Tensor, Tensor, Tensor], MemoryState]:
         """Run the bank over a sequence.
 
@@ -219,28 +227,36 @@ class FilterMemory(SequenceMemory):
             vector: towards the change that each observation says is wanted, of length 1 [time, batch, 2].
             log_weight: how far each is to be trusted [time, batch, 1].
             applied: change applied before each of them, rad [time, batch, 1].
-            bank: cosine, sine, misses [batch, n_filters], and predictions [batch, 1].
+            recalled: what the LSTM makes of all of them, rad [time, batch, 1].
+            bank: cosine and sine [batch, n_filters], misses [batch, n_mixed], predictions and what the LSTM
+                made of the last one [batch, 1].
 
         Returns:
             What the head sees of it [time, batch, 5 n_filters + 1]: misses; on a logarithmic scale misses,
             lengths of the sums, and averages relative to what the observation says, in rad and in its
-            spreads; number of predictions. Logarithmic weights and averages [time, batch, n_filters]. The
-            bank after the last step.
+            spreads; number of predictions. Logarithmic weights of filters and LSTM [time, batch, n_mixed];
+            averages [time, batch, n_filters]. The bank after the last step.
         """
-        cosine, sine, misses, predictions = bank[:4]
+        cosine, sine, misses, predictions, recalled_before = bank[:5]
         # In the frame of the phase before the sequence nothing has to be turned.
         turned = torch.cumsum(applied, dim=0)
         ahead, aside = torch.cos(turned), torch.sin(turned)
         vector = torch.exp(log_weight) * vector
         x_now = vector[..., :1] * ahead - vector[..., 1:] * aside
         y_now = vector[..., 1:] * ahead + vector[..., :1] * aside
-        target, log_kept, unforeseen, begun = self._followed(x_now, y_now, log_weight, cosine, sine)
+        own = recalled + turned
+        own_before = torch.cat((recalled_before.unsqueeze(0), own[:-1]))
+        target, log_kept, unforeseen, begun = self._followed(
+            x_now, y_now, log_weight, own_before, (cosine, sine)
+        )
         fading = _Fading(log_kept)
         x, y = fading.sums(x_now, cosine), fading.sums(y_now, sine)
         averages = torch.atan2(y, x)
         fading = _Fading(torch.full_like(log_kept[:, :1, :1], math.log(MISSES_KEPT)))
         misses, predictions = fading.sums(unforeseen, misses), fading.sums(begun, predictions)
-        behind = misses - misses.amin(dim=-1, keepdim=True)
+        of_filters, of_lstm = misses[..., :-1], misses[..., -1:]
+        least = of_filters.amin(dim=-1, keepdim=True)
+        behind = of_filters - least
         with torch.no_grad():
             length = torch.sqrt(x.square() + y.square() + SHORTEST**2)
             aside_rad = wrap(averages - target)
@@ -253,28 +269,37 @@ class FilterMemory(SequenceMemory):
                 torch.sign(spreads) * torch.log1p(spreads.abs()),
                 torch.log1p(predictions) / 3.0,
             )
-        weights = -torch.exp(self.log_sharpness) * behind
+        # The LSTM may know what no observation says by itself, but not for long against all of them.
+        doubted = FIRST_WEIGHT - (of_lstm - least).clamp(min=0.0)
+        weights = torch.cat((-torch.exp(self.log_sharpness) * behind, doubted), dim=-1)
         last = (x[-1] * ahead[-1] + y[-1] * aside[-1], y[-1] * ahead[-1] - x[-1] * aside[-1])
         whole = (torch.cat(seen, dim=-1), weights, wrap(averages - turned))
-        return whole, (*last, misses[-1], predictions[-1])
+        return whole, (*last, misses[-1], predictions[-1], recalled[-1])
 
     @torch.no_grad()
     def _followed(
-        self, x_now: Tensor, y_now: Tensor, log_weight: Tensor, x: Tensor, y: Tensor
+        self,
+        x_now: Tensor,
+        y_now: Tensor,
+        log_weight: Tensor,
+        own: Tensor,
+        sums: tuple[Tensor, Tensor],
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Follow the bank step by step: what each filter keeps depends on what it foresaw.
 
         Args:
             x_now, y_now: vector of each observation [time, batch, 1], in the frame of the sums.
             log_weight: of each [time, batch, 1].
-            x, y: sums before the sequence [batch, n_filters].
+            own: what the LSTM foresaw of each, rad [time, batch, 1], in the same frame.
+            sums: cosine and sine before the sequence [batch, n_filters].
 
         Returns:
             Direction of each vector, rad [time, batch, 1]; logarithm of what each filter keeps when a
-            step is added, and by how much it was surprised more than the least surprised one
-            [time, batch, n_filters]; whether anything was foreseen [time, batch, 1].
+            step is added [time, batch, n_filters]; by how much it was surprised more than the least surprised
+            filter, and the LSTM [time, batch, n_mixed]; whether anything was foreseen [time, batch, 1].
         """
         target = torch.atan2(y_now, x_now)
+        x, y = sums
         kept, unforeseen, known = [], [], []
         for t in range(len(target)):
             begun = _any(x, y)
@@ -282,8 +307,10 @@ class FilterMemory(SequenceMemory):
             surprised = begun * surprise(miss, log_weight[t])
             log_kept = nn.functional.logsigmoid((CONTRADICTED - surprised) / SOFTNESS)
             kept.append((log_kept + torch.log(self.keeps)).clamp(min=LEAST_KEPT))
-            unforeseen.append(surprised - surprised.amin(dim=-1, keepdim=True))
             known.append(begun[:, :1])
+            by_lstm = begun[:, :1] * surprise(wrap(target[t] - own[t]), log_weight[t])
+            least = surprised.amin(dim=-1, keepdim=True)
+            unforeseen.append(torch.cat((surprised, by_lstm), dim=-1) - least)
             share = torch.exp(kept[-1])
             x, y = share * x + x_now[t], share * y + y_now[t]
         return target, torch.stack(kept), torch.stack(unforeseen), torch.stack(known)

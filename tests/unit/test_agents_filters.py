@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import memrl_ctrl  # noqa: F401 - registers the environments
 from memrl_ctrl.agents.exportable import untrained_policy
 from memrl_ctrl.agents.filters import (
+    FIRST_WEIGHT,
     FREEDOM,
     LOG_MIDDLE,
     LOG_RANGE,
@@ -136,6 +137,35 @@ def test_the_filter_that_foresees_best_weighs_most(
     np.testing.assert_allclose(weights[0], 0.0, atol=1e-6)  # nothing was foreseen yet
 
 
+@pytest.mark.parametrize(("recalled_rad", "doubted"), [(0.0, True), (0.3, False)])
+@pytest.mark.parametrize("parts", [1, 3])
+def test_what_observations_contradict_for_long_weighs_less(
+    recalled_rad: float, doubted: bool, parts: int
+) -> None:
+    """An LSTM that says the phase is right while every observation says it is 0.3 rad off is believed less
+    from shot to shot, in whatever pieces they come; one that says the same as they keeps its weight."""
+    memory = plain_memory()
+    with torch.no_grad():
+        memory.recalls.weight.zero_()
+        memory.recalls.bias.copy_(torch.tensor([math.cos(recalled_rad), math.sin(recalled_rad)]))
+        # A spread of 10 degrees: each observation alone is no contradiction.
+        weight = 2.0 * math.log(SPREAD_DEG / 10.0)
+        memory.trusts.bias.fill_(LOG_RANGE * math.atanh(weight / LOG_RANGE))
+        seen = torch.tensor([math.cos(0.3), math.sin(0.3)]).expand(30, 1, 2)
+        weights, state = [], None
+        for piece in torch.tensor_split(seen, parts):
+            out, _, state = memory(piece, torch.zeros(len(piece), 1, 1), state)
+            weights.append(memory.parts(out)[1][:, 0, -1])
+    last = torch.cat(weights).numpy()
+    assert last[0] == pytest.approx(FIRST_WEIGHT)
+    if doubted:
+        assert last[2] > FIRST_WEIGHT - 3.0
+        assert last[-1] < FIRST_WEIGHT - 10.0
+        assert (np.diff(last) < 1e-3).all()
+    else:
+        assert last == pytest.approx(FIRST_WEIGHT, abs=1e-3)
+
+
 def test_averaging_needs_no_training() -> None:
     """With weights as they begin, the mixture is far nearer to a still target than one observation."""
     rng = np.random.default_rng(5)
@@ -163,11 +193,12 @@ def test_a_policy_with_filters_carries_them_by_name() -> None:
     config = LstmTd3Config(**SETTINGS)
     policy = untrained_policy(beam_task(n_slices=64), config, seed=1)
     widths = {spec.name_in: spec.shape for spec in policy.manifest.memory}
-    assert widths["filter_misses_in"] == (len(KEEPS),)
+    assert widths["filter_misses_in"] == (len(KEEPS) + 1,)
+    assert widths["filter_recalled_in"] == (1,)
     assert widths["filter_said_in"] == (2,)
     action, *state = policy.module(torch.randn(7, 65), torch.zeros(7, 1), *policy.initial_memory(7))
     assert float(action.abs().max()) <= math.pi / 2
-    assert len(state) == len(widths) == 7
+    assert len(state) == len(widths) == 8
 
 
 def beam_agent(**settings: Any) -> tuple[LstmTd3, Replay, Collector]:
