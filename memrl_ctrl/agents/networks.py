@@ -20,7 +20,7 @@ from memrl_ctrl.errors import UsageError
 OUTCOME_DEG = 0.5
 """Phase error below which the critics' scale is linear, degrees."""
 COARSE_RAD = math.radians(10.0)
-"""Error of an estimate that costs as much as one of about a spread, wherever it comes from."""
+"""So much of an estimate's error costs 1 more, whatever spread it claims: a likelihood's tails hardly do."""
 SHARPEST_RAD = math.radians(0.5)
 """Spread that every estimate is taken to have at least while it learns, or the sharpest would be all."""
 LARGEST_SQUASHED = 0.9999
