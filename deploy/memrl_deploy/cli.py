@@ -373,7 +373,6 @@ def export(
     Terminal(soft_wrap=True, highlight=False, markup=False).print(
         f"{report.path}: {manifest.name}, {report.size_bytes / 1024:.0f} kB, sha256 "
         f"{report.digest[:16]}…\n"
-        f"parity over {manifest.parity_steps} steps: largest difference "
-        f"{report.parity_max_abs_diff:.1e} (allowed {report.parity_allowed:.0e})\n"
+        f"torch and onnxruntime differ, over {manifest.parity_steps} steps, by {report.parity}\n"
         f"{training}"
     )

@@ -9,7 +9,7 @@ import copy
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -30,19 +30,49 @@ if TYPE_CHECKING:
     from memrl_ctrl.agents.exportable import ExportablePolicy
 
 PARITY_LIMIT = 1e-5
-"""Largest difference between torch and onnxruntime with which a file is written: of actions over whole
-episodes, in their units; and of the memory behind each call from the same memory, beyond 1 (an LSTM's c
-has no bound) as a share of its size, which is what float32 can hold."""
+"""Largest difference between torch and onnxruntime with which a file is written: of actions, in their units;
+and of the memory behind each call from the same memory, beyond 1 (an LSTM's c has no bound) as a share of
+its size, which is what float32 can hold."""
 ROUNDING, MOST_ROUNDING = 10.0, 1e-3
 """A policy may differ by more where rounding alone makes as much of it: by so many times what float32 and
 float64 differ by in torch itself, and never by more than the second, in the units of its actions. Both are
 the largest of many, with long tails: in two of twelve trials with right files it was 3.1 times as much."""
+RARELY = 1e-3
+"""Less than this share of the steps of whole episodes may differ by anything: where a memory contradicts
+itself the last digit decides, and each side goes on from its own. One right policy differed by 1.7e-3 in one
+step of 13,710, as torch's float32 from its float64, and by 6e-6 at most from the same memory."""
 PLAN: tuple[tuple[int, int], ...] = ((1, 600), (30, 180), (257, 30))
 """Rows and calls of the parity runs; 13,710 steps in all."""
 RESET_PROBABILITY = 1.0 / 30.0
 """Chance of a row to begin a new episode before a call."""
 
 FloatBatch = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """How torch and onnxruntime differ, and what was allowed: see `PARITY_LIMIT`, `ROUNDING` and `RARELY`."""
+
+    call: float
+    """At most, of action and memory of one call from the same memory."""
+    call_allowed: float
+    episode: float
+    """Of actions over whole episodes, each side going on from its own memory: in all but `RARELY` of them."""
+    episode_allowed: float
+    largest: float
+    """Of all that was seen."""
+
+    @property
+    def proven(self) -> bool:
+        """Whether the file computes what torch computes."""
+        return self.call <= self.call_allowed and self.episode <= self.episode_allowed
+
+    def __str__(self) -> str:
+        return (
+            f"{self.call:.1e} at most from the same memory (allowed {self.call_allowed:.0e}); over whole "
+            f"episodes {self.episode:.1e} in all but 1 of {1.0 / RARELY:.0f} steps (allowed "
+            f"{self.episode_allowed:.0e}), {self.largest:.1e} at most"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +84,8 @@ class ExportReport:
     """SHA-256 of the file."""
     manifest: PolicyManifest
     size_bytes: int
-    parity_allowed: float
-    """Largest difference that was allowed: see `PARITY_LIMIT` and `ROUNDING`."""
+    parity: Parity
+    """How torch and onnxruntime differ."""
     without_statistics: str = ""
     """Why the file does not say what the training saw; empty where it does."""
 
@@ -76,7 +106,7 @@ def export_policy(
 
     Whole episodes with resets run through both, for several batch sizes; what was applied differs from
     what was asked for, as behind a guard. Actions are compared with each side going on from its own
-    memory; memories from call to call, because rounding adds up in one that lasts.
+    memory, and from the same memory; memories from call to call, because rounding adds up in one that lasts.
 
     Args:
         policy: module and manifest; the module is copied, not changed.
@@ -85,8 +115,8 @@ def export_policy(
         plan: rows and calls of each parity run.
 
     Raises:
-        MismatchError: outputs differ by more than 1e-5 and by more than rounding explains, or are not
-            finite; nothing is written.
+        MismatchError: outputs differ by more than 1e-5 and by more than rounding explains (see `Parity`), or
+            are not finite; nothing is written.
         FileError: the file cannot be written.
     """
     module = copy.deepcopy(policy.module).to("cpu").eval()
@@ -122,21 +152,16 @@ def _export(
     data, draft = finish(model, draft)
     runner = OnnxPolicy.load(data)
     generator = np.random.default_rng(seed)
-    found = [_parity(module, runner, rows, calls, generator) for rows, calls in plan]
-    worst, rounding = (max(each) for each in zip(*found, strict=True))
-    allowed = max(PARITY_LIMIT, min(ROUNDING * rounding, MOST_ROUNDING))
-    if not worst <= allowed:
-        raise MismatchError(
-            f"{out}: not written: torch and onnxruntime differ by {worst:.3g}, "
-            f"allowed is {allowed:.3g}"
-        )
+    parity = _judged([_parity(module, runner, rows, calls, generator) for rows, calls in plan])
+    if not parity.proven:
+        raise MismatchError(f"{out}: not written: torch and onnxruntime differ by {parity}")
     statistics, missing = statistics_of(runner)
     data, manifest = finish(
         model,
         msgspec.structs.replace(
             draft,
             statistics=statistics,
-            parity_max_abs_diff=worst,
+            parity_max_abs_diff=parity.largest,
             parity_steps=sum(rows * calls for rows, calls in plan),
         ),
     )
@@ -147,7 +172,7 @@ def _export(
         digest=digest,
         manifest=manifest,
         size_bytes=len(data),
-        parity_allowed=allowed,
+        parity=parity,
         without_statistics=missing,
     )
 
@@ -201,19 +226,18 @@ def _parity(
     rows: int,
     calls: int,
     generator: np.random.Generator,
-) -> tuple[float, float]:
-    """Return two largest differences over `calls` calls of `rows` rows; infinity if not finite.
+) -> tuple[_Differences, _Differences]:
+    """Return how `calls` calls of `rows` rows differ, of the file from torch and of float32 from float64.
 
-    That of the file from torch, and that of torch in float32 from torch in float64. A call is compared with
-    that of the other from the same memory; the action also with that of the other going on from its own
-    memory, where the rounding of a whole episode adds up.
+    A call is compared with that of the other from the same memory; the action also with that of the other
+    going on from its own memory, where the rounding of a whole episode adds up.
     """
     manifest = runner.manifest
     here = _Going(module, manifest, rows, torch.float32)
     exact = _Going(copy.deepcopy(module).double(), manifest, rows, torch.float64)
     applied = np.zeros((rows, *manifest.action.shape), dtype=np.float32)
     episodes = _Episodes(manifest, rows, generator)
-    worst, rounding = 0.0, 0.0
+    differ, rounding = _Differences(), _Differences()
     for call in range(calls):
         begin = generator.random(rows) < (1.0 if call == 0 else RESET_PROBABILITY)
         for each in (runner, here, exact):
@@ -229,25 +253,51 @@ def _parity(
         seen = (observation, applied, *([allowed] if manifest.action.allowed_name else []))
         expected, true = here.act(*seen), exact.act(*seen)
         (once, *after), (true_once, *true_after) = here.once(*seen, *same), exact.once(*seen, *same)
-        worst = max(
-            worst,
-            _action_difference(manifest, action, expected),
-            _action_difference(manifest, action, once),
-            *map(_share, runner.memory.values(), after),
-        )
-        rounding = max(
-            rounding,
-            _action_difference(manifest, expected, true),
-            _action_difference(manifest, once, true_once),
-            *map(_share, after, true_after),
-        )
+        differ.steps.append(_action_differences(manifest, action, expected))
+        differ.calls.append(float(_action_differences(manifest, action, once).max()))
+        differ.calls.extend(map(_share, runner.memory.values(), after))
+        rounding.steps.append(_action_differences(manifest, expected, true))
+        rounding.calls.append(float(_action_differences(manifest, once, true_once).max()))
+        rounding.calls.extend(map(_share, after, true_after))
         if manifest.action.choices:
             applied = (1 + action).astype(np.float32)
             continue
         # What is applied is less than what was asked for where a limit cuts it.
         share = np.clip(generator.normal(1.0, 0.3, (rows, 1)), 0.0, 1.0).astype(np.float32)
         applied = np.clip(action * share, manifest.action.low, manifest.action.high)
-    return worst, rounding
+    return differ, rounding
+
+
+@dataclass
+class _Differences:
+    """Of one run."""
+
+    calls: list[float] = field(default_factory=list)
+    """Largest of each call from the same memory."""
+    steps: list[NDArray[np.float64]] = field(default_factory=list)
+    """Of the actions of each call, going on from own memories [rows]."""
+
+
+def _judged(found: Sequence[tuple[_Differences, _Differences]]) -> Parity:
+    """Put the runs together: what differs, and what rounding alone explains."""
+
+    def together(which: int) -> tuple[float, float, float]:
+        steps = np.concatenate([step for run in found for step in run[which].steps])
+        call = max(each for run in found for each in run[which].calls)
+        usual = float(np.quantile(steps, 1.0 - RARELY, method="higher"))
+        return call, usual, max(call, float(steps.max()))
+
+    def allowed(rounding: float) -> float:
+        return max(PARITY_LIMIT, min(ROUNDING * rounding, MOST_ROUNDING))
+
+    (call, episode, largest), (of_call, of_episode, _) = together(0), together(1)
+    return Parity(
+        call=call,
+        call_allowed=allowed(of_call),
+        episode=episode,
+        episode_allowed=allowed(of_episode),
+        largest=largest,
+    )
 
 
 class _Going:
@@ -284,26 +334,22 @@ class _Going:
         return [each.numpy().copy() for each in out]
 
 
-def _action_difference(
+def _action_differences(
     manifest: PolicyManifest, action: NDArray[Any], expected: NDArray[Any]
-) -> float:
-    """Return the largest difference of actions; of choices 0, or infinity where many differ."""
+) -> NDArray[np.float64]:
+    """Return the largest difference of actions [rows]; of choices 0, or infinity where many differ."""
     if manifest.action.choices:
         # A choice may turn on the last digit where two are equally good; it must be rare.
         other = float(np.mean(action != expected))
-        return np.inf if other > MOST_OTHER_CHOICES else 0.0
-    return _finite(float(np.max(np.abs(action - expected), initial=0.0)))
+        return np.full(len(action), np.inf if other > MOST_OTHER_CHOICES else 0.0)
+    apart = np.abs(action.astype(np.float64) - expected).max(axis=1)
+    return np.where(np.isfinite(apart), apart, np.inf)
 
 
 def _share(ours: NDArray[Any], theirs: NDArray[Any]) -> float:
-    """Return the largest difference, of what is beyond 1 as a share of its size."""
-    return _finite(
-        float(np.max(np.abs(ours - theirs) / np.maximum(1.0, np.abs(theirs)), initial=0.0))
-    )
-
-
-def _finite(difference: float) -> float:
-    return difference if np.isfinite(difference) else np.inf
+    """Return the largest difference, of what is beyond 1 as a share of its size; infinity if not finite."""
+    share = float(np.max(np.abs(ours - theirs) / np.maximum(1.0, np.abs(theirs)), initial=0.0))
+    return share if np.isfinite(share) else np.inf
 
 
 def _some_choices(
