@@ -134,10 +134,13 @@ def differences(call: float, *steps: float) -> exporter._Differences:
         (differences(2e-5), differences(0.0), False),
         (differences(2e-5), differences(3e-6), True),
         (differences(2e-3), differences(3e-2), False),
-        # Each side goes on from its own memory, and the last digit decided: rarely, it may.
-        (differences(6e-6, 2e-3), differences(5e-6), True),
-        (differences(6e-6, 2e-3, 2e-3, 2e-3), differences(5e-6), True),
-        (differences(6e-6, 2e-3, 2e-3, 2e-3, 2e-3), differences(5e-6), False),
+        # The last digit decided, and each side goes on from its own memory: rarely, and as torch's does.
+        (differences(6e-6, 2e-3), differences(5e-6), False),
+        (differences(6e-6, 2e-3), differences(5e-6, 1e-4), False),
+        (differences(6e-6, 2e-3), differences(5e-6, 1e-3), True),
+        (differences(6e-6, 2e-3, 2e-3, 2e-3), differences(5e-6, 1e-3), True),
+        (differences(6e-6, 2e-3, 2e-3, 2e-3, 2e-3), differences(5e-6, 1e-3), False),
+        (differences(6e-6, *[2e-3] * 40), differences(5e-6, *[2e-3] * 40), False),
         (differences(6e-6, *[2e-5] * 40), differences(5e-6, *[4e-6] * 40), True),
         (differences(math.inf), differences(0.0), False),
     ],
@@ -145,7 +148,8 @@ def differences(call: float, *steps: float) -> exporter._Differences:
 def test_what_a_file_may_differ_by(
     file: exporter._Differences, rounding: exporter._Differences, proven: bool
 ) -> None:
-    """From the same memory a digit; over whole episodes too, but for less than one step in a thousand."""
+    """As much as rounding explains; beyond 1e-3 only where each side goes on from its own memory, and in less
+    than one step in a thousand."""
     parity = exporter._judged([(file, rounding)])
     assert parity.proven is proven
     assert parity.largest == max(*file.calls, *(float(step.max()) for step in file.steps))
@@ -175,6 +179,7 @@ def test_every_kind_of_memory_survives_the_export(agent: LstmTd3Config, tmp_path
     )
     # Filters in contradiction turn on the last digits; what torch itself makes of them is the measure.
     assert report.parity.proven
+    assert report.parity_max_abs_diff <= exporter.MOST_ROUNDING
     assert agent.filters or report.parity_max_abs_diff <= exporter.PARITY_LIMIT
 
 
