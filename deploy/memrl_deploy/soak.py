@@ -175,7 +175,8 @@ def soak(
     )
     settings = {
         "scenarios": list(scenarios),
-        "policy": loaded.digest,
+        # The one built in is written anew each time, with the time in it; its graph is the same.
+        "policy": loaded.digest if policy else loaded.manifest.graph_digest,
         "segment": segment,
         "slices": slices,
         "seed": seed,

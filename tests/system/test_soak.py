@@ -48,3 +48,7 @@ def test_a_killed_soak_goes_on_and_holds_its_promises(tmp_path: Path) -> None:
     judged = sum(n for name, n in state["faults"].items() if "not judged" not in name)
     assert judged >= 10
     assert not (tmp_path / "segment").exists()
+    third = start(tmp_path)
+    said, _ = third.communicate(timeout=WAIT_S)
+    assert third.returncode == 0, said
+    assert json.loads((tmp_path / "soak.json").read_text()) == state
