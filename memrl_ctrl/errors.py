@@ -45,6 +45,10 @@ class UsageError(MemrlError):
     exit_code = 2
 
 
+MOST_NAMES = 40
+"""Names that a sentence lists; of more it names those that are most like the one that was given."""
+
+
 class UnknownNameError(UsageError):
     """A name that is not registered.
 
@@ -56,7 +60,11 @@ class UnknownNameError(UsageError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         names = sorted(known)
-        text = f"no {kind} {name!r}; there is: {', '.join(names) if names else '(none)'}"
+        if len(names) > MOST_NAMES:
+            near = difflib.get_close_matches(name, names, n=8, cutoff=0.0)
+            text = f"no {kind} {name!r} among {len(names)}; the most like it: {', '.join(near)}"
+        else:
+            text = f"no {kind} {name!r}; there is: {', '.join(names) if names else '(none)'}"
         close = difflib.get_close_matches(name, names, n=1)
         if close:
             text += f"; did you mean {close[0]!r}?"
