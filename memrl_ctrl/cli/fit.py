@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from cyclopts import Parameter
-from rich.console import Console
 from rich.table import Table
 
 from memrl_ctrl import __version__, registry
@@ -21,6 +20,7 @@ from memrl_ctrl.errors import BeamError, FileError, UsageError
 from memrl_ctrl.metrics import circular_difference
 from memrl_ctrl.outputs import output_file, write_output
 from memrl_ctrl.ranges import named_values
+from memrl_ctrl.terminal import Terminal
 
 TABLE_WIDTH = 116
 """Columns that the table needs."""
@@ -149,11 +149,11 @@ def _refuse(source: Path, why: str, **options: object) -> None:
             raise UsageError(f"{flag} does not belong to {source}: {why}")
 
 
-def _usable(measured: Measured) -> tuple[Console, Measured]:
+def _usable(measured: Measured) -> tuple[Terminal, Measured]:
     """Return what no flag is against, and where to print; say what is left out."""
-    console = Console(highlight=False)
+    console = Terminal(highlight=False)
     if console.width < TABLE_WIDTH:  # a pipe, or a narrow terminal: numbers are not to be broken
-        console = Console(highlight=False, width=TABLE_WIDTH)
+        console = Terminal(highlight=False, width=TABLE_WIDTH)
     for k, flag in enumerate(measured.flags):
         if flag:
             console.print(f"skipped: {_where(measured, k)}: {flag}", soft_wrap=True, markup=False)
@@ -184,7 +184,7 @@ def _fitted(measured: Measured, **options: Any) -> tuple[ProfileFit, CycleFit | 
 
 
 def _print(
-    console: Console, measured: Measured, single: ProfileFit, joint: CycleFit | None
+    console: Terminal, measured: Measured, single: ProfileFit, joint: CycleFit | None
 ) -> None:
     for k in np.flatnonzero(~single.fitted).tolist():
         reason = single.reason[k]

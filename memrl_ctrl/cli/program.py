@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter, Token
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -33,6 +32,7 @@ from memrl_ctrl.program.controls_export import export_program, parse_devices
 from memrl_ctrl.program.edit import Edit, edit_program, parse_edit
 from memrl_ctrl.program.edit_syntax import EXAMPLES
 from memrl_ctrl.program.units import UNITS, parse_units, short_name
+from memrl_ctrl.terminal import Terminal
 
 Repeated = Parameter(negative="", show_default=False)
 """An option that may be given several times."""
@@ -47,7 +47,7 @@ def list_() -> None:
 
     Those of one's own are found too, where the environment variable MEMRL_PROGRAMS names their folder.
     """
-    console = Console()
+    console = Terminal()
     programs = Table("program", "machine", "what", box=None, pad_edge=False)
     for name in sorted(available_programs()):
         programs.add_row(name, *_program_words(name))
@@ -124,7 +124,7 @@ def import_(
         phase_sign=phase_sign,
     )
     files = save_program(imported.program, out, force=force)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Terminal(highlight=False, soft_wrap=True)
     for note in imported.notes:
         console.print(f"  {escape(note)}")
     console.print(
@@ -177,7 +177,7 @@ def export(
         ring=ring,
         force=force,
     )
-    console = Console(highlight=False, soft_wrap=True)
+    console = Terminal(highlight=False, soft_wrap=True)
     for note in exported.notes:
         console.print(f"  {escape(note)}")
     console.print(f"wrote {escape(', '.join(map(str, exported.files)))}")
@@ -242,7 +242,7 @@ def edit(
         raise UsageError(f"nothing to edit; give at least one of {options}")
     edited = edit_program(load_program(program, check_limits=False), edits, name=name or out.stem)
     files = save_program(edited.program, out, force=force)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Terminal(highlight=False, soft_wrap=True)
     for change in edited.changes:
         before, after = change.breakpoints
         unit = UNITS[change.function][0].name
@@ -272,7 +272,7 @@ def check(program: str, /) -> int:
     with _notes_are_shown():
         loaded = load_program(program, check_limits=False)
     checks = check_ranges(loaded)
-    console = Console(highlight=False)
+    console = Terminal(highlight=False)
     low, high = loaded.beam_ms
     console.print(
         f"{loaded.name} on machine {loaded.machine.name}: {loaded.control_points_ms.size} control "
@@ -338,7 +338,7 @@ def plot(
         found = cycle_optimum(loaded, intensity=intensity, filling=filling)
     with output_file(path) as partial:
         draw(loaded, partial, found)
-    Console(highlight=False, soft_wrap=True).print(f"wrote {escape(str(path))}")
+    Terminal(highlight=False, soft_wrap=True).print(f"wrote {escape(str(path))}")
 
 
 @contextmanager

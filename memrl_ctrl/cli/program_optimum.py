@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from cyclopts import Parameter
-from rich.console import Console
 from rich.markup import escape
 
 from memrl_ctrl.cli.values import Count, OutputFile, real, whole
@@ -19,6 +18,7 @@ from memrl_ctrl.program.controls_export import export_program
 from memrl_ctrl.program.controls_files import EXAMPLE
 from memrl_ctrl.program.reference import COLUMN
 from memrl_ctrl.program.table import TIME, format_columns
+from memrl_ctrl.terminal import Terminal
 
 if TYPE_CHECKING:
     from memrl_ctrl.program.optimum import CycleOptimum
@@ -109,7 +109,7 @@ def optimum(
         offset_rad=math.radians(offset_deg),
         threads=threads,
     )
-    console = Console(highlight=False, soft_wrap=True)
+    console = Terminal(highlight=False, soft_wrap=True)
     _report(console, found, bridge=bridge)
     if plot is not None:
         _draw(found, plot)
@@ -130,7 +130,7 @@ def optimum(
         console.print(f"wrote {escape(str(out))}")
 
 
-def _report(console: Console, found: CycleOptimum, *, bridge: bool) -> None:
+def _report(console: Terminal, found: CycleOptimum, *, bridge: bool) -> None:
     """Say what was found, for which bunch, and where there is nothing."""
     there = found.found
     machine = found.program.machine
@@ -162,7 +162,7 @@ def _report(console: Console, found: CycleOptimum, *, bridge: bool) -> None:
     _report_bunch(console, found)
 
 
-def _report_bunch(console: Console, found: CycleOptimum) -> None:
+def _report_bunch(console: Terminal, found: CycleOptimum) -> None:
     """Say where the bunch at the optimum is not the one that was asked for."""
     there, result = found.found, found.at_optimum
     for place, profiles, where in (
