@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,18 @@ def test_figures_are_those_counted_by_hand() -> None:
     assert found["decision_us_a_row"] == pytest.approx(100.0)
     assert found["median_deg_after_5_low"] <= 2.0 <= found["median_deg_after_5_high"]
     assert curves(played(error))["median_deg"][0] == 64.0
+
+
+def test_where_no_phase_is_right_who_goes_on_turning_is_counted() -> None:
+    """Of four points without a reference one turns late, one turned early, one turns a little, one rests."""
+    error = np.concatenate([np.full((31, 4), np.nan), np.ones((31, 1))], axis=1)
+    applied = np.zeros((30, 5))
+    applied[22, 0], applied[19, 1], applied[29, 2] = -10.5, 90.0, 9.9
+    applied[25, 4] = 45.0  # it has a reference: counted elsewhere
+    found = figures(replace(played(error), applied_deg=applied))
+    assert found["without_reference"] == 4
+    assert found["share_turning_without_reference"] == 0.25
+    assert "share_turning_without_reference" not in figures(played(error[:, 4:]))
 
 
 def test_an_excursion_is_no_convergence() -> None:

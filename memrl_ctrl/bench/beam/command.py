@@ -49,6 +49,7 @@ COLUMNS = (
     "worst step",
     "us a row",
     "no reference",
+    "of them turning",
 )
 
 
@@ -269,6 +270,7 @@ def _row(who: Contestant, condition: Condition, found: dict[str, float]) -> dict
                 _or_dash(found.get("worst_step_deg", nan)),
                 found["decision_us_a_row"],
                 int(found["without_reference"]),
+                _or_dash(found.get("share_turning_without_reference", nan)),
             ),
             strict=True,
         )

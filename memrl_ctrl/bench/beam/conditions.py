@@ -145,6 +145,17 @@ _BASE = (
         options={**LIMITED, "flat_share": 1.0, "filling": None, "emittance_evs": (0.4, 1.2)},
         points="random",
     ),
+    Condition(
+        name="faint",
+        words="2e11 protons where the field hardly rises, bunches of 0.3 to 0.8 eV s",
+        options={
+            "intensity": 2e11,
+            "flat_share": 1.0,
+            "filling": None,
+            "emittance_evs": (0.3, 0.8),
+        },
+        points="random",
+    ),
     Condition(name="1e13", words="intensity of 1e13 protons", options={"intensity": 1e13}),
     Condition(
         name="flipped",

@@ -18,6 +18,8 @@ FAR_DEG = 5.0
 """An excursion that must not happen once a bunch is in place."""
 LATE = 5
 """The last so many shots of an episode are late ones."""
+TURNING_DEG, TURNING_SHOTS = 10.0, 10
+"""Not still where no phase is right: a larger change in one of the last so many shots."""
 RESAMPLES = 1000
 LEVEL = 0.95
 
@@ -26,8 +28,9 @@ def figures(played: Played, seed: int = 0) -> dict[str, float]:
     """Return the figures of one controller in one condition.
 
     Phase errors are sizes, without episodes that have no reference optimum at their start (`episodes`,
-    `without_reference`). Keys ending in `_low` and `_high` are the ends of 95 % bootstrap intervals over
-    episodes.
+    `without_reference`): of those there is the share that does not come to rest
+    (`share_turning_without_reference`). Keys ending in `_low` and `_high` are the ends of 95 % bootstrap
+    intervals over episodes.
 
     Args:
         played: what happened.
@@ -42,6 +45,10 @@ def figures(played: Played, seed: int = 0) -> dict[str, float]:
         "decision_us": float(np.median(played.decide_s) * 1e6),
         "decision_us_a_row": float(np.median(played.decide_s / played.rows) * 1e6),
     }
+    if not known.all():
+        last = np.abs(played.applied_deg[-TURNING_SHOTS:, ~known])
+        turning = (last > TURNING_DEG).any(axis=0)
+        found["share_turning_without_reference"] = float(np.mean(turning))
     if not known.any():
         return found
     shots = len(applied)
