@@ -117,8 +117,8 @@ class Truth:
     intensity: FloatArray
     """Protons in the ring."""
     goal_rad: FloatArray | None = None
-    """What a policy is trained towards: the reference optimum, and where none exists the phi_2 of the
-    flattest profile. None where it is the reference everywhere. Never used for scoring."""
+    """What a policy is trained towards: the reference optimum, and where none exists the phi_2 at which
+    the profile leans least. None where it is the reference everywhere. Never used for scoring."""
     lasting_offset_rad: FloatArray | None = None
     """The offset without what is gone in the next shot (jitter): what a correction can aim at. None
     where it is the offset itself. Never used for scoring."""

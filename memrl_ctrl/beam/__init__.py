@@ -17,7 +17,7 @@ from memrl_ctrl.beam.machine import (
     Resonator,
 )
 from memrl_ctrl.beam.minimum_phase import minimum_phase_rad, phase_distance_deg
-from memrl_ctrl.beam.optimum import CRITERIA, Criterion, reference_optimum
+from memrl_ctrl.beam.optimum import CRITERIA, Criterion, least_skewed, reference_optimum
 from memrl_ctrl.beam.profiles import (
     MatchedProfiles,
     bucket_area_evs,
@@ -43,6 +43,7 @@ __all__ = [
     "filling_to_emittance",
     "fit_cycle",
     "fit_profile",
+    "least_skewed",
     "matched_profiles",
     "minimum_phase_rad",
     "phase_distance_deg",

@@ -20,7 +20,7 @@ from memrl_ctrl.beam._solver import (
     solve,
 )
 
-SYMMETRY, EQUAL_WELLS, BUNCHING_FACTOR = 0, 1, 2
+SYMMETRY, EQUAL_WELLS, BUNCHING_FACTOR, LEAST_SKEWNESS = 0, 1, 2, 3
 FOUND, REASON_NO_BUCKET, REASON_NO_ZERO, REASON_JUMP, REASON_NO_WELLS = 0, 1, 2, 3, 4
 
 SCAN_TOLERANCE = 1.0e-3
@@ -86,6 +86,8 @@ def _figure(criterion, phi2, half_v2, parameters, wake, x, table, ws, tolerance,
         return np.nan
     if criterion == SYMMETRY:
         return result[R_SKEWNESS]
+    if criterion == LEAST_SKEWNESS:
+        return -abs(result[R_SKEWNESS])
     if criterion == EQUAL_WELLS:
         return -_wells(ws[2]) / half_v2
     return 1.0 / (2.0 * math.pi * result[R_PEAK])
@@ -159,7 +161,7 @@ def _search(criterion, half_v2, parameters, wake, x, table, ws, result, values):
             best, best_value = k, values[k]
     if buckets == 0:
         return np.nan, REASON_NO_BUCKET
-    if criterion == BUNCHING_FACTOR:
+    if criterion in (BUNCHING_FACTOR, LEAST_SKEWNESS):
         a, b = (best - 1) * step, (best + 1) * step
         return _highest(criterion, a, b, half_v2, parameters, wake, x, table, ws, result), FOUND
     if best < 0:

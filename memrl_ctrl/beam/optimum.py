@@ -23,7 +23,12 @@ CRITERIA: dict[str, int] = {
 }
 # Points of a scan of the circle, and of a finer one where that finds nothing: two wells may exist
 # within a few degrees of phi2 only.
-_SCANS = {"symmetry": (24, 72), "equal-wells": (72, 360), "bunching-factor": (24, 24)}
+_SCANS = {
+    _search.SYMMETRY: (24, 72),
+    _search.EQUAL_WELLS: (72, 360),
+    _search.BUNCHING_FACTOR: (24, 24),
+    _search.LEAST_SKEWNESS: (72, 72),
+}
 _REASONS = {
     _search.FOUND: "",
     _search.REASON_NO_BUCKET: "no bucket at any phi2: the voltage is too low for this Bdot",
@@ -86,13 +91,65 @@ def reference_optimum(
     """
     if criterion not in CRITERIA:
         raise UnknownNameError("criterion", criterion, CRITERIA)
+    low = conditions.v2_v <= (0.5 * conditions.v1_v if criterion == "equal-wells" else 0.0)
+    sought = np.flatnonzero(~low)
+    answers, codes = _searched(
+        CRITERIA[criterion],
+        conditions,
+        sought,
+        intensity_effects=intensity_effects,
+        threads=threads,
+    )
+    if not with_reason:
+        return answers
+    reasons = np.full(len(conditions), _LOW_SECOND, dtype="U80")
+    reasons[conditions.v2_v == 0.0] = _NO_SECOND
+    reasons[sought] = [_REASONS[int(code)] for code in codes]
+    return answers, reasons
+
+
+def least_skewed(
+    conditions: Conditions, *, intensity_effects: bool = True, threads: int = 1
+) -> Array:
+    """The phi2 at which each condition's matched profile leans least.
+
+    It takes the place of a reference optimum of criterion `symmetry` where there is none: where two
+    zeros of the skewness meet and vanish, the least skewness is left at their place, so that it goes on
+    where the reference ends. Where skewness has zeros it is one of them, not always the reference.
+
+    Args:
+        conditions: the conditions, [n]; their phi2 does not enter.
+        intensity_effects: false leaves wake and space charge out.
+        threads: threads to share the conditions among.
+
+    Returns:
+        phi2 in rad, in (-pi, pi], [n]; NaN where V2 is 0 or there is no bucket.
+    """
+    sought = np.flatnonzero(conditions.v2_v > 0.0)
+    return _searched(
+        _search.LEAST_SKEWNESS,
+        conditions,
+        sought,
+        intensity_effects=intensity_effects,
+        threads=threads,
+    )[0]
+
+
+def _searched(
+    code: int,
+    conditions: Conditions,
+    sought: npt.NDArray[np.int64],
+    *,
+    intensity_effects: bool,
+    threads: int,
+) -> tuple[Array, npt.NDArray[np.int64]]:
+    """Search some of the conditions [n] by a criterion of `_search`.
+
+    Returns:
+        phi2 [n], rad, NaN where none was sought or found; what `_search` says of those sought.
+    """
     prepared = _prepare.prepare(conditions, intensity_effects=intensity_effects)
     answers = np.full(prepared.count, np.nan)
-    reasons = np.full(prepared.count, "", dtype="U80")
-    low = conditions.v2_v <= (0.5 * conditions.v1_v if criterion == "equal-wells" else 0.0)
-    reasons[low] = _LOW_SECOND
-    reasons[conditions.v2_v == 0.0] = _NO_SECOND
-    sought = np.flatnonzero(~low)
     parameters, wake = prepared.parameters[sought], prepared.wake[sought]
     half_v2 = 0.5 * conditions.v2_v[sought]
     found = np.empty(sought.size)
@@ -101,13 +158,13 @@ def reference_optimum(
 
     def work(rows: slice) -> None:
         _search.search_batch(
-            CRITERIA[criterion],
+            code,
             half_v2[rows],
             parameters[rows],
             wake[rows],
             table,
             _solver.workspace(prepared.harmonics),
-            np.array(_SCANS[criterion]),
+            np.array(_SCANS[code]),
             np.empty(_solver.N_RESULTS),
             found[rows],
             codes[rows],
@@ -115,7 +172,4 @@ def reference_optimum(
 
     _prepare.in_threads(work, sought.size, threads)
     answers[sought] = found
-    reasons[sought] = [_REASONS[int(code)] for code in codes]
-    answers = np.where(prepared.mirrored, -answers, answers)
-    answers = wrap(answers)
-    return (answers, reasons) if with_reason else answers
+    return wrap(np.where(prepared.mirrored, -answers, answers)), codes

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memrl_ctrl.angles import wrap
-from memrl_ctrl.beam import Conditions, reference_optimum
+from memrl_ctrl.beam import Conditions, least_skewed
 from memrl_ctrl.beam.fit import ProfileFit, fit_profile, suggest_delta_rad
 from memrl_ctrl.controllers.core import Array, Controller
 from memrl_ctrl.errors import BeamError
@@ -27,7 +27,8 @@ class Fit(Controller):
 
     The fit begins from several minima of a scan over the whole circle of phi_2, in every shot anew, and
     can still end in the wrong one: damping then limits the damage. Where no reference optimum exists at
-    the fitted bunch, the flattest profile is the goal; where nothing can be fitted, the phase is held.
+    the fitted bunch, the goal is where its profile leans least; where nothing can be fitted, the phase
+    is held.
 
     Args:
         gain: share from the second shot on.
@@ -68,14 +69,13 @@ def fitted_correction(profile: Array, points: Conditions) -> Floats:
     except BeamError:  # not one of them can be fitted, and a controller then holds
         return np.zeros(len(profile))
     wanted = np.asarray(suggest_delta_rad(fit), dtype=np.float64)
-    wanted = np.where(np.isfinite(wanted), wanted, _to_the_flattest(fit))
+    wanted = np.where(np.isfinite(wanted), wanted, _to_the_least_skewed(fit))
     return np.nan_to_num(wanted, nan=0.0)
 
 
-def _to_the_flattest(fit: ProfileFit) -> Floats:
-    """Return the change to the flattest profile [rows], rad; NaN where there is no fit."""
-    flattest = np.asarray(reference_optimum(fit.conditions, "bunching-factor"), dtype=np.float64)
-    return np.where(fit.fitted, wrap(flattest - fit.phi2_rad), np.nan)
+def _to_the_least_skewed(fit: ProfileFit) -> Floats:
+    """Return the change to the profile that leans least [rows], rad; NaN where there is no fit."""
+    return np.where(fit.fitted, wrap(least_skewed(fit.conditions) - fit.phi2_rad), np.nan)
 
 
 @dataclass(eq=False)

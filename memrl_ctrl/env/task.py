@@ -248,7 +248,7 @@ class BeamTask(ABC):
 
         `applied` [rows, 1] rad: what was really applied in the last step. `phase_error_rad` [rows].
         `privileged` [rows, 3]: `aim_error_rad` / pi, sin and cos of it, for a critic that may see
-        the truth; where there is no reference it is the error to the flattest profile. `recorded`
+        the truth; where there is no reference it is the error to the least skewed profile. `recorded`
         [rows], only over a recording: True, the actions change nothing.
         """
         known = np.nan_to_num(self.aim_error_rad())

@@ -9,6 +9,7 @@ from memrl_ctrl.beam import (
     Machine,
     Resonator,
     bucket_area_evs,
+    least_skewed,
     matched_profiles,
     reference_optimum,
     sample_particles,
@@ -301,6 +302,36 @@ def test_bunching_factor_optimum_beats_its_neighbours():
     ).bunching_factor
     there = matched_profiles(conditions.replace(phi2_rad=best), 64).bunching_factor[0]
     assert there >= everywhere.max() - 1e-4
+
+
+def test_the_least_skewness_goes_on_where_the_reference_ends():
+    """Less and less V2 at full intensity: the last reference and the first least skewness are one phase."""
+    v2 = np.linspace(3.0e3, 5.0e2, 2_001)
+    conditions = make(v2_v=v2, b_dot_t_per_s=0.0, intensity=9.0e12).replace(emittance_evs=1.0)
+    best = reference_optimum(conditions)
+    last = int(np.flatnonzero(np.isfinite(best))[-1])
+    assert 100 < last < 1_900
+    assert np.isnan(best[last + 1 :]).all()
+    beyond = conditions.take(np.arange(last + 1, last + 41))
+    least = least_skewed(beyond)
+    assert abs(circular_difference(least[0], best[last])) < np.radians(3.0)
+    assert np.abs(np.diff(np.unwrap(least))).max() < np.radians(1.0)
+    leans = matched_profiles(beyond.replace(phi2_rad=least)).asymmetry
+    assert (np.diff(np.abs(leans)) > 0.0).all()  # further from symmetry with every volt less
+
+
+def test_nowhere_on_the_circle_does_a_profile_lean_less():
+    """No other phi2 on a fine scan has less skewness; without V2 there is no answer."""
+    conditions = make(v2_v=[5.0e2, 0.0], b_dot_t_per_s=0.0, intensity=9.0e12)
+    conditions = conditions.replace(emittance_evs=1.0)
+    least = least_skewed(conditions)
+    assert np.isnan(least).tolist() == [False, True]
+    scan = np.linspace(-np.pi, np.pi, 721)
+    one = conditions.take(np.zeros(scan.size, dtype=int))
+    everywhere = np.abs(matched_profiles(one.replace(phi2_rad=scan)).asymmetry)
+    there = np.abs(matched_profiles(one.take([0]).replace(phi2_rad=least[:1])).asymmetry)
+    assert there[0] <= everywhere.min() + 1e-4
+    assert there[0] > 0.01
 
 
 def test_a_missing_optimum_is_nan_with_its_reason():

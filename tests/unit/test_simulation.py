@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from memrl_ctrl.beam import matched_profiles
 from memrl_ctrl.env import BeamPhaseVectorEnv
 from memrl_ctrl.errors import UsageError
 from memrl_ctrl.limits import PhaseLimits
@@ -77,13 +78,19 @@ def test_phi2_is_the_knob_less_the_offset():
     assert np.allclose(reading.truth.phi2_rad, reading.applied_rad - math.radians(33.0))
 
 
-def test_conditions_without_a_reference_have_the_flattest_profile_as_goal():
-    """Where no reference exists the goal is finite; where one exists they are the same."""
+def test_conditions_without_a_reference_have_the_least_skewed_profile_as_goal():
+    """Where no reference exists the goal is what leans least; where one exists they are the same."""
     backend = batch(rows=64, machine="psb", require_reference=False, intensity=1e13)
     truth = backend.start().truth
     missing = np.isnan(truth.reference_rad)
     assert 0 < missing.sum() < 64
     assert np.isfinite(truth.goal_rad).all()
+    conditions = backend.conditions()
+    assert conditions is not None
+    leans = matched_profiles(conditions.replace(phi2_rad=truth.goal_rad))
+    for turned in (-0.3, 0.3, math.pi):
+        other = matched_profiles(conditions.replace(phi2_rad=truth.goal_rad + turned))
+        assert (np.abs(leans.asymmetry) < np.abs(other.asymmetry))[missing].all()
     assert np.array_equal(truth.goal_rad[~missing], truth.reference_rad[~missing])
 
 

@@ -139,7 +139,7 @@ def open_backend(
         monitor: what profiles are seen with: `wcm`, `ideal` (noise only), or values of
             `memrl_ctrl.beam.measurement.Monitor` by name, for example `{bits: 8}`.
         require_reference: draw unrelated conditions anew that have no reference optimum; without,
-            training has the flattest profile as its goal there.
+            the goal of training is where the profile leans least.
         distinct: unrelated conditions that episodes choose among, the same for the same settings; 0
             draws new ones for each episode, whose reference takes as long as fifteen shots.
         reference: CSV file (ctime_ms,phi2_deg) whose phases replace the computed reference optimum;

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from memrl_backends.blond.hardware import PERFECT, Hardware
 from memrl_backends.blond.partial import EVERYTHING, Partial
 from memrl_backends.blond.wander import KINDS
-from memrl_ctrl.beam import Conditions, filling_to_emittance, reference_optimum
+from memrl_ctrl.beam import Conditions, filling_to_emittance, least_skewed, reference_optimum
 from memrl_ctrl.beam.measurement import WCM, Monitor
 from memrl_ctrl.errors import BeamError, UnknownNameError, UsageError
 from memrl_ctrl.program import CycleProgram, MachineFile, ReferencePhases
@@ -139,7 +139,7 @@ class Drawn:
     reference_rad: FloatArray
     """Reference optimum of phi_2; NaN where none exists."""
     goal_rad: FloatArray
-    """The reference, and where none exists the phi_2 of the flattest profile."""
+    """The reference, and where none exists the phi_2 at which the profile leans least."""
     v1_error: FloatArray | None = None
     """Relative error of V1, which the control system does not know; None for none."""
 
@@ -346,7 +346,7 @@ class Draw:
         goal = reference.copy()
         missing = np.flatnonzero(np.isnan(reference))
         if missing.size:
-            goal[missing] = reference_optimum(conditions.take(missing), "bunching-factor")
+            goal[missing] = least_skewed(conditions.take(missing), threads=threads)
         return Drawn(conditions=conditions, reference_rad=reference, goal_rad=goal)
 
     def _filling(self, count: int, rng: np.random.Generator) -> FloatArray:
