@@ -24,8 +24,9 @@ from memrl_ctrl.errors import (
     Refused,
     TraceError,
 )
-from memrl_ctrl.metrics import measure
+from memrl_ctrl.metrics import ProfileMetrics, measure
 from memrl_ctrl.trace import CycleRecord, OutcomeRecord, PolicyStep
+from memrl_deploy.benefit import Benefit
 from memrl_deploy.engaging import EngageConfig
 from memrl_deploy.failures import Failures
 from memrl_deploy.fallback import Classical, FallbackConfig
@@ -119,6 +120,7 @@ class Runtime:
         self._recorder: Recorder | None = None
         self.summary = RunSummary(mode=mode.name, machine=machine.name)
         self._failures = Failures(self._steering, self._guard, self._view, self.summary)
+        self._benefit = Benefit()
 
     def stop(self, cause: str) -> None:
         """End the run after the cycle that is being decided, or at once while waiting for one.
@@ -252,6 +254,7 @@ class Runtime:
             "bunching_factor": metrics.bunching_factor,
             "recommended_rad": decision.phi_hw_rad,
         }
+        self._note_benefit(reading, metrics, usable)
         pacing.lap("measure")
         end = self._failures.played(reading)
         self._press()
@@ -290,6 +293,15 @@ class Runtime:
             self._failures.strike("no-answer", "the policy gave no finite number for any point")
         else:
             self._failures.clear("no-answer")
+
+    def _note_benefit(
+        self, reading: Reading, metrics: ProfileMetrics, usable: NDArray[np.bool_]
+    ) -> None:
+        """Tell those who can take over, and the record, that the beam is worse than before."""
+        worse = self._benefit.see(metrics, usable, engaged=self._steering.in_control)
+        if worse is not None:
+            self._failures.events.append(worse.event(reading.cycle))
+            self._view.note(str(worse))
 
     def _note_outlook(self, reading: Reading) -> None:
         """Give the guard a fit that was made meanwhile, and put it into the record."""

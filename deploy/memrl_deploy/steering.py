@@ -57,6 +57,11 @@ class Steering:
         return self._machine.changes
 
     @property
+    def in_control(self) -> bool:
+        """Whether a person engaged the loop and nobody took the machine from it since."""
+        return self._machine.in_control
+
+    @property
     def taken_over(self) -> bool:
         """Whether the operator asked for the machine and nothing was decided since."""
         return self._asked == "manual"

@@ -129,13 +129,13 @@ def test_a_bunch_at_rest_without_noise_is_not_frozen(n_slices: int) -> None:
     assert noisy_points(bunch(4, n_slices, 0.02), CONFIG).all()
 
 
-@pytest.mark.parametrize("turn", [2, 5, 10, 11])
+@pytest.mark.parametrize("turn", [2, 11, 200, 201])
 def test_old_readings_in_turn_are_frozen(turn: int) -> None:
-    """A profile with noise that came in one of the last ten readings is an old one; one point's alone too."""
+    """A profile with noise that came in one of the last 200 readings is an old one; one point's alone too."""
     rounds = [bunch(3, 128, 0.02, seed=seed) for seed in range(turn)]
     subject = Guard(PhaseLimits(), None, 1.0)
     first = FakeBackend(points=3, n_slices=128, related=False).start()
-    for cycle in range(3 * turn):
+    for cycle in range(turn + 12):
         profile = bunch(3, 128, 0.02, seed=1000 + cycle)
         profile[1:] = rounds[cycle % turn][1:]
         reading = replace(first, cycle=cycle, profile=profile)

@@ -24,9 +24,9 @@ class GuardConfig:
     frozen_noise_share: float = 5e-3
     """A profile that comes again to the bit is frozen if its noise is at least this share of its peak:
     without noise a bunch at rest repeats itself."""
-    frozen_readings: int = 10
+    frozen_readings: int = 200
     """A profile is held against those of so many readings before: some monitors serve two or more old ones
-    in turn."""
+    in turn, a file that is played in a loop hundreds."""
     distribution_factor: float = 1.5
     """A reading is unlike the training where a score is beyond the training's 99.9 % quantile times
     this factor."""
