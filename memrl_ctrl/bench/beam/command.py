@@ -18,7 +18,7 @@ from memrl_ctrl import controllers
 from memrl_ctrl.bench.beam.conditions import PROGRAMS, RANDOM, USUAL, Condition, chosen
 from memrl_ctrl.bench.beam.figures import AFTER, AFTER_SHARE, figures
 from memrl_ctrl.bench.beam.picture import draw
-from memrl_ctrl.bench.beam.play import Forgetful, Played, Player, check_player, play
+from memrl_ctrl.bench.beam.play import CUT, Forgetful, Played, Player, check_player, play
 from memrl_ctrl.bench.beam.store import Store, key_of
 from memrl_ctrl.bench.beam.summary import sentences, standings
 from memrl_ctrl.bench.report import as_markdown, publish
@@ -31,7 +31,6 @@ from memrl_ctrl.terminal import Terminal
 EPISODES = 500
 SEED = 20_260_801
 """No training, evaluation or tuning uses it."""
-CUT = "-no-memory"
 COLUMNS = (
     "controller",
     "condition",

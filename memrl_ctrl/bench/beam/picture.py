@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memrl_ctrl.bench.beam.figures import curves
-from memrl_ctrl.bench.beam.play import Played
+from memrl_ctrl.bench.beam.play import CUT, Played
 from memrl_ctrl.outputs import write_output
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ def draw(
 ) -> Path | None:
     """Draw median (line) and 95th percentile (dashed) of the phase error after each shot.
 
+    A policy whose memory is cut has the colour that it has with it, and a dotted line.
+
     Args:
         cells: by condition: name of each contestant, and what it played.
         path: PNG to write.
@@ -46,7 +48,7 @@ def draw(
     size = (PANEL_INCH[0] * columns + 0.3, PANEL_INCH[1] * rows + 0.9)
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False, sharex=False, sharey=True).ravel()
-    names = list(dict.fromkeys(name for cell in cells.values() for name, _ in cell))
+    names = list(dict.fromkeys(_whole(name) for cell in cells.values() for name, _ in cell))
     for panel, (condition, players) in zip(panels, cells.items(), strict=False):
         _panel(panel, condition, players, names)
     for panel in panels[max(len(cells) - columns, 0) : len(cells)]:
@@ -71,14 +73,20 @@ def draw(
     return write_output(path, picture.getvalue())
 
 
+def _whole(name: str) -> str:
+    """Return the name of a policy, be its memory cut or not."""
+    return name.removesuffix(CUT)
+
+
 def _panel(
     panel: Axes, condition: str, players: Sequence[tuple[str, Played]], names: Sequence[str]
 ) -> None:
     for name, played in players:
         found = curves(played)
-        colour = COLOURS[names.index(name) % len(COLOURS)]
+        colour = COLOURS[names.index(_whole(name)) % len(COLOURS)]
+        style = "-" if name == _whole(name) else ":"
         shots = range(len(found["median_deg"]))
-        panel.plot(shots, found["median_deg"], color=colour, label=name, linewidth=1.3)
+        panel.plot(shots, found["median_deg"], color=colour, label=name, linewidth=1.3, ls=style)
         panel.plot(shots, found["p95_deg"], color=colour, linestyle="--", linewidth=0.7, alpha=0.8)
     panel.set_yscale("log")
     panel.set_ylim(*LIMITS_DEG)

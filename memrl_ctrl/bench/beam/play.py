@@ -45,6 +45,10 @@ class Player(Protocol):
         ...
 
 
+CUT = "-no-memory"
+"""Behind the name of a policy whose memory is cut."""
+
+
 class Forgetful:
     """A policy whose memory is cut: it is back at its reset value in every shot.
 
