@@ -254,7 +254,6 @@ class Runtime:
             "bunching_factor": metrics.bunching_factor,
             "recommended_rad": decision.phi_hw_rad,
         }
-        self._note_benefit(reading, metrics, usable)
         pacing.lap("measure")
         end = self._failures.played(reading)
         self._press()
@@ -282,6 +281,7 @@ class Runtime:
         if end is not None:
             raise end
         self._note_answer(usable, delta)
+        self._note_benefit(reading, metrics, usable)
         if self._foresight is not None:
             self._foresight.ask(reading, usable)
 
@@ -297,7 +297,7 @@ class Runtime:
     def _note_benefit(
         self, reading: Reading, metrics: ProfileMetrics, usable: NDArray[np.bool_]
     ) -> None:
-        """Tell those who can take over, and the record, that the beam is worse than before."""
+        """Tell those who can take over, and the next record, that the beam is worse than before."""
         worse = self._benefit.see(metrics, usable, engaged=self._steering.in_control)
         if worse is not None:
             self._failures.events.append(worse.event(reading.cycle))
