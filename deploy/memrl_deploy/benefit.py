@@ -44,13 +44,19 @@ class Worse:
         """Return it as an event of a cycle's record."""
         return {"kind": KIND, "cycle": cycle, **{k: round(v, 4) for k, v in vars(self).items()}}
 
+    @property
+    def numbers(self) -> str:
+        """What was measured, in words."""
+        return (
+            f"mean |asymmetry| {self.asymmetry:.3f} (then {self.asymmetry_before:.3f}), bunching factor "
+            f"{self.bunching_factor:.3f} (then {self.bunching_factor_before:.3f})"
+        )
+
     def __str__(self) -> str:
         """Return it as a sentence for those who can take over."""
         return (
-            f"the beam is worse than when the loop was engaged, for {CYCLES} cycles now: mean |asymmetry| "
-            f"{self.asymmetry:.3f} (then {self.asymmetry_before:.3f}), bunching factor "
-            f"{self.bunching_factor:.3f} (then {self.bunching_factor_before:.3f}); key m, or "
-            "`memrl-ctrl operator take-over`, takes the machine from the loop"
+            f"the beam is worse than when the loop was engaged, for {CYCLES} cycles now: {self.numbers}; "
+            "key m, or `memrl-ctrl operator take-over`, takes the machine from the loop"
         )
 
 

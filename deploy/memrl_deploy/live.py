@@ -153,6 +153,9 @@ def show_summary(summary: RunSummary, console: Console) -> None:
         row("the policy at the end", clean(summary.not_engaged))
     for kind, count in sorted(summary.missed.items()):
         row(f"missed: {kind}", str(count))
+    if summary.worse:
+        times = f"{len(summary.worse)} times, the last: " if len(summary.worse) > 1 else ""
+        row("worse than when engaged", times + summary.worse[-1])
     row("points altered or held", _counts(summary))
     if summary.asymmetry:
         row(

@@ -302,6 +302,7 @@ class Runtime:
         if worse is not None:
             self._failures.events.append(worse.event(reading.cycle))
             self._view.note(str(worse))
+            self.summary.worse.append(f"cycle {reading.cycle}: {worse.numbers}")
 
     def _note_outlook(self, reading: Reading) -> None:
         """Give the guard a fit that was made meanwhile, and put it into the record."""

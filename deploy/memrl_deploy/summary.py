@@ -108,6 +108,8 @@ class RunSummary:
     """Points that each guard stage altered, held or refused, over all cycles."""
     changes: list[str] = field(default_factory=list)
     """Transitions from mode to mode, in words."""
+    worse: list[str] = field(default_factory=list)
+    """When the beam was found worse than where a person engaged the loop, with what was measured."""
     asymmetry: list[float] = field(default_factory=list)
     """Mean |asymmetry| of the first and of the last cycle."""
     times_ns: NDArray[np.int64] = field(

@@ -124,6 +124,8 @@ def test_the_loop_tells_and_records_it_and_goes_on(tmp_path: Path) -> None:
     loop = closed_loop(Spy(alter=leaning), tmp_path, cycles=50, view=view, policy=still)
     summary = loop.run()
     assert summary.error is None
+    (said,) = summary.worse
+    assert said.startswith(f"cycle {8 + CYCLES - 1}: mean |asymmetry| ")
     assert sum(note.startswith("the beam is worse than when the loop") for note in view.notes) == 1
     assert summary.trace is not None
     with TraceReader(summary.trace) as trace:
