@@ -144,6 +144,28 @@ def write_json(path: str | Path, values: Mapping[str, Any]) -> None:
         write_output(path, text)
 
 
+@contextmanager
+def scratch_folder(within: Path | None) -> Iterator[Path]:
+    """Give a new folder whose disk is measured; it is taken away at the end of the block.
+
+    Args:
+        within: the folder that it is made in, which is made where it is missing; None is the current one.
+
+    Raises:
+        FileError: it cannot be made there.
+    """
+    place = within or Path.cwd()
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix="memrl-bench-", dir=place))
+    except OSError as error:
+        raise _problem(place, error) from error
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
 def _written_in_place(path: Path) -> bool:
     """Whether a path is a device or a pipe, which must not be replaced by a file."""
     return path.absolute().is_relative_to("/dev") or (path.exists() and not path.is_file())

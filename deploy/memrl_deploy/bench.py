@@ -9,7 +9,6 @@ import secrets
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -31,7 +30,7 @@ from memrl_ctrl.bench.report import publish
 from memrl_ctrl.cli.bars import work_bar
 from memrl_ctrl.cli.values import Count, OutputFolder
 from memrl_ctrl.errors import ConnectionFailed, MachineError, TraceError
-from memrl_ctrl.outputs import STDOUT
+from memrl_ctrl.outputs import STDOUT, scratch_folder
 from memrl_ctrl.policy import OnnxPolicy
 from memrl_ctrl.policy.runner import open_session
 from memrl_ctrl.policy.write import proportional_policy
@@ -133,22 +132,16 @@ def run(
     """
     measured = Measured.of(cycles)
     console = Terminal(stderr=str(json_path) == STDOUT)
-    place = Path(tempfile.mkdtemp(prefix="memrl-bench-", dir=folder or Path.cwd()))
-    try:
-        with ExitStack() as ending, suppress(KeyboardInterrupt):
-            ending.enter_context(work_bar(console, "closed loop"))
-            endpoint = ending.enter_context(twin(place, "--low-priority"))
-            echo = ending.enter_context(_echo_process())
-            data = proportional_policy(
-                n_slices=POLICY_SLICES, gain_rad=0.5, lstm_units=UNITS, name="bench"
-            )
-            floors = Floors(place, echo, data, ending)
-            policy = OnnxPolicy.load(data)
-            _segments(
-                measured, place, endpoint=endpoint, policy=policy, cycles=cycles, floors=floors
-            )
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
+    with scratch_folder(folder) as place, ExitStack() as ending, suppress(KeyboardInterrupt):
+        ending.enter_context(work_bar(console, "closed loop"))
+        endpoint = ending.enter_context(twin(place, "--low-priority"))
+        echo = ending.enter_context(_echo_process())
+        data = proportional_policy(
+            n_slices=POLICY_SLICES, gain_rad=0.5, lstm_units=UNITS, name="bench"
+        )
+        floors = Floors(place, echo, data, ending)
+        policy = OnnxPolicy.load(data)
+        _segments(measured, place, endpoint=endpoint, policy=policy, cycles=cycles, floors=floors)
     if not measured.cycles or not measured.floors_ms:
         raise MachineError("stopped before anything was measured")
     return _published(measured, cycles, json_path, console)
@@ -300,13 +293,19 @@ def _published(
     ]
     kinds = ", ".join(f"{count} {kind}" for kind, count in measured.missed.most_common())
     missed = f"{measured.missed.total()} cycles{f' ({kinds})' if kinds else ''}"
+    slope = figures["rss_mb_per_100k_cycles"]
+    memory = (
+        f"memory {slope:+.2f} MB in 100,000 cycles"
+        if np.isfinite(slope)
+        else "too few cycles to say how memory grows"
+    )
     notes = [
         f"{decided.size} of {cycles} cycles{': ' + measured.reason if measured.reason else ''}; "
         f"{POINTS} x {SLICES} float32, CURVE, each cycle durable before its setpoint is sent; "
         f"{missed} missed; load {figures['load_1min']:.1f}.",
         f"Median: {figures['ratio_to_floors_median']:.2f} times the floors with a reading's round "
-        f"trip, {figures['ratio_to_small_floors_median']:.2f} times those with a setpoint's; memory "
-        f"{figures['rss_mb_per_100k_cycles']:+.2f} MB in 100,000 cycles.",
+        f"trip, {figures['ratio_to_small_floors_median']:.2f} times those with a setpoint's; "
+        f"{memory}.",
     ]
     return publish(
         name="loop",

@@ -7,7 +7,6 @@ import itertools
 import os
 import shutil
 import statistics
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from cyclopts import Parameter
 from memrl_ctrl.bench.report import publish
 from memrl_ctrl.cli.values import Count, OutputFolder
 from memrl_ctrl.errors import FileError
+from memrl_ctrl.outputs import scratch_folder
 from memrl_ctrl.testing.traces import digitised_cycle, sample_header, sample_outcome
 from memrl_ctrl.trace import (
     CycleRecord,
@@ -78,13 +78,11 @@ def run(
         full_day: the day has full profiles too, about 4 GB on the disk; else 4 x 600 profiles.
         folder: where to write; the disk of that folder is measured.
     """
-    place = Path(tempfile.mkdtemp(prefix="memrl-bench-", dir=folder or Path.cwd()))
-    try:
-        figures = _recorded(place / "run", cycles) | _opened(place / "day", full=full_day)
-    except OSError as error:
-        raise FileError(place, f"the benchmark cannot write here: {error.strerror}") from error
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
+    with scratch_folder(folder) as place:
+        try:
+            figures = _recorded(place / "run", cycles) | _opened(place / "day", full=full_day)
+        except OSError as error:
+            raise FileError(place, f"the benchmark cannot write here: {error.strerror}") from error
     shape = (POINTS, SLICES) if full_day else (SMALL_POINTS, SMALL_SLICES)
     return publish(
         name="trace",

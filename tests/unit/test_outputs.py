@@ -14,6 +14,7 @@ from memrl_ctrl.outputs import (
     check_output_file,
     check_output_folder,
     output_file,
+    scratch_folder,
     write_json,
     write_output,
 )
@@ -126,3 +127,18 @@ def test_json_to_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
     """`-` is standard output."""
     write_json("-", {"n": 1})
     assert json.loads(capsys.readouterr().out) == {"n": 1}
+
+
+def test_a_scratch_folder_is_made_with_its_parents_and_taken_away(tmp_path: Path) -> None:
+    """Folders that are missing are made; a file in the way is one sentence."""
+    within = tmp_path / "not" / "there"
+    with scratch_folder(within) as place:
+        assert place.parent == within
+        (place / "some").write_text("thing")
+    assert list(within.iterdir()) == []
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(FileError, match="file: cannot be written: "),
+        scratch_folder(tmp_path / "file"),
+    ):
+        pass
