@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -75,7 +76,8 @@ def publish(
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine,
         "rows": [dict(row) for row in rows],
-        "figures": dict(figures),
+        # JSON knows no number that is none: what could not be measured is null.
+        "figures": {key: value if math.isfinite(value) else None for key, value in figures.items()},
         "notes": list(notes),
     }
     if json_path is not None:

@@ -21,7 +21,7 @@ def test_report_prints_a_table_and_writes_the_same_as_json(tmp_path):
         name="x",
         columns=("what", "value"),
         rows=[{"what": "one", "value": 1234.5}, {"what": "two"}],
-        figures={"value": 1234.5},
+        figures={"value": 1234.5, "not measured": float("nan")},
         json_path=path,
         notes=["measured once"],
         console=console,
@@ -30,7 +30,7 @@ def test_report_prints_a_table_and_writes_the_same_as_json(tmp_path):
     assert "1,234" in text
     assert "measured once" in text
     written = json.loads(path.read_text())
-    assert written["figures"] == {"value": 1234.5}
+    assert written["figures"] == {"value": 1234.5, "not measured": None}
     assert written["rows"][0]["what"] == "one"
     assert written["machine"]["versions"]["numpy"] == np.__version__
 
