@@ -174,6 +174,15 @@ def phase_error_deg(phi2_rad: npt.ArrayLike, optimum_rad: npt.ArrayLike) -> Arra
     return np.degrees(np.abs(circular_difference(phi2_rad, optimum_rad)))
 
 
+def mean_known(values: npt.ArrayLike, axis: int = -1) -> Array:
+    """Mean along an axis of the finite values; NaN where there is none, without a warning."""
+    values = np.asarray(values, dtype=np.float64)
+    known = np.isfinite(values)
+    number = known.sum(axis=axis)
+    total = np.where(known, values, 0.0).sum(axis=axis)
+    return np.where(number > 0, total / np.maximum(number, 1), np.nan)
+
+
 @compiled
 def _measure_rows(rows: Any, cosine: Any, sine: Any, result: Any) -> None:
     slices = rows.shape[1]

@@ -146,7 +146,7 @@ def write_json(path: str | Path, values: Mapping[str, Any]) -> None:
 
 @contextmanager
 def scratch_folder(within: Path | None) -> Iterator[Path]:
-    """Give a new folder whose disk is measured; it is taken away at the end of the block.
+    """Give a new folder for a while: what is in it is taken away at the end of the block.
 
     Args:
         within: the folder that it is made in, which is made where it is missing; None is the current one.
@@ -157,7 +157,7 @@ def scratch_folder(within: Path | None) -> Iterator[Path]:
     place = within or Path.cwd()
     try:
         place.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix="memrl-bench-", dir=place))
+        made = Path(tempfile.mkdtemp(prefix="memrl-", dir=place))
     except OSError as error:
         raise _problem(place, error) from error
     try:

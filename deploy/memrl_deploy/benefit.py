@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memrl_ctrl.metrics import ProfileMetrics
+from memrl_ctrl.metrics import ProfileMetrics, mean_known
 
 KIND = "worse"
 BEFORE = 10
@@ -23,7 +23,7 @@ BEFORE = 10
 CYCLES = 20
 """So many cycles in a row must be worse: longer than a policy takes to follow a step of the offset."""
 MORE_ASYMMETRY = 0.1
-"""Mean |asymmetry| larger by more than this is worse; 2 % noise a slice makes 0.02 of it."""
+"""Mean |asymmetry| larger by more than this is worse; 2 % noise in each of 128 slices makes 0.005 of it."""
 LESS_BUNCHING = 0.8
 """A mean bunching factor below this share is worse; at the other zero of the asymmetry it is about 0.6."""
 
@@ -85,7 +85,7 @@ class Benefit:
             self._then, self._worse = None, 0
             return None
         if self._then is None:
-            self._then = _mean(np.stack(self._before or [now]))
+            self._then = mean_known(np.stack(self._before or [now]), axis=0)
             self._before.clear()
         both = np.isfinite(now).all(axis=0) & np.isfinite(self._then).all(axis=0)
         if not both.any():
@@ -102,11 +102,3 @@ class Benefit:
             bunching_factor=float(fills),
             bunching_factor_before=float(filled),
         )
-
-
-def _mean(values: Floats) -> Floats:
-    """Return the mean over cycles [2, points] of those that have a number; NaN where none has one."""
-    known = np.isfinite(values)
-    number = known.sum(axis=0)
-    total = np.where(known, values, 0.0).sum(axis=0)
-    return np.where(number > 0, total / np.maximum(number, 1), np.nan)

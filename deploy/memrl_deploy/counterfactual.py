@@ -14,7 +14,6 @@ independent (moving blocks; Kuensch, Ann. Statist. 17 (1989) 1217).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 from memrl_ctrl.backend import Reading
 from memrl_ctrl.beam import CycleFit, fit_cycle, matched_profiles
 from memrl_ctrl.errors import BeamError, MemrlError, TraceError
-from memrl_ctrl.metrics import asymmetry, measure
+from memrl_ctrl.metrics import asymmetry, mean_known, measure
 from memrl_ctrl.program import CycleProgram, load_program
 from memrl_ctrl.progress import report
 from memrl_ctrl.trace import TraceReader
@@ -128,7 +127,7 @@ def counterfactual(
     indices = np.arange(begin, begin + count)
     model = _Model.fitted(trace, loaded, indices)
     played = np.stack([trace.record(int(i)).reading.applied_rad for i in indices])
-    measured = _mean(asymmetry(trace.array("profile", slice(begin, begin + count))))
+    measured = mean_known(np.abs(asymmetry(trace.array("profile", slice(begin, begin + count)))))
     rng = np.random.default_rng(seed)
     known, driven = np.empty((2, draws, count)), np.empty((2, draws, count))
     for draw in range(draws):
@@ -151,18 +150,10 @@ def counterfactual(
     )
 
 
-def _mean(values: NDArray[Any]) -> Any:
-    """Mean |asymmetry| over the points; NaN where no point has one."""
-    known = np.isfinite(values)
-    total = np.where(known, np.abs(values), 0.0).sum(axis=-1)
-    number = known.sum(axis=-1)
-    return np.where(number > 0, total / np.maximum(number, 1), np.nan)
-
-
 def _seen(profile: NDArray[np.float32]) -> tuple[float, float]:
     """Return mean |asymmetry| and mean bunching factor of a cycle's profiles [points, n_slices]."""
     metrics = measure(profile)
-    return float(_mean(metrics.asymmetry)), float(_mean(metrics.bunching_factor))
+    return float(mean_known(np.abs(metrics.asymmetry))), float(mean_known(metrics.bunching_factor))
 
 
 def _program(trace: TraceReader, name: str) -> CycleProgram:

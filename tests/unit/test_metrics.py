@@ -18,6 +18,7 @@ from memrl_ctrl.metrics import (
     bunch_length_s,
     bunching_factor,
     circular_difference,
+    mean_known,
     measure,
     phase_error_deg,
 )
@@ -234,3 +235,12 @@ def test_differences_are_taken_on_the_circle():
     assert circular_difference(0.0, np.pi) == pytest.approx(np.pi)
     assert phase_error_deg(np.radians(-179.0), np.radians(179.0)) == pytest.approx(2.0)
     assert np.isnan(phase_error_deg(0.0, np.nan))
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_mean_of_what_is_known_leaves_out_what_is_not() -> None:
+    """Infinite counts as unknown; where nothing is known the mean is not, without a warning."""
+    values = np.array([[1.0, np.nan, np.inf], [3.0, np.nan, 5.0]])
+    np.testing.assert_equal(mean_known(values, axis=0), [2.0, np.nan, 5.0])
+    np.testing.assert_equal(mean_known(values), [1.0, 4.0])
+    assert np.isnan(mean_known([]))
