@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from memrl_ctrl.metrics import mean_known
 from memrl_ctrl.texts import clean
 from memrl_deploy.pacing import SECTIONS
 from memrl_deploy.summary import CycleView, RunSummary, View
@@ -32,8 +33,7 @@ def bars(phi_rad: NDArray[np.float64], low: float, high: float) -> str:
 
 def mean_asymmetry(view: CycleView) -> float:
     """Return the mean |asymmetry| over the points that have one; NaN if none has."""
-    values = np.abs(view.asymmetry[np.isfinite(view.asymmetry)])
-    return float(values.mean()) if values.size else float("nan")
+    return float(mean_known(np.abs(view.asymmetry)))
 
 
 def _difference(view: CycleView) -> str:

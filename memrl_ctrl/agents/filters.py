@@ -6,8 +6,7 @@ observation which change is still wanted, and how far it is to be trusted; each 
 it into an average that forgets at a speed of its own (fading-memory filters: N. Morrison, Introduction
 to Sequential Smoothing and Prediction, 1969), and what was applied turns all of them back. An average
 of angles is the direction of the sum of their vectors, as long as each is to be trusted (K. Mardia,
-P. Jupp, Directional Statistics, 2000, section 2.2): a sum that is the same whether it is taken step by
-step or over a whole sequence at once.
+P. Jupp, Directional Statistics, 2000, section 2.2).
 Which of them is right depends on how the offset moves, which nobody says: every filter predicts the
 next observation, and the better it does, the more it weighs (multiple-model estimation: D. Magill,
 IEEE Trans. Autom. Control 10, 1965, 434). An observation far from what a filter foresaw ends that
@@ -27,6 +26,7 @@ stays so.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -41,8 +41,6 @@ LARGEST_LOG = math.log1p(math.pi / FINE_RAD)
 CONTRADICTED, SOFTNESS = 7.0, 0.5
 """Surprise at which half of a sum is kept, and over how much more or less it turns: an observation that is
 eight of its spreads away from what a filter foresaw ends that filter's past. Two more, and it is gone."""
-LEAST_KEPT = -12.0
-"""Logarithm of the least share of a sum that is kept at a step: nothing, but with a logarithm."""
 MISSES_KEPT = 0.95
 """Share of the earlier misses of a filter that is kept at each step."""
 LOG_RANGE, LOG_MIDDLE = 6.0, -10.0
@@ -86,29 +84,18 @@ def _any(x: Tensor, y: Tensor) -> Tensor:
     return (x.square() + y.square() > 0.0).to(x.dtype)
 
 
-class _Fading:
-    """Sums with fading memory, all steps at once.
+def _faded(values: Tensor, before: Tensor) -> Tensor:
+    """Return sums behind each step [time, batch, n] that keep `MISSES_KEPT` of themselves.
 
     Args:
-        log_kept: logarithm of what each sum keeps when a step is added [time, batch, n].
+        values: what is added at each step [time, batch, n].
+        before: the sums before the first step [batch, n].
     """
-
-    def __init__(self, log_kept: Tensor) -> None:
-        left = torch.cumsum(log_kept, dim=0).permute(1, 2, 0)
-        step = torch.arange(len(log_kept), device=log_kept.device)
-        later = step.view(-1, 1) >= step
-        since = torch.where(later, left.unsqueeze(-1) - left.unsqueeze(-2), -math.inf)
-        self._shares, self._left = torch.exp(since), torch.exp(left)
-
-    def sums(self, values: Tensor, before: Tensor) -> Tensor:
-        """Return the sums behind each step [time, batch, n].
-
-        Args:
-            values: what is added at each step [time, batch, n], or the same to all sums [time, batch, 1].
-            before: the sums before the first step [batch, n].
-        """
-        added = (self._shares @ values.permute(1, 2, 0).unsqueeze(-1)).squeeze(-1)
-        return (added + self._left * before.unsqueeze(-1)).permute(2, 0, 1)
+    sums = []
+    for value in values:
+        before = value + MISSES_KEPT * before
+        sums.append(before)
+    return torch.stack(sums)
 
 
 class FilterMemory(SequenceMemory):
@@ -179,8 +166,7 @@ class FilterMemory(SequenceMemory):
             applied = previous.to(whole) * self.half_range_rad
             direction = self.says(encoded.to(whole))
             said = torch.atan2(direction[..., 1:], direction[..., :1])
-            vectors = _nearly_unit(direction)
-            known, latest = said.detach(), vectors.detach()
+            known, latest = said.detach(), _nearly_unit(direction.detach())
             earlier = torch.cat((bank[5].unsqueeze(0), latest[:-1]))
             begun = torch.cat((_any(*bank[:2])[None, :, :1], torch.ones_like(known[1:])))
             moved = wrap(
@@ -191,13 +177,14 @@ class FilterMemory(SequenceMemory):
         out, lstm_state = self.lstm(x, before)
         with torch.autocast(observations.device.type, enabled=False):
             everything = torch.cat((out, encoded), dim=-1).to(whole)
-            log_weight = bounded(self.trusts(everything))
-            towards = self.recalls(everything)
+            trust, towards, trust_recalled = side_by_side(
+                (self.trusts, self.recalls, self.trusts_recalled), everything
+            )
+            log_weight, log_recalled = bounded(trust), bounded(trust_recalled)
             recalled = torch.atan2(towards[..., 1:], towards[..., :1])
             (seen, weights, averages), bank = self._average(
-                vectors, log_weight, applied, recalled.detach(), bank
+                latest, log_weight.detach(), applied, recalled.detach(), begun=begun, bank=bank
             )
-            log_recalled = bounded(self.trusts_recalled(everything))
             parts = (
                 seen,
                 fine(wrap(recalled.detach() - known)),
@@ -219,6 +206,8 @@ class FilterMemory(SequenceMemory):
         log_weight: Tensor,
         applied: Tensor,
         recalled: Tensor,
+        *,
+        begun: Tensor,
         bank: MemoryState,
     ) -> tuple[tuple[Tensor, Tensor, Tensor], MemoryState]:
         """Run the bank over a sequence.
@@ -228,6 +217,7 @@ class FilterMemory(SequenceMemory):
             log_weight: how far each is to be trusted [time, batch, 1].
             applied: change applied before each of them, rad [time, batch, 1].
             recalled: what the LSTM makes of all of them, rad [time, batch, 1].
+            begun: whether anything was seen before each [time, batch, 1].
             bank: cosine and sine [batch, n_filters], misses [batch, n_mixed], predictions and what the LSTM
                 made of the last one [batch, 1].
 
@@ -235,29 +225,30 @@ class FilterMemory(SequenceMemory):
             What the head sees of it [time, batch, 5 n_filters + 1]: misses; on a logarithmic scale misses,
             lengths of the sums, and averages relative to what the observation says, in rad and in its
             spreads; number of predictions. Logarithmic weights of filters and LSTM [time, batch, n_mixed];
-            averages [time, batch, n_filters]. The bank after the last step.
+            averages [time, batch, n_filters]. The bank after the last step. Only the sharpness of the
+            weights learns from it.
         """
-        cosine, sine, misses, predictions, recalled_before = bank[:5]
-        # In the frame of the phase before the sequence nothing has to be turned.
-        turned = torch.cumsum(applied, dim=0)
-        ahead, aside = torch.cos(turned), torch.sin(turned)
-        vector = torch.exp(log_weight) * vector
-        x_now = vector[..., :1] * ahead - vector[..., 1:] * aside
-        y_now = vector[..., 1:] * ahead + vector[..., :1] * aside
-        own = recalled + turned
-        own_before = torch.cat((recalled_before.unsqueeze(0), own[:-1]))
-        target, log_kept, unforeseen, begun = self._followed(
-            x_now, y_now, log_weight, own_before, (cosine, sine)
-        )
-        fading = _Fading(log_kept)
-        x, y = fading.sums(x_now, cosine), fading.sums(y_now, sine)
-        averages = torch.atan2(y, x)
-        fading = _Fading(torch.full_like(log_kept[:, :1, :1], math.log(MISSES_KEPT)))
-        misses, predictions = fading.sums(unforeseen, misses), fading.sums(begun, predictions)
-        of_filters, of_lstm = misses[..., :-1], misses[..., -1:]
-        least = of_filters.amin(dim=-1, keepdim=True)
-        behind = of_filters - least
         with torch.no_grad():
+            # In the frame of the phase before the sequence nothing has to be turned.
+            turned = torch.cumsum(applied, dim=0)
+            ahead, aside = torch.cos(turned), torch.sin(turned)
+            vector = torch.exp(log_weight) * vector
+            x_now = vector[..., :1] * ahead - vector[..., 1:] * aside
+            y_now = vector[..., 1:] * ahead + vector[..., :1] * aside
+            target = torch.atan2(y_now, x_now)
+            own = recalled + turned
+            foreseen = torch.cat((bank[4].unsqueeze(0), own[:-1]))
+            x, y, surprised = self._followed(
+                x_now, y_now, target, log_weight, begun=begun, bank=bank
+            )
+            averages = torch.atan2(y, x)
+            by_lstm = begun * surprise(wrap(target - foreseen), log_weight)
+            unforeseen = torch.cat((surprised, by_lstm), dim=-1)
+            unforeseen = unforeseen - surprised.amin(dim=-1, keepdim=True)
+            misses, predictions = _faded(unforeseen, bank[2]), _faded(begun, bank[3])
+            of_filters, of_lstm = misses[..., :-1], misses[..., -1:]
+            least = of_filters.amin(dim=-1, keepdim=True)
+            behind = of_filters - least
             length = torch.sqrt(x.square() + y.square() + SHORTEST**2)
             aside_rad = wrap(averages - target)
             spreads = aside_rad * torch.exp(-log_spread(log_weight))
@@ -269,51 +260,48 @@ class FilterMemory(SequenceMemory):
                 torch.sign(spreads) * torch.log1p(spreads.abs()),
                 torch.log1p(predictions) / 3.0,
             )
-        # The LSTM may know what no observation says by itself, but not for long against all of them.
-        doubted = FIRST_WEIGHT - (of_lstm - least).clamp(min=0.0)
+            # The LSTM may know what no observation says by itself, but not for long against all of them.
+            doubted = FIRST_WEIGHT - (of_lstm - least).clamp(min=0.0)
+            last = (x[-1] * ahead[-1] + y[-1] * aside[-1], y[-1] * ahead[-1] - x[-1] * aside[-1])
         weights = torch.cat((-torch.exp(self.log_sharpness) * behind, doubted), dim=-1)
-        last = (x[-1] * ahead[-1] + y[-1] * aside[-1], y[-1] * ahead[-1] - x[-1] * aside[-1])
         whole = (torch.cat(seen, dim=-1), weights, wrap(averages - turned))
         return whole, (*last, misses[-1], predictions[-1], recalled[-1])
 
-    @torch.no_grad()
     def _followed(
         self,
         x_now: Tensor,
         y_now: Tensor,
+        target: Tensor,
         log_weight: Tensor,
-        own: Tensor,
-        sums: tuple[Tensor, Tensor],
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        *,
+        begun: Tensor,
+        bank: MemoryState,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Follow the bank step by step: what each filter keeps depends on what it foresaw.
 
         Args:
             x_now, y_now: vector of each observation [time, batch, 1], in the frame of the sums.
-            log_weight: of each [time, batch, 1].
-            own: what the LSTM foresaw of each, rad [time, batch, 1], in the same frame.
-            sums: cosine and sine before the sequence [batch, n_filters].
+            target: its direction, rad [time, batch, 1].
+            log_weight: how far it is to be trusted [time, batch, 1].
+            begun: whether anything was seen before it [time, batch, 1].
+            bank: cosine and sine before the sequence [batch, n_filters], and the rest.
 
         Returns:
-            Direction of each vector, rad [time, batch, 1]; logarithm of what each filter keeps when a
-            step is added [time, batch, n_filters]; by how much it was surprised more than the least surprised
-            filter, and the LSTM [time, batch, n_mixed]; whether anything was foreseen [time, batch, 1].
+            Sums behind each step, cosine and sine, and by how much each filter was surprised there
+            [time, batch, n_filters].
         """
-        target = torch.atan2(y_now, x_now)
-        x, y = sums
-        kept, unforeseen, known = [], [], []
+        x, y = bank[:2]
+        nothing = 1.0 - begun
+        sharpness = torch.exp(-log_spread(log_weight))
+        xs, ys, surprised = [], [], []
         for t in range(len(target)):
-            begun = _any(x, y)
-            miss = wrap(target[t] - torch.atan2(y, x + (1.0 - begun)))
-            surprised = begun * surprise(miss, log_weight[t])
-            log_kept = nn.functional.logsigmoid((CONTRADICTED - surprised) / SOFTNESS)
-            kept.append((log_kept + torch.log(self.keeps)).clamp(min=LEAST_KEPT))
-            known.append(begun[:, :1])
-            by_lstm = begun[:, :1] * surprise(wrap(target[t] - own[t]), log_weight[t])
-            least = surprised.amin(dim=-1, keepdim=True)
-            unforeseen.append(torch.cat((surprised, by_lstm), dim=-1) - least)
-            share = torch.exp(kept[-1])
-            x, y = share * x + x_now[t], share * y + y_now[t]
-        return target, torch.stack(kept), torch.stack(unforeseen), torch.stack(known)
+            miss = wrap(target[t] - torch.atan2(y, x + nothing[t]))
+            surprised.append(begun[t] * unlikely((miss * sharpness[t]).square()))
+            share = self.keeps * torch.sigmoid((CONTRADICTED - surprised[-1]) / SOFTNESS)
+            x, y = torch.addcmul(x_now[t], share, x), torch.addcmul(y_now[t], share, y)
+            xs.append(x)
+            ys.append(y)
+        return torch.stack(xs), torch.stack(ys), torch.stack(surprised)
 
     def parts(self, memory: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Take a memory [..., n_memory] apart.
@@ -326,6 +314,13 @@ class FilterMemory(SequenceMemory):
         widths = [self.n_seen, self.n_mixed, self.n_mixed, 2, 2]
         seen, weights, averages, estimates, trusted = torch.split(memory, widths, dim=-1)
         return seen, weights, averages, estimates, trusted
+
+
+def side_by_side(layers: Sequence[nn.Linear], x: Tensor) -> tuple[Tensor, ...]:
+    """Apply layers to the same input, as one product."""
+    weight = torch.cat([layer.weight for layer in layers])
+    together = nn.functional.linear(x, weight, torch.cat([layer.bias for layer in layers]))
+    return torch.split(together, [layer.out_features for layer in layers], dim=-1)
 
 
 def bounded(trust: Tensor) -> Tensor:
@@ -353,6 +348,11 @@ def surprise(error_rad: Tensor, log_weight: Tensor, least_rad: float = 0.0) -> T
     size = (error_rad * sharpness).square()
     if least_rad > 0.0:
         size = size / (1.0 + (least_rad * sharpness).square())
+    return unlikely(size)
+
+
+def unlikely(size: Tensor) -> Tensor:
+    """Return `surprise` of the squares of errors in units of their spreads."""
     return 0.5 * (FREEDOM + 1.0) * torch.log1p(size / FREEDOM)
 
 
