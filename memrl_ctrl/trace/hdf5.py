@@ -25,6 +25,7 @@ from memrl_ctrl.trace.chunks import write_chunks
 from memrl_ctrl.trace.codec import json_text
 from memrl_ctrl.trace.coder import Coder
 from memrl_ctrl.trace.columns import LEVELS, PROFILE, cycle_row, described, outcome_row, unquoted
+from memrl_ctrl.trace.digest import digest_path, file_digest, write_digest
 from memrl_ctrl.trace.folder import sync_folder
 from memrl_ctrl.trace.layout import Layout
 from memrl_ctrl.trace.records import (
@@ -62,7 +63,7 @@ def build_hdf5(
     progress: Progress | None = None,
     check: Callable[[Path], None] | None = None,
 ) -> TraceReport:
-    """Make the HDF5 file of a journal: under another name first, then renamed, durable.
+    """Make the HDF5 file of a journal: under another name first, then renamed, durable; and its digest.
 
     An HDF5 file of that name is replaced; the journal stays. `recover` replaces one only where nothing of
     it is lost.
@@ -88,7 +89,11 @@ def build_hdf5(
                 os.fsync(whole.fileno())
             if check is not None:
                 check(part)
+            digest = file_digest(part)
+            # In between there is none, which says nothing, and never that of another file.
+            digest_path(out).unlink(missing_ok=True)
             part.replace(out)
+            write_digest(out, digest)
             sync_folder(out.parent)
         except (OSError, RuntimeError) as error:  # h5py reports a full disk as either
             why = getattr(error, "strerror", None) or str(error)

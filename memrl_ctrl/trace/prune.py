@@ -12,6 +12,7 @@ from pathlib import Path
 
 from memrl_ctrl.errors import TraceError
 from memrl_ctrl.trace.contents import contents_of
+from memrl_ctrl.trace.digest import digest_path
 from memrl_ctrl.trace.folder import HDF5_NAME, JOURNAL_NAME, looking_at, run_folders, sync_folder
 from memrl_ctrl.trace.report import TraceReport
 from memrl_ctrl.trace.untrusted import verify_untrusted
@@ -93,7 +94,7 @@ def _files(folder: Path, drop: Drop) -> list[Path]:
     names = {Drop.HDF5: HDF5_NAME, Drop.JOURNAL: JOURNAL_NAME}
     if drop in names:
         path = folder / names[drop]
-        return [path] if path.is_file() else []
+        return [each for each in (path, digest_path(path)) if each.is_file()]
     return [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
 
 

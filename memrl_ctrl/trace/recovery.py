@@ -10,12 +10,13 @@ import h5py
 
 from memrl_ctrl.errors import TraceError
 from memrl_ctrl.trace.contents import Contents, contents_of, hdf5_contents, held_against
+from memrl_ctrl.trace.digest import contradicted, digest_path
 from memrl_ctrl.trace.folder import HDF5_NAME, JOURNAL_NAME, looking_at
 from memrl_ctrl.trace.hdf5 import FORMAT, build_hdf5
 from memrl_ctrl.trace.heads import check_heads
 from memrl_ctrl.trace.reader import TraceReader, find_trace, is_hdf5
 from memrl_ctrl.trace.records import SCHEMA_VERSION
-from memrl_ctrl.trace.report import Beside, TraceReport
+from memrl_ctrl.trace.report import Beside, Damage, TraceReport
 from memrl_ctrl.trace.scan import JournalReader, Progress
 from memrl_ctrl.trace.summary import Summary
 
@@ -122,7 +123,8 @@ def verify(path: str | Path, progress: Progress | None = None) -> TraceReport:
     """Check a trace from end to end and say what is there and what is lost.
 
     Of a journal every checksum and every hash is checked. Of an HDF5 file the journal's records are
-    made again, byte for byte, and held against the checksums and hashes of the journal. Of a folder both
+    made again, byte for byte, and held against the checksums and hashes of the journal, and the file against
+    its digest where that stands beside it. Of a folder both
     files are checked and held against each other; the report is on the one that counts.
 
     Args:
@@ -171,6 +173,19 @@ def _instead(found: Path, error: TraceError, other: Path, progress: Progress | N
     return replace(report, beside=unusable)
 
 
+def _elsewhere(hdf5: Path) -> Damage:
+    return Damage(
+        kind="altered",
+        offset=None,
+        size=0,
+        sequence=-1,
+        after_cycle=None,
+        text=f"its bytes are not those whose digest stands in {digest_path(hdf5).name} beside it. All "
+        "records are as they were: what differs is in none, such as units, descriptions, or cells "
+        "without a meaning. `memrl-ctrl trace recover` makes it anew from the journal",
+    )
+
+
 def _unusable(path: Path, error: TraceError) -> Beside:
     return Beside(name=path.name, text=f"is unusable: {_why(error)}", fault=True)
 
@@ -199,5 +214,7 @@ def _verified(found: Path, progress: Progress | None) -> tuple[TraceReport, Cont
         told = {place.sequence for place in trace.damage if place.kind == "altered"}
         false = (place for place in check.coverage.false if place.sequence not in told)
         damage = (*trace.damage, *check.damage, *false)
+        if len(damage) == len(trace.damage) and contradicted(found):
+            damage = (*damage, _elsewhere(found))
         report = replace(trace.report, damage=damage, signed=check.coverage.signed())
         return report, hdf5_contents(trace)

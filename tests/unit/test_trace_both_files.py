@@ -59,7 +59,11 @@ def test_a_damaged_journal_does_not_replace_a_whole_hdf5_file(run: Path, damage:
         recover(run)
     assert told.value.exit_code == 3
     assert (run / "trace.h5").read_bytes() == before
-    assert sorted(path.name for path in run.iterdir()) == ["trace.h5", "trace.journal"]
+    assert sorted(path.name for path in run.iterdir()) == [
+        "trace.h5",
+        "trace.h5.sha256",
+        "trace.journal",
+    ]
     (run / "trace.h5").rename(run / "whole.h5")
     assert not recover(run).report.whole
 

@@ -218,7 +218,12 @@ def test_a_failed_build_leaves_what_was_there(run: Path) -> None:
     write_sample_journal(run / "good.journal", 2)
     with pytest.raises(TraceError, match="cannot be written"):
         build_hdf5(run / "good.journal", run / "none" / "trace.h5")
-    assert sorted(p.name for p in run.iterdir()) == ["good.journal", "trace.h5", "trace.journal"]
+    assert sorted(p.name for p in run.iterdir()) == [
+        "good.journal",
+        "trace.h5",
+        "trace.h5.sha256",
+        "trace.journal",
+    ]
 
 
 def test_a_folder_means_its_newest_form(tmp_path: Path) -> None:

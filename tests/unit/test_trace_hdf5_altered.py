@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import h5py
 import numpy as np
 import pytest
 
+from memrl_ctrl.errors import TraceError
 from memrl_ctrl.testing.traces import write_sample_journal
 from memrl_ctrl.trace import Signer, TraceReader, TraceReport, read_journal, recover, verify
 from memrl_ctrl.trace.codec import Kind
@@ -115,3 +118,77 @@ def test_heads_in_another_order_or_with_huge_numbers_are_told(hdf5: Path) -> Non
     places = checked(hdf5).damage
     assert any(place.kind == "missing" for place in places)
     assert any("stands after record" in place.text for place in places)
+
+
+def no_unit(file: Any) -> None:
+    file["cycles/applied_rad"].attrs["units"] = "deg"
+
+
+def no_meaning(file: Any) -> None:
+    """The function of a cycle in which none was written."""
+    silent = int(np.flatnonzero(file["cycles/target_cycle"][:] < 0)[0])
+    file["cycles/written_rad"][silent] = 1.0
+
+
+def described(file: Any) -> None:
+    file["cycles/applied_rad"].attrs["description"] = "phi_2"
+
+
+def besides(file: Any) -> None:
+    file["cycles/note"] = [1.0]
+
+
+@pytest.mark.parametrize("change", [no_unit, no_meaning, described, besides])
+def test_what_no_record_holds_cannot_be_changed_unseen(
+    hdf5: Path, change: Callable[[Any], None]
+) -> None:
+    """The digest beside the file tells of it; that all records are right is said too, and what to do."""
+    assert verify(hdf5).whole
+    with h5py.File(hdf5, "r+") as file:
+        change(file)
+    places = checked(hdf5).damage
+    if change is not besides:  # a column of another length is told by itself
+        (place,) = places
+        assert place.sentence().startswith(
+            "altered: its bytes are not those whose digest stands in trace.h5.sha256"
+        )
+        assert "All records are as they were" in place.text
+    assert not verify(hdf5.parent).whole
+    recover(hdf5.parent)
+    assert verify(hdf5.parent).whole
+
+
+def test_the_digest_is_one_that_sha256sum_checks_and_none_is_no_fault(hdf5: Path) -> None:
+    """A file that was copied without it is judged by its records; one of another file is told."""
+    digest = hdf5.with_name("trace.h5.sha256")
+    told = hashlib.sha256(hdf5.read_bytes()).hexdigest()
+    assert digest.read_text() == f"{told}  trace.h5\n"
+    digest.write_text(f"{'0' * 64}  trace.h5\n")
+    assert not verify(hdf5).whole
+    digest.unlink()
+    assert verify(hdf5).whole
+
+
+def test_an_altered_record_is_told_by_itself(hdf5: Path) -> None:
+    """Where a record says what was changed, the digest says nothing more."""
+    with h5py.File(hdf5, "r+") as file:
+        file["cycles/applied_rad"][2, 1] += 1e-9
+    (place,) = checked(hdf5).damage
+    assert "its content differs from what the journal had" in place.text
+
+
+def test_a_disk_that_fails_between_file_and_digest_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new file without a digest is whole; with that of the file before it would not be."""
+    write_sample_journal(tmp_path / "trace.journal", 3)
+    recover(tmp_path)
+
+    def full(path: Path, digest: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("memrl_ctrl.trace.hdf5.write_digest", full)
+    with pytest.raises(TraceError, match="No space left on device"):
+        recover(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["trace.h5", "trace.journal"]
+    assert verify(tmp_path).whole

@@ -11,6 +11,8 @@ from memrl_ctrl.testing.traces import sample_cycle, sample_header, write_sample_
 from memrl_ctrl.trace import JournalWriter, TraceReader, recover, verify
 from memrl_ctrl.trace.prune import Drop, prune
 
+INDEXED = ["trace.h5", "trace.h5.sha256"]
+
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
@@ -30,7 +32,8 @@ def kept(folder: Path, **options: object) -> str:
 
 def test_the_hdf5_file_goes_and_can_be_made_again(run: Path) -> None:
     """By default the indexed form is deleted, its size is told, and the journal is untouched."""
-    size, journal = (run / "trace.h5").stat().st_size, (run / "trace.journal").read_bytes()
+    size = sum((run / name).stat().st_size for name in INDEXED)
+    journal = (run / "trace.journal").read_bytes()
     (planned,) = prune(run.parent, dry_run=True)
     assert (planned.freed_bytes, planned.kept) == (size, "")
     assert (run / "trace.h5").is_file()
@@ -46,7 +49,7 @@ def test_the_hdf5_file_goes_and_can_be_made_again(run: Path) -> None:
 def test_the_journal_goes_only_where_the_hdf5_holds_it_all(run: Path) -> None:
     """A whole HDF5 file replaces its journal; a changed one does not."""
     assert kept(run, drop=Drop.JOURNAL) == ""
-    assert [path.name for path in run.iterdir()] == ["trace.h5"]
+    assert sorted(path.name for path in run.iterdir()) == INDEXED
     assert verify(run).whole
     with TraceReader(run) as trace:
         assert len(trace) == 6
@@ -60,7 +63,7 @@ def test_a_changed_hdf5_file_keeps_the_journal(run: Path) -> None:
         file["cycles/applied_rad"][2, 1] += 1e-9
     for drop in Drop:
         assert "is not whole" in kept(run, drop=drop)
-    assert len(list(run.iterdir())) == 2
+    assert sorted(path.name for path in run.iterdir()) == [*INDEXED, "trace.journal"]
 
 
 def test_a_damaged_journal_keeps_the_hdf5_file_that_has_more(run: Path) -> None:
@@ -82,7 +85,7 @@ def test_a_run_that_is_recorded_is_never_touched(tmp_path: Path) -> None:
         recover(tmp_path)
         for drop in Drop:
             assert kept(tmp_path, drop=drop, unverified=True) == "is being recorded"
-    assert len(list(tmp_path.iterdir())) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*INDEXED, "trace.journal"]
 
 
 def test_newer_runs_are_kept(run: Path) -> None:
@@ -111,4 +114,4 @@ def test_the_only_copy_of_another_run_is_not_pruned(tmp_path: Path) -> None:
     for drop in (Drop.HDF5, Drop.JOURNAL):
         for unverified in (False, True):
             assert "holds: another run" in kept(folders[1], drop=drop, unverified=unverified)
-    assert len(list(folders[1].iterdir())) == 2
+    assert sorted(path.name for path in folders[1].iterdir()) == [*INDEXED, "trace.journal"]
