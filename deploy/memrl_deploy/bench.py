@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import re
 import secrets
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -36,11 +33,11 @@ from memrl_ctrl.policy.runner import open_session
 from memrl_ctrl.policy.write import proportional_policy
 from memrl_ctrl.terminal import Terminal
 from memrl_ctrl.trace import JOURNAL_NAME, verify
-from memrl_deploy import companion
 from memrl_deploy.modes import ClosedLoop
 from memrl_deploy.pacing import SECTIONS
 from memrl_deploy.runtime import Runtime, stopped_by_signals
 from memrl_deploy.summary import CycleView, RunSummary
+from memrl_deploy.twin import START_S, twin
 
 POINTS, SLICES, POLICY_SLICES, UNITS = 30, 1000, 128, 128
 SEGMENT_CYCLES = 2500
@@ -50,9 +47,6 @@ FLOORS_EACH_SEGMENT = 250
 RSS_EVERY = 100
 SETTLING = 0.25
 """Part of the run whose memory is not looked at: caches and buffers fill."""
-START_S = 600.0
-"""How long a process may take to start on a busy computer; the first start compiles."""
-READY = re.compile(r"ready at (tcp://\S+):")
 SETPOINT_BYTES = 512
 """Length of a request that carries a setpoint of 30 points, with its head."""
 
@@ -134,7 +128,8 @@ def run(
     console = Terminal(stderr=str(json_path) == STDOUT)
     with scratch_folder(folder) as place, ExitStack() as ending, suppress(KeyboardInterrupt):
         ending.enter_context(work_bar(console, "closed loop"))
-        endpoint = ending.enter_context(twin(place, "--low-priority"))
+        shape = ("--points", str(POINTS), "--slices", str(SLICES), "--seed", "5")
+        endpoint = ending.enter_context(twin(place, "--low-priority", *shape))
         echo = ending.enter_context(_echo_process())
         data = proportional_policy(
             n_slices=POLICY_SLICES, gain_rad=0.5, lstm_units=UNITS, name="bench"
@@ -348,50 +343,6 @@ def resident_mb() -> float:
     """Return this process's resident memory, MB (Linux: proc(5), statm)."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
-
-
-# Processes
-
-
-@contextmanager
-def twin(place: Path, *options: str, slices: int = SLICES, seed: int = 5) -> Iterator[str]:
-    """Run `memrl-ctrl machine` at full speed and give its endpoint; its keys are in `place/keys`.
-
-    Args:
-        place: folder for its keys, state and output.
-        options: further options of the command.
-        slices: of a profile.
-        seed: of what the machine hides.
-
-    Raises:
-        ConnectionFailed: it did not start; with what it said.
-    """
-    log = place / "machine.log"
-    arguments = ["--endpoint", "tcp://127.0.0.1:0", "--period", "0", "--seed", str(seed)]
-    shape = ["--points", str(POINTS), "--slices", str(slices)]
-    with log.open("w") as output:
-        process = subprocess.Popen(  # noqa: S603 - this interpreter, no shell
-            [sys.executable, "-m", companion.__name__, "machine", *arguments, *shape, *options],
-            stdin=subprocess.PIPE,  # nothing is written: its end tells the twin that we are gone
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", "MEMRL_CTRL_STATE": str(place)},
-            start_new_session=True,  # Ctrl-C is for the benchmark alone
-        )
-    try:
-        deadline_s = time.monotonic() + START_S
-        while not (found := READY.search(log.read_text())):
-            if process.poll() is not None:
-                raise ConnectionFailed(f"the twin did not start: {log.read_text().strip()}")
-            if time.monotonic() > deadline_s:
-                raise ConnectionFailed(
-                    f"the twin did not start within {START_S:g} s: is the computer busy with other things?"
-                )
-            time.sleep(0.05)
-        yield found[1]
-    finally:
-        process.terminate()
-        process.communicate()
 
 
 @contextmanager

@@ -27,13 +27,14 @@ from memrl_ctrl.policy.catalogue import locate
 from memrl_ctrl.policy.write import proportional_policy
 from memrl_ctrl.terminal import Terminal
 from memrl_ctrl.trace import JOURNAL_NAME, TraceReader, verify
-from memrl_deploy.bench import checked_and_removed, twin
+from memrl_deploy.bench import POINTS, checked_and_removed
 from memrl_deploy.engaging import EngageConfig
 from memrl_deploy.modes import ClosedLoop
 from memrl_deploy.runtime import Disengaged, Runtime, stopped_by_signals
 from memrl_deploy.soak_checks import Findings, Truth, check_segment
 from memrl_deploy.states import State
 from memrl_deploy.summary import CycleView
+from memrl_deploy.twin import twin
 
 STATE_NAME = "soak.json"
 TRUTH_NAME = "truth.jsonl"
@@ -252,12 +253,10 @@ def _segment(
     place.mkdir(parents=True, exist_ok=True)
     truth = place / TRUTH_NAME
     operator = Operator(tally.totals["cycles"], total)
+    shape = ("--points", str(POINTS), "--slices", str(tally.settings["slices"]))
+    seed = ("--seed", str(tally.settings["seed"] + tally.segments))
     options = ("--scenario", name, "--truth-log", str(truth), "--quiet")
-    shape = {
-        "slices": int(tally.settings["slices"]),
-        "seed": tally.settings["seed"] + tally.segments,
-    }
-    with twin(place, *options, **shape) as endpoint:
+    with twin(place, *shape, *seed, *options) as endpoint:
         runtime = Runtime(
             ClosedLoop(registry.open_backend("zmq", endpoint=endpoint, keys=place / "keys")),
             policy,

@@ -15,9 +15,9 @@ WAIT_S = 120.0
 STARTS = """
 import sys, time
 from pathlib import Path
-from memrl_deploy.bench import twin
+from memrl_deploy.twin import twin
 
-with twin(Path(sys.argv[1]), "--quiet", slices=64):
+with twin(Path(sys.argv[1]), "--quiet", "--slices", "64"):
     print("ready", flush=True)
     time.sleep(600.0)
 """

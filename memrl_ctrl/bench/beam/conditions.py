@@ -179,6 +179,13 @@ _BASE = (
         name="model-impedance", words="impedance and space charge 30 % higher", machine=_impedance
     ),
     Condition(
+        name="long",
+        words="still, 200 shots",
+        shots=200,
+        default=False,
+        points="programs",
+    ),
+    Condition(
         name="tracked",
         words="the kernel replaced by BLonD tracking, 100,000 macroparticles, three synchrotron periods",
         options={"fidelity": "tracking", "macroparticles": 100_000},

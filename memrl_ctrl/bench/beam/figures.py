@@ -66,6 +66,7 @@ def figures(played: Played, seed: int = 0) -> dict[str, float]:
         "late_move_p95_deg": float(np.percentile(applied[-LATE:], 95)),
         "share_resting_beyond_5_deg": float(np.mean(np.median(error[late], axis=0) > FAR_DEG)),
         "share_beyond_5_deg_after_10": float(np.mean((error[share_after:] > FAR_DEG).any(axis=0))),
+        "largest_deg_after_10": float(error[share_after:].max()),
         "shots_to_2_deg": float(np.median(first)),
         "shots_to_stay": float(np.median(stays)),
         "share_never": float(np.mean(np.isinf(stays))),
