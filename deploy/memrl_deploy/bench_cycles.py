@@ -133,12 +133,12 @@ def run(
     for each in policies:
         load_asked(each)
     around = -180.0 + 360.0 * (np.arange(loops) + 0.5) / loops
-    options = {"--intensity": intensity, "--scenario": scenario}
+    options = {"--intensity": intensity and f"{intensity:g}", "--scenario": scenario}
     machines = Machines(
         program=program,
         offsets_deg=tuple(around if offset_deg is None else offset_deg),
         seed=seed,
-        options=tuple(str(w) for o in options.items() if o[1] is not None for w in o),
+        options=tuple(word for name, value in options.items() if value for word in (name, value)),
     )
     found: dict[str, list[Loop]] = {}
     console = Terminal(stderr=str(json_path) == STDOUT)
