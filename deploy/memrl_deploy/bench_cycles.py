@@ -38,7 +38,7 @@ from memrl_deploy.twin import twin
 PROGRAM = "psb-1p4gev"
 LOOPS, CYCLES = 16, 60
 LATE = 20
-"""So many last cycles of a loop are the late ones."""
+"""The last third of a loop's cycles are late ones, but not more than so many."""
 AFTER = 10
 """Cycles after which the first look at the error is taken."""
 RESTS_BEYOND_DEG = 5.0
@@ -72,12 +72,16 @@ class Loop:
     @property
     def counted(self) -> NDArray[np.intp]:
         """Points that have a reference in all late cycles, from 0."""
-        return np.flatnonzero(np.isfinite(self.error_deg[-LATE:]).all(axis=0))
+        return np.flatnonzero(np.isfinite(self._late_deg).all(axis=0))
 
     @property
     def late_deg(self) -> FloatArray:
         """The last cycles of the points that are counted [cycles, counted]."""
-        return self.error_deg[-LATE:][:, self.counted]
+        return self._late_deg[:, self.counted]
+
+    @property
+    def _late_deg(self) -> FloatArray:
+        return self.error_deg[-_late(len(self.error_deg)) :]
 
     @property
     def resting(self) -> int:
@@ -247,6 +251,11 @@ def _scored(summary: RunSummary, truth: Path, offset_deg: float, seed: int) -> L
     )
 
 
+def _late(cycles: int) -> int:
+    """Return how many of so many cycles are late ones."""
+    return max(1, min(LATE, cycles // 3))
+
+
 def figures_of(loops: Sequence[Loop]) -> dict[str, float]:
     """Return the figures of a policy's loops; NaN where no point has a reference."""
     late = [loop.late_deg for loop in loops]
@@ -295,12 +304,14 @@ def _published(
         notes += _said(name, loops)
     without = max(int(figures[f"{name}.points_without_reference"]) for name in measured)
     first = (
-        f"{machines.program}, {len(machines.offsets_deg)} loops of {cycles} cycles each, the last {LATE} of "
-        f"them late; degrees. Seeds from {machines.seed}, offsets "
+        f"{machines.program}, {len(machines.offsets_deg)} loops of {cycles} cycles each, the last "
+        f"{_late(cycles)} of them late; degrees. Seeds from {machines.seed}, offsets "
         f"{', '.join(f'{each:g}' for each in machines.offsets_deg)} degrees"
         f"{''.join(f', {word}' for word in [' '.join(machines.options)] if word)}. "
         f"{without} points without a reference optimum, not counted."
     )
+    if any(len(loops) < len(machines.offsets_deg) for loops in found.values()):
+        notes.append("Stopped before all loops were done.")
     return publish(
         name="cycles",
         columns=COLUMNS,
