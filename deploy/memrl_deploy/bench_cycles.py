@@ -54,7 +54,7 @@ COLUMNS = (
     "within 2 deg",
     "rest beyond 5",
     "points",
-    "ended early",
+    "handed over",
 )
 
 
@@ -66,8 +66,8 @@ class Loop:
     seed: int
     error_deg: FloatArray
     """|phase error| in every decided cycle [cycles, points]; NaN where a point has no reference."""
-    ended: str = ""
-    """Why it ended before its last cycle; empty where it did not."""
+    handed_over: str = ""
+    """Why the loop did not lead to its end; empty where it did."""
 
     @property
     def counted(self) -> NDArray[np.intp]:
@@ -247,7 +247,7 @@ def _scored(summary: RunSummary, truth: Path, offset_deg: float, seed: int) -> L
         offset_deg=offset_deg,
         seed=seed,
         error_deg=error_deg,
-        ended="" if summary.error is None else summary.reason,
+        handed_over="" if summary.error is None else str(summary.error),
     )
 
 
@@ -267,7 +267,9 @@ def figures_of(loops: Sequence[Loop]) -> dict[str, float]:
     points = sum(loop.error_deg.shape[1] for loop in loops)
     return {
         "loops": float(len(loops)),
-        "arrived_share": float(np.mean([not loop.resting and not loop.ended for loop in loops])),
+        "arrived_share": float(
+            np.mean([not loop.resting and not loop.handed_over for loop in loops])
+        ),
         "median_deg_after_10": float(np.median(early)) if early.size else np.nan,
         "late_median_deg": float(np.median(errors)) if there else np.nan,
         "late_p95_deg": float(np.percentile(errors, 95.0)) if there else np.nan,
@@ -276,7 +278,7 @@ def figures_of(loops: Sequence[Loop]) -> dict[str, float]:
         "points_resting_beyond_5_deg": float((counted > RESTS_BEYOND_DEG).sum()),
         "points": float(counted.size),
         "points_without_reference": float(points - counted.size),
-        "ended_early": float(sum(bool(loop.ended) for loop in loops)),
+        "handed_over": float(sum(bool(loop.handed_over) for loop in loops)),
     }
 
 
@@ -335,7 +337,7 @@ def _row(name: str, of: dict[str, float]) -> dict[str, Any]:
         "within 2 deg": f"{100.0 * of['share_within_2_deg']:.1f} %",
         "rest beyond 5": int(of["points_resting_beyond_5_deg"]),
         "points": int(of["points"]),
-        "ended early": int(of["ended_early"]),
+        "handed over": int(of["handed_over"]),
     }
 
 
@@ -351,9 +353,9 @@ def _said(name: str, loops: Sequence[Loop]) -> list[str]:
             f"{point + 1} in the loop with an offset of {worst.offset_deg:g} degrees (seed {worst.seed})."
         )
     said += [
-        f"{name}: the loop with an offset of {loop.offset_deg:g} degrees (seed {loop.seed}) ended after "
-        f"{len(loop.error_deg)} cycles: {loop.ended}."
+        f"{name}: the loop with an offset of {loop.offset_deg:g} degrees (seed {loop.seed}) did not lead to the "
+        f"end of its {len(loop.error_deg)} cycles: {loop.handed_over}."
         for loop in loops
-        if loop.ended
+        if loop.handed_over
     ]
     return said

@@ -12,8 +12,8 @@ from memrl_ctrl.cli import main
 from memrl_deploy.bench_cycles import LATE, Loop, figures_of
 
 
-def loop(error_deg: np.ndarray, *, ended: str = "") -> Loop:
-    return Loop(offset_deg=90.0, seed=1, error_deg=error_deg, ended=ended)
+def loop(error_deg: np.ndarray, *, handed_over: str = "") -> Loop:
+    return Loop(offset_deg=90.0, seed=1, error_deg=error_deg, handed_over=handed_over)
 
 
 def test_figures_count_points_that_rest_wrongly_and_loops_that_arrive() -> None:
@@ -23,13 +23,13 @@ def test_figures_count_points_that_rest_wrongly_and_loops_that_arrive() -> None:
     errors[-3, 2] = np.nan
     arrived = np.full((60, 3), 0.1)
     arrived[-LATE, 0] = 7.0  # an excursion is no rest
-    found = figures_of([loop(errors), loop(arrived), loop(arrived[:55], ended="handed over")])
+    found = figures_of([loop(errors), loop(arrived), loop(arrived[:55], handed_over="operator")])
     assert found["loops"] == 3
     assert found["arrived_share"] == pytest.approx(1 / 3)
     assert found["points"] == 8
     assert found["points_without_reference"] == 1
     assert found["points_resting_beyond_5_deg"] == 1
-    assert found["ended_early"] == 1
+    assert found["handed_over"] == 1
     assert found["late_largest_deg"] == 30.0
     assert found["late_median_deg"] == pytest.approx(0.1)
     assert found["median_deg_after_10"] == pytest.approx(0.1)
