@@ -353,8 +353,8 @@ def _said(name: str, loops: Sequence[Loop]) -> list[str]:
             f"{point + 1} in the loop with an offset of {worst.offset_deg:g} degrees (seed {worst.seed})."
         )
     said += [
-        f"{name}: the loop with an offset of {loop.offset_deg:g} degrees (seed {loop.seed}) did not lead to the "
-        f"end of its {len(loop.error_deg)} cycles: {loop.handed_over}."
+        f"{name}: the loop with an offset of {loop.offset_deg:g} degrees (seed {loop.seed}) did not lead "
+        f"to the end of its {len(loop.error_deg)} cycles: {loop.handed_over}."
         for loop in loops
         if loop.handed_over
     ]
