@@ -84,6 +84,7 @@ class FileError(MemrlError):
 
     def __init__(self, path: str | Path, problem: str, *, line: int | None = None) -> None:
         self.path = Path(path)
+        self.problem = problem
         self.line = line
         where = f"{path}" if line is None else f"{path}, line {line}"
         super().__init__(f"{where}: {problem}")

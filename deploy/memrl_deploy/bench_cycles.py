@@ -260,11 +260,11 @@ def figures_of(loops: Sequence[Loop]) -> dict[str, float]:
     """Return the figures of a policy's loops; NaN where no point has a reference."""
     late = [loop.late_deg for loop in loops]
     errors = np.concatenate([each.ravel() for each in late])
-    counted = np.concatenate([np.median(each, axis=0) for each in late])
     early = np.concatenate([loop.error_deg[min(AFTER, len(loop.error_deg) - 1)] for loop in loops])
     early = early[np.isfinite(early)]
     there = errors.size > 0
     points = sum(loop.error_deg.shape[1] for loop in loops)
+    counted = sum(loop.counted.size for loop in loops)
     return {
         "loops": float(len(loops)),
         "arrived_share": float(
@@ -275,9 +275,9 @@ def figures_of(loops: Sequence[Loop]) -> dict[str, float]:
         "late_p95_deg": float(np.percentile(errors, 95.0)) if there else np.nan,
         "late_largest_deg": float(errors.max()) if there else np.nan,
         "share_within_2_deg": float((errors <= WITHIN_DEG).mean()) if there else np.nan,
-        "points_resting_beyond_5_deg": float((counted > RESTS_BEYOND_DEG).sum()),
-        "points": float(counted.size),
-        "points_without_reference": float(points - counted.size),
+        "points_resting_beyond_5_deg": float(sum(loop.resting for loop in loops)),
+        "points": float(counted),
+        "points_without_reference": float(points - counted),
         "handed_over": float(sum(bool(loop.handed_over) for loop in loops)),
     }
 

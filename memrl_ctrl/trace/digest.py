@@ -7,9 +7,10 @@ what HDF5 keeps of its own are in no record. The digest stands in the form of sh
 from __future__ import annotations
 
 import hashlib
-import os
-import secrets
 from pathlib import Path
+
+from memrl_ctrl.errors import FileError, TraceError
+from memrl_ctrl.outputs import write_output
 
 SUFFIX = ".sha256"
 
@@ -30,21 +31,15 @@ def file_digest(path: Path) -> str:
 
 
 def write_digest(hdf5: Path, digest: str) -> None:
-    """Write the digest of an HDF5 file, whole or not at all, and durable.
+    """Write the digest of an HDF5 file, whole or not at all.
 
     Raises:
-        OSError: it cannot be written.
+        TraceError: it cannot be written.
     """
-    path = digest_path(hdf5)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:
-        with part.open("w", encoding="ascii") as file:
-            file.write(f"{digest}  {hdf5.name}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+        write_output(digest_path(hdf5), f"{digest}  {hdf5.name}\n")
+    except FileError as error:
+        raise TraceError(error.path, error.problem) from error
 
 
 def contradicted(hdf5: Path) -> bool:

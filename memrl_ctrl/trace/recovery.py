@@ -62,7 +62,9 @@ def recover(path: str | Path, progress: Progress | None = None) -> Recovery:
     except TraceError as error:
         if error.path != journal or not hdf5.is_file():
             raise
-        raise TraceError(journal, f"{_why(error)}; {hdf5.name} beside it stays as it is") from error
+        raise TraceError(
+            journal, f"{error.problem}; {hdf5.name} beside it stays as it is"
+        ) from error
 
 
 def _check_replaces(hdf5: Path) -> None:
@@ -169,29 +171,20 @@ def _instead(found: Path, error: TraceError, other: Path, progress: Progress | N
         report, _ = _verified(other, progress)
     except TraceError as another:
         beside = _unusable(other, another)
-        raise TraceError(found, f"{_why(error)}; {beside.sentence()}") from error
+        raise TraceError(found, f"{error.problem}; {beside.sentence()}") from error
     return replace(report, beside=unusable)
 
 
 def _elsewhere(hdf5: Path) -> Damage:
-    return Damage(
-        kind="altered",
-        offset=None,
-        size=0,
-        sequence=-1,
-        after_cycle=None,
-        text=f"its bytes are not those whose digest stands in {digest_path(hdf5).name} beside it. All "
+    return Damage.of_file(
+        f"its bytes are not those whose digest stands in {digest_path(hdf5).name} beside it. All "
         "records are as they were: what differs is in none, such as units, descriptions, or cells "
-        "without a meaning. `memrl-ctrl trace recover` makes it anew from the journal",
+        "without a meaning. `memrl-ctrl trace recover` makes it anew from the journal"
     )
 
 
 def _unusable(path: Path, error: TraceError) -> Beside:
-    return Beside(name=path.name, text=f"is unusable: {_why(error)}", fault=True)
-
-
-def _why(error: TraceError) -> str:
-    return str(error).removeprefix(f"{error.path}: ")
+    return Beside(name=path.name, text=f"is unusable: {error.problem}", fault=True)
 
 
 def _verified(found: Path, progress: Progress | None) -> tuple[TraceReport, Contents]:

@@ -36,6 +36,11 @@ class Damage(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     """What is wrong, in words."""
 
+    @classmethod
+    def of_file(cls, text: str) -> Damage:
+        """Return what is altered in an HDF5 file, and is in no record in particular."""
+        return cls(kind="altered", offset=None, size=0, sequence=-1, after_cycle=None, text=text)
+
     @property
     def end(self) -> int | None:
         """Where it ends in the journal, bytes."""

@@ -78,7 +78,8 @@ def report_of(file: Any, path: Path) -> TraceReport:
         )
     count, told = int(cycles.shape[0]), int(attributes["cycles"])
     if count != told:
-        damage = (*damage, _miscounted(count, told))
+        text = f"it says that it holds {told} cycles, and holds {count}"
+        damage = (*damage, Damage.of_file(text))
     return TraceReport(
         path=path,
         cycles=count,
@@ -88,17 +89,6 @@ def report_of(file: Any, path: Path) -> TraceReport:
         live=False,
         size_bytes=int(attributes["journal_bytes"]),
         damage=damage,
-    )
-
-
-def _miscounted(count: int, told: int) -> Damage:
-    return Damage(
-        kind="altered",
-        offset=None,
-        size=0,
-        sequence=-1,
-        after_cycle=None,
-        text=f"it says that it holds {told} cycles, and holds {count}",
     )
 
 

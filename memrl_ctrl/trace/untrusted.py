@@ -202,7 +202,7 @@ def _check(path: Path) -> _Answer:
     try:
         report = verify(path, progress)
     except TraceError as error:
-        return _Answer(problem=str(error).removeprefix(f"{error.path}: "))
+        return _Answer(problem=error.problem)
     except MemoryError:
         return _Answer(problem=f"asks for more than {MEMORY_BYTES >> 30} GB of memory: unusable")
     end, signed = report.end, report.signed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
-from memrl_ctrl.errors import TraceError
+from memrl_ctrl.errors import FileError, TraceError
 from memrl_ctrl.testing.traces import write_sample_journal
 from memrl_ctrl.trace import Signer, TraceReader, TraceReport, read_journal, recover, verify
 from memrl_ctrl.trace.codec import Kind
@@ -184,10 +183,10 @@ def test_a_disk_that_fails_between_file_and_digest_leaves_none(
     write_sample_journal(tmp_path / "trace.journal", 3)
     recover(tmp_path)
 
-    def full(path: Path, digest: str) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def full(path: Path, content: str) -> None:
+        raise FileError(path, "cannot be written: No space left on device")
 
-    monkeypatch.setattr("memrl_ctrl.trace.hdf5.write_digest", full)
+    monkeypatch.setattr("memrl_ctrl.trace.digest.write_output", full)
     with pytest.raises(TraceError, match="No space left on device"):
         recover(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["trace.h5", "trace.journal"]
