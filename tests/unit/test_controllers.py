@@ -7,11 +7,15 @@ import pytest
 
 from memrl_ctrl import controllers
 from memrl_ctrl.angles import wrap
-from memrl_ctrl.beam import Conditions
+from memrl_ctrl.beam import Conditions, ProfileFit, matched_profiles, reference_optimum
+from memrl_ctrl.beam.fit import fit_profile
+from memrl_ctrl.beam.measurement import IDEAL
 from memrl_ctrl.controllers import catalogue, network
 from memrl_ctrl.controllers.core import LARGEST_STEP_RAD, N_SLICES, Driven
+from memrl_ctrl.controllers.fit import unsmoothed
 from memrl_ctrl.env.task import BeamPhase
 from memrl_ctrl.errors import MismatchError, UnknownNameError
+from memrl_ctrl.observation import beam_observation
 from memrl_ctrl.program import load_program
 
 NAMES = controllers.available()
@@ -195,3 +199,36 @@ def test_the_network_finds_the_phase_error() -> None:
         task.close()
     assert np.degrees(np.median(np.abs(off))) < 0.7
     assert 0.5 < np.median(np.abs(off) / np.sqrt(variance)) / 0.674 < 2.0
+
+
+def test_a_fit_sees_the_noise_that_was_measured_however_a_profile_was_shifted() -> None:
+    """What centring takes from the highest harmonics is given back: right solutions are not poor."""
+    rows = 24
+    at = points(rows)
+    bunches = at.replace(emittance_evs=0.8, intensity=3e12)
+    right = reference_optimum(bunches)
+    there = np.isfinite(right)
+    at, bunches = at.take(there), bunches.take(there).replace(phi2_rad=right[there])
+    line = matched_profiles(bunches, N_SLICES).line_density
+    rng = np.random.default_rng(7)
+    peak = line.max(axis=1, keepdims=True)
+    noisy = (line + 0.02 * peak * rng.standard_normal(line.shape)).astype(np.float32)
+    seen = beam_observation(noisy, np.zeros(len(at)), N_SLICES)[:, :-1]
+
+    def fitted(profiles: np.ndarray) -> ProfileFit:
+        return fit_profile(profiles, at.machine, at, trigger="unknown", monitor=IDEAL)
+
+    true = 0.02 * peak[:, 0] / noisy.mean(axis=1)
+    before, after = fitted(seen), fitted(unsmoothed(seen))
+    assert np.median(before.noise / true) < 0.8
+    assert 0.9 < np.median(after.noise / true) < 1.15
+    assert np.mean(before.verdict == "poor") > 0.3
+    assert np.mean(after.verdict == "poor") < 0.15
+    error = np.abs(wrap(after.phi2_rad - bunches.phi2_rad))
+    assert np.degrees(np.median(error)) < 2.0
+
+
+def test_a_profile_without_noise_stays_as_it_is() -> None:
+    """Nothing in the highest harmonics says nothing of a shift, and nothing is divided by zero."""
+    flat = np.ones((2, N_SLICES), dtype=np.float32)
+    np.testing.assert_allclose(unsmoothed(flat), flat, atol=1e-6)
