@@ -64,13 +64,18 @@ class Fence:
         """Return what ends the run where another client was in control since the last function was taken.
 
         A client that slept through its lease takes a new one, whose number is one higher, at most once
-        for every function that it sends. A larger gap is somebody else's lease.
+        for every function that it sends. A larger gap is somebody else's lease. A number that is smaller
+        is of a machine that has forgotten who was in control.
         """
         allowed, before = 1 + self._refused, self._last
         self._last, self._refused = fence, 0
         if before and fence > before + allowed:
             return not_in_control(
                 f"somebody else was: the fencing number went from {before} to {fence}"
+            )
+        if fence < before:
+            return not_in_control(
+                f"the machine has forgotten who is: the fencing number went back from {before} to {fence}"
             )
         return None
 

@@ -240,13 +240,16 @@ def test_who_takes_over_by_hand_keeps_control(tmp_path: Path) -> None:
     [
         ([4, 4, 5, 5, 5], (), False),  # slept through its own lease
         ([4, 4, 6, 6, 6], (), True),  # another client was in between
+        ([4, 4, 3, 3, 3], (), True),  # the machine has forgotten whom it gave it to
         ([4, 4, 0, 6, 6], (2,), False),  # a lease of its own for the one that came late
     ],
 )
 def test_a_lease_in_between_ends_the_run(
     fences: list[int], refused: tuple[int, ...], ends: bool, tmp_path: Path
 ) -> None:
-    """Who took over and gave back is noticed by the fencing number; an own new lease is no reason."""
+    """Who took over and gave back is noticed by the fencing number, and so is a machine that forgot who was
+    in control; an own new lease is no reason.
+    """
 
     class Leased(Spy):
         def submit(self, phi_hw_rad: np.ndarray, cycle: int, deadline_s: float) -> Receipt:
