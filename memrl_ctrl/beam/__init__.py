@@ -7,7 +7,7 @@ macroparticles of the same distribution. The physics is explained in `docs/physi
 
 from memrl_ctrl.beam.conditions import Conditions
 from memrl_ctrl.beam.cycle_fit import CycleFit, fit_cycle
-from memrl_ctrl.beam.fit import ProfileFit, fit_profile, suggest_delta_rad
+from memrl_ctrl.beam.fit import ProfileFit, fit_profile, suggest_delta_rad, suggested_sigma_rad
 from memrl_ctrl.beam.machine import (
     ConstantZn,
     Impedance,
@@ -50,4 +50,5 @@ __all__ = [
     "reference_optimum",
     "sample_particles",
     "suggest_delta_rad",
+    "suggested_sigma_rad",
 ]

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from memrl_ctrl.beam.measurement import Monitor
     from memrl_ctrl.program import MachineFile, ProgramPoints
 
+_LEAST_EVS = 1.0e-3
+"""Smallest emittance about which an optimum is looked for, eV s."""
 _JURY = 4
 """In a batch of so many profiles, most of them decide for all whether the trigger is known."""
 
@@ -354,3 +356,38 @@ def suggest_delta_rad(
             emittance_evs=fit.conditions.emittance_evs, intensity=fit.conditions.intensity
         )
     return np.where(fit.fitted, wrap(reference_optimum(points, criterion) - fit.phi2_rad), np.nan)
+
+
+def suggested_sigma_rad(fit: ProfileFit, *, criterion: Criterion = "symmetry") -> Array:
+    """The 1-sigma uncertainty of `suggest_delta_rad`.
+
+    The optimum follows emittance and intensity, and what the fit does not know of them goes together with
+    what it does not know of phi2: the change that is wanted is often known much better than phi2 itself.
+    The optimum is taken as linear within half a standard deviation of the fit.
+
+    Args:
+        fit: fitted profiles [n].
+        criterion: of `reference_optimum`.
+
+    Returns:
+        rad, [n]; NaN where there is no fit, or no reference optimum within half a standard deviation.
+
+    Raises:
+        UnknownNameError: no such criterion.
+    """
+    found = fit.conditions
+    slopes = [-fit.phi2_sigma_rad]
+    for name, sigma, least in (
+        ("emittance_evs", fit.emittance_sigma_evs, _LEAST_EVS),
+        ("intensity", fit.intensity_sigma, 0.0),
+    ):
+        value, half = getattr(found, name), 0.5 * np.nan_to_num(sigma)
+        above = found.replace(**{name: value + half})
+        below = found.replace(**{name: np.maximum(value - half, least)})
+        slopes.append(
+            wrap(reference_optimum(above, criterion) - reference_optimum(below, criterion))
+        )
+    slope = np.stack(slopes, axis=1)
+    variance = np.einsum("ni,nij,nj->n", slope, fit.correlation[:, :TRIGGER, :TRIGGER], slope)
+    result: Array = np.sqrt(np.maximum(variance, 0.0))
+    return result

@@ -12,7 +12,14 @@ from cyclopts import Parameter
 from rich.table import Table
 
 from memrl_ctrl import __version__, registry
-from memrl_ctrl.beam import CycleFit, ProfileFit, fit_cycle, fit_profile, suggest_delta_rad
+from memrl_ctrl.beam import (
+    CycleFit,
+    ProfileFit,
+    fit_cycle,
+    fit_profile,
+    suggest_delta_rad,
+    suggested_sigma_rad,
+)
 from memrl_ctrl.beam.measurement import monitor_from
 from memrl_ctrl.cli._fit_source import Measured, chosen, from_file, from_trace, is_plain
 from memrl_ctrl.cli.values import OutputFile
@@ -275,7 +282,7 @@ def _number(value: Any) -> float | None:
 
 
 def _write_json(path: Path, measured: Measured, single: ProfileFit, joint: CycleFit | None) -> None:
-    delta = suggest_delta_rad(single)
+    delta, sigma = suggest_delta_rad(single), suggested_sigma_rad(single)
     rows = []
     for k in range(len(single)):
         row: dict[str, Any] = {
@@ -283,6 +290,7 @@ def _write_json(path: Path, measured: Measured, single: ProfileFit, joint: Cycle
             "ctime_ms": float(measured.ctime_ms[k]),
             **{name: _number(getattr(single, name)[k]) for name in POINT_NUMBERS},
             "suggested_delta_rad": _number(delta[k]),
+            "suggested_delta_sigma_rad": _number(sigma[k]),
             "trigger_known": bool(single.trigger_known[k]),
             "verdict": str(single.verdict[k]),
             "reason": str(single.reason[k]),

@@ -15,6 +15,7 @@ from memrl_ctrl.beam import (
     matched_profiles,
     reference_optimum,
     suggest_delta_rad,
+    suggested_sigma_rad,
 )
 from memrl_ctrl.beam.measurement import Monitor
 from memrl_ctrl.errors import BeamError, UnknownNameError, UsageError
@@ -264,6 +265,29 @@ def test_a_model_based_controller_would_go_to_the_optimum():
         suggest_delta_rad(fit, points(count=2))
     with pytest.raises(UnknownNameError):
         suggest_delta_rad(fit, criterion="beauty")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("away", [0.0, 0.5])
+def test_what_is_suggested_is_as_uncertain_as_it_says(away):
+    """Over forty profiles of a bunch it scatters by what it says, and by less than phi2."""
+    true = points(0.0)
+    true = true.replace(phi2_rad=reference_optimum(true) + away)
+    rng = np.random.default_rng(3)
+    profiles = np.concatenate([measured(true, noise=0.02, rng=rng) for _ in range(40)])
+    fit = fit_profile(profiles, MACHINE, true, trigger="unknown")
+    sigma = suggested_sigma_rad(fit)
+    pull = (suggest_delta_rad(fit) + away) / sigma
+    assert 0.7 < np.sqrt(np.mean(pull**2)) < 1.4
+    assert np.median(sigma) < 0.6 * np.median(fit.phi2_sigma_rad)
+
+
+def test_nothing_is_suggested_where_nothing_is_fitted():
+    """Neither a change nor how well it is known; the row beside it has both."""
+    true = points(0.9)
+    good = measured(true, noise=0.02)[0]
+    fit = fit_profile(np.stack([good, np.full(good.size, 4.0)]), MACHINE, true)
+    assert list(np.isnan(suggested_sigma_rad(fit))) == [False, True]
+    assert list(np.isnan(suggest_delta_rad(fit))) == [False, True]
 
 
 def test_points_of_a_program_bring_their_knob():
