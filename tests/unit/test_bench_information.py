@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from memrl_ctrl.bench.beam.information import quantile_deg
+from memrl_ctrl.bench.beam.information import quantile_deg, share_within
 from memrl_ctrl.cli import main
 
 
@@ -19,6 +19,7 @@ def test_the_quantile_of_a_mixture_is_that_of_what_is_drawn_from_it() -> None:
     drawn = np.abs(np.random.default_rng(1).standard_normal((200_000, 4)) * sigma)
     for share in (0.5, 0.95):
         assert quantile_deg(sigma, share) == pytest.approx(np.quantile(drawn, share), rel=0.02)
+    assert share_within(sigma) == pytest.approx(np.mean(drawn <= 2.0), abs=0.002)
 
 
 def test_readings_tell_more_together_and_less_with_more_noise(tmp_path: Path) -> None:

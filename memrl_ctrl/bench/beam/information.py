@@ -27,6 +27,7 @@ from memrl_ctrl.beam.fit import fit_profile, suggest_delta_rad, suggested_sigma_
 from memrl_ctrl.beam.measurement import WCM
 from memrl_ctrl.bench.beam.command import SEED
 from memrl_ctrl.bench.beam.conditions import PROGRAMS, Condition, Part, chosen, parts
+from memrl_ctrl.bench.beam.figures import WITHIN_DEG
 from memrl_ctrl.bench.report import publish
 from memrl_ctrl.cli.bars import work_bar
 from memrl_ctrl.cli.values import Count, JsonFile, Seed
@@ -47,6 +48,7 @@ THERE_DEG = 1.0
 """So near it is taken to be there."""
 BATCH = 16
 """Profiles that are fitted together."""
+COLUMN_WITHIN = f"within {WITHIN_DEG:g} deg, %"
 QUANTILES = {"median": 0.5, "p95": 0.95}
 
 
@@ -111,10 +113,12 @@ def run(
                     value = quantile_deg(told.sigma_deg / np.sqrt(count), share)
                     row[f"{name}, deg"] = value
                     figures[f"{each.name}.{count}.{name}_deg"] = value
-                rows.append(row)
+                within = share_within(told.sigma_deg / np.sqrt(count))
+                figures[f"{each.name}.{count}.share_within_2_deg"] = within
+                rows.append({**row, COLUMN_WITHIN: f"{100.0 * within:.1f}"})
     return publish(
         name="information",
-        columns=("condition", "readings", *(f"{name}, deg" for name in QUANTILES)),
+        columns=("condition", "readings", *(f"{name}, deg" for name in QUANTILES), COLUMN_WITHIN),
         rows=rows,
         figures=figures,
         json_path=json_path,
@@ -130,10 +134,20 @@ def quantile_deg(sigma_deg: Floats, share: float) -> float:
         sigma_deg: standard deviations of normal errors about 0 [n], each as likely.
         share: above 0, below 1.
     """
-    sigma = np.maximum(sigma_deg, np.finfo(np.float64).tiny)
     return float(
-        brentq(lambda x: np.mean(2.0 * ndtr(x / sigma) - 1.0) - share, 0.0, 10.0 * sigma.max())
+        brentq(lambda x: share_within(sigma_deg, x) - share, 0.0, 10.0 * sigma_deg.max() + 1e-9)
     )
+
+
+def share_within(sigma_deg: Floats, within_deg: float = WITHIN_DEG) -> float:
+    """Return the share of errors that are at most so large.
+
+    Args:
+        sigma_deg: standard deviations of normal errors about 0 [n], each as likely.
+        within_deg: above 0.
+    """
+    sigma = np.maximum(sigma_deg, np.finfo(np.float64).tiny)
+    return float(np.mean(2.0 * ndtr(within_deg / sigma) - 1.0))
 
 
 def _check(condition: Condition) -> None:
