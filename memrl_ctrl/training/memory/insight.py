@@ -19,6 +19,7 @@ from memrl_ctrl.agents.ppo_lstm import PpoLstm
 from memrl_ctrl.errors import UsageError
 from memrl_ctrl.policy.catalogue import locate
 from memrl_ctrl.policy.manifest import PolicyManifest
+from memrl_ctrl.policy.runner import OnnxPolicy
 from memrl_ctrl.training import checkpoint as checkpoints
 from memrl_ctrl.training.evaluation import TorchPolicy
 from memrl_ctrl.training.runs import policy_of, restore_agent
@@ -121,15 +122,14 @@ def open_insight(path: Path, checkpoint: int | None = None) -> Insight:
     return found
 
 
-class _FromTorch:
-    """What insights of torch's policies share."""
+class Looked:
+    """What insights share; those that know no more have no notes, and no spread."""
 
+    _policy: TorchPolicy | OnnxPolicy
     _blocks: tuple[Block, ...]
     _glimpse: Glimpse
 
-    def __init__(self, policy: TorchPolicy) -> None:
-        self._policy = policy
-        self.module: Any = policy.module
+    def __init__(self) -> None:
         self.notes: tuple[str, ...] = ()
         self.value_words = "value"
         self.spread: Array | None = None
@@ -152,6 +152,19 @@ class _FromTorch:
     def reset(self, rows: int, mask: Mask | None = None) -> None:
         """See `Insight`."""
         self._policy.reset(rows, mask)
+
+
+class _FromTorch(Looked):
+    """What insights of torch's policies share."""
+
+    def __init__(self, policy: TorchPolicy) -> None:
+        super().__init__()
+        self._policy: TorchPolicy = policy
+        self.module: Any = policy.module
+
+    def reset(self, rows: int, mask: Mask | None = None) -> None:
+        """See `Insight`."""
+        super().reset(rows, mask)
         self._begin(rows, mask)
 
     def _begin(self, rows: int, mask: Mask | None) -> None:

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memrl_ctrl.policy.manifest import PolicyManifest
 from memrl_ctrl.policy.onnxfile import nodes, with_outputs
 from memrl_ctrl.policy.runner import OnnxPolicy, open_session
-from memrl_ctrl.training.memory.insight import Array, Block, Glimpse, Mask, shares
+from memrl_ctrl.training.memory.insight import Array, Block, Glimpse, Looked, shares
 
 COUNT = "window_count_in"
 """Memory of a policy with a window: how many of its steps are valid."""
@@ -21,7 +20,7 @@ NO_CELL = "of its LSTM h is shown, not c: its file gives c only for a window tha
 NO_PROBABILITIES = "the probabilities of its choices cannot be found in its graph"
 
 
-class OnnxInsight:
+class OnnxInsight(Looked):
     """Looks into a policy file.
 
     A stateful LSTM carries h and c as the file's memory. A window's LSTM and the probabilities of
@@ -35,7 +34,8 @@ class OnnxInsight:
     """
 
     def __init__(self, path: Path) -> None:
-        self._policy = OnnxPolicy.load(path)
+        super().__init__()
+        self._policy: OnnxPolicy = OnnxPolicy.load(path)
         spec = self._policy.manifest
         graph = nodes(self._policy.data)
         self._windowed = any(memory.name_in == COUNT for memory in spec.memory)
@@ -46,8 +46,6 @@ class OnnxInsight:
         self._logits = chosen if len(chosen) == len(spec.action.choices) else []
         wanted = [*self._logits, *self._lstms]
         self._inner = open_session(str(path), with_outputs(self._policy.data, wanted))
-        self.value_words = "value"
-        self.spread: Array | None = None
         notes = [NO_VALUE]
         if spec.action.choices and not self._logits:
             notes.append(NO_PROBABILITIES)
@@ -57,25 +55,6 @@ class OnnxInsight:
             notes.append(NO_CELL)
         self.notes = tuple(notes)
         self._blocks = self._found_blocks()
-
-    @property
-    def manifest(self) -> PolicyManifest:
-        """See `Insight`."""
-        return self._policy.manifest
-
-    @property
-    def blocks(self) -> tuple[Block, ...]:
-        """See `Insight`."""
-        return self._blocks
-
-    @property
-    def glimpse(self) -> Glimpse:
-        """See `Insight`."""
-        return self._glimpse
-
-    def reset(self, rows: int, mask: Mask | None = None) -> None:
-        """See `Insight`."""
-        self._policy.reset(rows, mask)
 
     def act(
         self, observation: Array, previous_applied: Array, truth: Array | None = None
