@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -19,10 +19,12 @@ from memrl_ctrl.agents.ppo_lstm import PpoLstm
 from memrl_ctrl.errors import UsageError
 from memrl_ctrl.policy.catalogue import locate
 from memrl_ctrl.policy.manifest import PolicyManifest
-from memrl_ctrl.policy.runner import OnnxPolicy
 from memrl_ctrl.training import checkpoint as checkpoints
 from memrl_ctrl.training.evaluation import TorchPolicy
 from memrl_ctrl.training.runs import policy_of, restore_agent
+
+if TYPE_CHECKING:
+    from memrl_ctrl.policy.runner import OnnxPolicy
 
 Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]
