@@ -99,7 +99,7 @@ def run(
             points = told.sigma_deg.size
             wrong = {name: np.quantile(np.abs(told.error_deg), q) for name, q in QUANTILES.items()}
             notes.append(
-                f"{each.name}: {points} of {episodes} points, the others without a reference optimum; "
+                f"{each.name}: {points} of {episodes} points, the others without an optimum that is reached; "
                 f"the single fits themselves are wrong by {wrong['median']:.2f} degrees in the median, "
                 f"{wrong['p95']:.2f} at 95 %."
             )
