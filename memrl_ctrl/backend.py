@@ -186,6 +186,9 @@ class Receipt:
     """When the commit was acknowledged, monotonic clock, ns."""
     fence: int = 0
     """Fencing number under which it was written; 0 where there is no lease."""
+    sent_ns: int = field(default=0, compare=False)
+    """When the commit was sent, monotonic clock, ns; 0 where nothing is sent, or it is not known. Not part of
+    a record: the section `answer` of its timings begins there."""
 
 
 @runtime_checkable

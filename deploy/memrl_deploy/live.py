@@ -176,7 +176,7 @@ def show_summary(summary: RunSummary, console: Console) -> None:
 def _sections(summary: RunSummary) -> str:
     medians = np.median(summary.times_ns, axis=0) / 1e6
     named = zip(SECTIONS[1:], medians[1:], strict=True)
-    return ", ".join(f"{name} {value:.2f}" for name, value in named) + " ms"
+    return ", ".join(f"{name} {value:.2f}" for name, value in named if value) + " ms"
 
 
 def _counts(summary: RunSummary) -> str:

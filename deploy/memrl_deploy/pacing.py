@@ -7,9 +7,19 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-SECTIONS = ("receive", "decode", "observe", "infer", "guard", "measure", "record", "write")
+SECTIONS = (
+    "receive",
+    "decode",
+    "observe",
+    "infer",
+    "guard",
+    "measure",
+    "record",
+    "write",
+    "answer",
+)
 """In the order in which a cycle goes through them. `receive` is waiting for the machine; the others
-are the decision."""
+are the decision. `write` ends when the commit is sent; `answer` is waiting for the machine's word on it."""
 _INDEX = {name: index for index, name in enumerate(SECTIONS)}
 
 

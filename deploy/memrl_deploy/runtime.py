@@ -401,7 +401,7 @@ class Runtime:
                 recorder, cycle, last=True, reason=type(error).__name__, detail=str(error)
             )
             raise
-        self._pacing.lap("write")
+        self._pacing.split(receipt.sent_ns or receipt.committed_ns, "write", "answer")
         end = self._failures.taken(receipt, other)
         self._outcome(recorder, cycle, last=end is not None, receipt=receipt)
         self.summary.written += 1
@@ -414,7 +414,7 @@ class Runtime:
         """Record what became of a function; the last outcome of a run takes the events that wait."""
         waiting = self._failures.events
         events = tuple(waiting) if last else ()
-        timings = self._pacing.timings_ns("record", "write")
+        timings = self._pacing.timings_ns("record", "write", "answer")
         record = OutcomeRecord(cycle=cycle, timings_ns=timings, events=events, **what)
         if last:
             waiting.clear()

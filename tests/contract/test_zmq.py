@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
+import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -45,6 +48,15 @@ class TestLockStep(OverLoopback):
     """The machine waits for whoever is in control."""
 
     registered_as = "zmq"
+
+    def test_a_receipt_tells_when_its_commit_was_sent(self) -> None:
+        """Between the call and the answer; it is no part of what the receipt says."""
+        with closing(self.make_backend()) as backend:
+            reading = backend.start()
+            began_ns = time.monotonic_ns()
+            receipt = backend.submit(reading.applied_rad, reading.cycle + 1, 5.0)
+            assert began_ns < receipt.sent_ns < receipt.committed_ns
+            assert dataclasses.replace(receipt, sent_ns=0) == receipt
 
 
 class TestPaced(OverLoopback):

@@ -81,6 +81,6 @@ def test_the_summary_says_where_the_trace_is() -> None:
     )
     show_summary(summary, Console(file=out, width=100))
     text = out.getvalue()
-    for part in ("missed: late", "0.4000 to 0.1000", "7.00, 7.00, 7.00 ms", "records/x/trace.h5"):
+    for part in ("missed: late", "0.4000 to 0.1000", "8.00, 8.00, 8.00 ms", "records/x/trace.h5"):
         assert part in text
     assert "! disk full" in text

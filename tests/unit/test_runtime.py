@@ -81,7 +81,7 @@ def test_the_trace_holds_what_was_decided(tmp_path: Path) -> None:
                 record.policy.previous_applied[:, 0], moved.astype(np.float32)
             )
             assert {"observe", "infer", "guard", "measure"} <= set(record.timings_ns)
-            assert {"record", "write"} <= set(outcome.timings_ns)
+            assert {"record", "write", "answer"} <= set(outcome.timings_ns)
         assert trace.record(0).events[0]["kind"] == "begun"
 
 

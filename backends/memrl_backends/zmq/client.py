@@ -323,6 +323,7 @@ class ZmqBackend(ZmqSource):
             applied_rad=applied,
             committed_ns=time.monotonic_ns(),
             fence=reply.fence,
+            sent_ns=self._link.sent_ns,
         )
 
     def play(self, phi_hw_rad: FloatArray) -> Reading:

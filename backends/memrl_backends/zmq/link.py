@@ -88,6 +88,8 @@ class Link:
         self.timeout_s = timeout_s
         self._keys = keys
         self._sequence = 0
+        self.sent_ns = 0
+        """When the last request was sent, monotonic clock, ns."""
         self._lost = ""
         self._status = 0
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -286,6 +288,7 @@ class Link:
                 f"a request of {len(packed)} bytes is not sent: a machine takes {MAX_BYTES} at most",
             )
         self._dealer.send(packed)
+        self.sent_ns = time.monotonic_ns()
         allowed_s = self.timeout_s + extra_s
         deadline_s = time.monotonic() + allowed_s
         while (left_s := deadline_s - time.monotonic()) > 0:
