@@ -16,7 +16,16 @@ from cyclopts.validators import Number
 from memrl_ctrl import registry
 from memrl_ctrl.backend import BeamSource, MachineDescription
 from memrl_ctrl.cli.keyboard import Keys
-from memrl_ctrl.cli.values import Count, OutputFolder, Seconds, Seed, SomeSeconds, Steps, real
+from memrl_ctrl.cli.values import (
+    Count,
+    ExistingPath,
+    OutputFolder,
+    Seconds,
+    Seed,
+    SomeSeconds,
+    Steps,
+    real,
+)
 from memrl_ctrl.errors import FileError, TraceError, UsageError
 from memrl_ctrl.outputs import check_output_file
 from memrl_ctrl.policy import OnnxPolicy
@@ -198,7 +207,9 @@ def deploy(
     return _run(policy, options, registry.open_backend, ClosedLoop, engage=engage, ladder=ladder)
 
 
-def shadow(*, policy: Path, options: RunOptions = DEFAULTS) -> int:
+def shadow(
+    *, policy: Path, thresholds: ExistingPath | None = None, options: RunOptions = DEFAULTS
+) -> int:
     """Run beside the operators: see, recommend and record, without anything that could write.
 
     It ends as `deploy` does, and takes `--config FILE` as it does.
@@ -208,8 +219,16 @@ def shadow(*, policy: Path, options: RunOptions = DEFAULTS) -> int:
     policy
         Policy file (.onnx), as `memrl-ctrl export` writes it; or the name of a shipped policy or of a
         controller.
+    thresholds
+        YAML file with the limits for `memrl-ctrl report`: its digest goes into the trace, which proves that
+        they were declared beforehand.
     """
-    return _run(policy, options, registry.open_source, Shadow)
+    declared = {}
+    if thresholds is not None:
+        from memrl_deploy.report.thresholds import DECLARED_KEY, load_thresholds
+
+        declared[DECLARED_KEY] = load_thresholds(thresholds).recorded
+    return _run(policy, options, registry.open_source, Shadow, declared=declared)
 
 
 def _run(
@@ -220,6 +239,7 @@ def _run(
     *,
     engage: EngageConfig | None = None,
     ladder: FallbackOptions | None = None,
+    declared: dict[str, Any] | None = None,
 ) -> int:
     """Open the machine, check that all fits, run, and say how it went; return the exit code."""
     loaded = load_asked(policy)
@@ -238,6 +258,7 @@ def _run(
             console=console,
             engage=engage,
             ladder=ladder,
+            declared=declared or {},
         )
     except BaseException:
         source.close()
@@ -291,6 +312,7 @@ def _runtime(
     console: Terminal,
     engage: EngageConfig | None,
     ladder: FallbackOptions | None,
+    declared: dict[str, Any],
 ) -> Runtime:
     loss = options.look_ahead_loss
     guard = GuardConfig(
@@ -334,6 +356,7 @@ def _runtime(
             GUARD_KEY: asdict(guard),
             "engage": asdict(engage) if engage is not None else None,
             FALLBACK_KEY: described(fallback, classical) if fallback is not None else None,
+            **declared,
         },
     )
 

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from memrl_ctrl.cli.bars import work_bar
 from memrl_ctrl.cli.values import ExistingPath, OutputFile, Seed
-from memrl_ctrl.errors import MemrlError
+from memrl_ctrl.errors import MemrlError, UsageError
 from memrl_ctrl.installed import DISTRIBUTION
 from memrl_ctrl.outputs import write_json, write_output
 from memrl_ctrl.terminal import Terminal
@@ -17,7 +17,9 @@ from memrl_ctrl.trace import TraceReader
 from memrl_ctrl.trace.untrusted import verify_untrusted
 from memrl_deploy.counterfactual import Counterfactual, counterfactual
 from memrl_deploy.report import judge, load_thresholds, shadow_figures
-from memrl_deploy.report.page import Subject, as_json, page
+from memrl_deploy.report.numbers import as_json
+from memrl_deploy.report.page import Subject, page
+from memrl_deploy.report.thresholds import recorded_in
 
 TWIN_CYCLES, TWIN_DRAWS = 30, 10
 
@@ -44,8 +46,9 @@ def report(
     out
         The page; the JSON has the same name with `.json`.
     thresholds
-        YAML file with the limits, declared before the run. Without it those that come with memrl-ctrl are
-        used, and the report says so (`docs/shadow-report.md`).
+        YAML file with the limits, declared before the run (`memrl-ctrl shadow --thresholds` puts its digest
+        into the trace). Without it those that come with memrl-ctrl are used, and the report says so
+        (`docs/shadow-report.md`).
     twin
         Also close the loop on a simulation fitted to the readings: some minutes.
     program
@@ -53,6 +56,10 @@ def report(
     seed
         Of the bootstrap.
     """
+    if out.suffix == ".json":
+        raise UsageError(
+            f"--out {out} names the page: the JSON beside it has that name; give it .html"
+        )
     console = Terminal(soft_wrap=True, highlight=False, markup=False)
     declared = load_thresholds(thresholds)
     state = verify_untrusted(trace)
@@ -64,6 +71,7 @@ def report(
             declared,
             started_utc=reader.header.started_utc,
             recorded_with=reader.header.versions.get(DISTRIBUTION, ""),
+            in_trace=recorded_in(reader.header.configuration),
             problems=() if state.whole else (f"the trace is not whole: {state.sentences()[-1]}",),
             twin=found,
         )
@@ -81,7 +89,7 @@ def report(
     console.print(str(judgement.verdict), style="bold")
     for reason in judgement.reasons:
         console.print(f"- {reason}")
-    console.print(f"thresholds: {declared.words}")
+    console.print(f"thresholds: {declared.words(subject.in_trace)}")
     console.print(f"written: {out} and {out.with_suffix('.json')}")
     return 0
 

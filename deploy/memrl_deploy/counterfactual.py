@@ -24,9 +24,10 @@ from memrl_ctrl.errors import BeamError, MemrlError, TraceError
 from memrl_ctrl.metrics import asymmetry, mean_known, measure
 from memrl_ctrl.program import CycleProgram, load_program
 from memrl_ctrl.progress import report
-from memrl_ctrl.trace import TraceReader
+from memrl_ctrl.trace import TraceReader, Verdict
 from memrl_deploy.asked import inform
 from memrl_deploy.guard import usable_points
+from memrl_deploy.guard.decision import Stage
 from memrl_deploy.inference import Asked, Inference
 from memrl_deploy.replaying import cycle_index, recorded_guard, recorded_policy
 from memrl_deploy.statistics import Figure, FloatArray, of_draws
@@ -35,6 +36,12 @@ DRAWS = 20
 """Repetitions of the closed loop."""
 MOST_CYCLES = 50
 """Cycles that are simulated unless told otherwise."""
+SHORTER = 0.02
+"""Bunching factor by which a bunch is shorter at the other phase, at least; two policies that both arrive
+differ by some thousandths."""
+MISFIT = 2.0
+"""Largest reduced chi2 of a fit that is believed: beyond it the model misses the profiles by more than their
+noise. Between 1 and that it is improbable, of so many slices, and the uncertainties have grown with it."""
 FITS = 3
 """Cycles that are fitted, spread over those that are simulated; between them the offset goes straight."""
 
@@ -65,17 +72,17 @@ class Counterfactual:
 
     @property
     def credible(self) -> bool:
-        """Whether the model gets the recorded cycles right to a quarter, and most fits are good."""
+        """Whether the model gets the recorded cycles right to a quarter, and most fits are believed."""
         return not self.doubt
 
     @property
     def doubt(self) -> str:
         """Why nobody should decide on the gain, in words; empty where the model is credible."""
-        poor = [str(fit.verdict) for fit in self.fitted if fit.verdict != "good"]
+        wrong = [why for fit in self.fitted if (why := _not_believed(fit))]
         doubts = []
-        if 2 * (len(self.fitted) - len(poor)) <= len(self.fitted):
-            kinds = ", ".join(sorted(set(poor)))
-            doubts.append(f"{len(poor)} of {len(self.fitted)} fits are not good ({kinds})")
+        if 2 * (len(self.fitted) - len(wrong)) <= len(self.fitted):
+            kinds = ", ".join(dict.fromkeys(wrong))
+            doubts.append(f"{len(wrong)} of {len(self.fitted)} fits are not believed ({kinds})")
         if abs(self.model_recorded.value - self.recorded) > 0.25 * max(self.recorded, 0.02):
             doubts.append(
                 f"the model has a mean |asymmetry| of {self.model_recorded.value:.3f} where "
@@ -86,7 +93,16 @@ class Counterfactual:
     @property
     def shortens(self) -> bool:
         """Whether, by the whole interval, the policy leads to the other phase, where the bunch is short."""
-        return self.bunching_gain.high < 0.0
+        return self.bunching_gain.high < -SHORTER
+
+
+def _not_believed(fit: CycleFit) -> str:
+    """Return why a fit says nothing of the machine; empty where it does."""
+    if np.isfinite(fit.second_offset_rad):
+        return "another offset fits as well"
+    if not fit.chi2_reduced <= MISFIT:
+        return f"reduced chi2 {fit.chi2_reduced:.2g}"
+    return ""
 
 
 def counterfactual(
@@ -125,16 +141,20 @@ def counterfactual(
     inform(policy, header.machine)
     loaded = _program(trace, program or header.program)
     indices = np.arange(begin, begin + count)
-    model = _Model.fitted(trace, loaded, indices)
+    shown = _shown(trace, indices)
+    model = _Model.fitted(trace, loaded, indices, shown)
     played = np.stack([trace.record(int(i)).reading.applied_rad for i in indices])
-    measured = mean_known(np.abs(asymmetry(trace.array("profile", slice(begin, begin + count)))))
+    skew = np.abs(asymmetry(trace.array("profile", slice(begin, begin + count))))
+    measured = mean_known(np.where(shown, skew, np.nan))
     rng = np.random.default_rng(seed)
     known, driven = np.empty((2, draws, count)), np.empty((2, draws, count))
     for draw in range(draws):
         drawn = model.drawn(rng, first=draw == 0)
         for k in range(count):
-            known[:, draw, k] = _seen(drawn.profiles(k, played[k], rng))
-        driven[:, draw] = _driven(trace, policy, drawn, played[0], begin=begin, rng=rng)
+            known[:, draw, k] = _seen(drawn.profiles(k, played[k], rng), shown[k])
+        driven[:, draw] = _driven(
+            trace, policy, drawn, played[0], begin=begin, shown=shown, rng=rng
+        )
         report(draw + 1, draws)
     return Counterfactual(
         policy_name=policy.manifest.name,
@@ -150,9 +170,22 @@ def counterfactual(
     )
 
 
-def _seen(profile: NDArray[np.float32]) -> tuple[float, float]:
-    """Return mean |asymmetry| and mean bunching factor of a cycle's profiles [points, n_slices]."""
-    metrics = measure(profile)
+def _shown(trace: TraceReader, indices: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which points had a reading that says something of the beam [cycles, points].
+
+    Of the others a recorded profile is noise, and model and machine cannot be compared there.
+    """
+    shown = np.stack([usable_points(trace.record(int(i)).reading) for i in indices])
+    stages = trace.header.guard_stages
+    if Stage.HEALTH.label in stages:
+        judged = trace.array("verdicts", slice(int(indices[0]), int(indices[-1]) + 1))
+        shown &= judged[:, :, stages.index(Stage.HEALTH.label)] != Verdict.HELD
+    return np.asarray(shown)
+
+
+def _seen(profile: NDArray[np.float32], shown: NDArray[np.bool_]) -> tuple[float, float]:
+    """Return mean |asymmetry| and mean bunching factor of the `shown` ones [points] of a cycle's profiles."""
+    metrics = measure(profile[shown])
     return float(mean_known(np.abs(metrics.asymmetry))), float(mean_known(metrics.bunching_factor))
 
 
@@ -182,7 +215,11 @@ class _Model:
 
     @classmethod
     def fitted(
-        cls, trace: TraceReader, program: CycleProgram, indices: NDArray[np.int64]
+        cls,
+        trace: TraceReader,
+        program: CycleProgram,
+        indices: NDArray[np.int64],
+        shown: NDArray[np.bool_],
     ) -> _Model:
         """Fit some cycles.
 
@@ -194,7 +231,7 @@ class _Model:
         fits, where, problem = [], [], ""
         for k in chosen:
             reading = trace.record(int(indices[k])).reading
-            usable = usable_points(reading)
+            usable = shown[k]
             if not usable.any():
                 continue
             try:
@@ -269,6 +306,7 @@ def _driven(
     phi_hw_rad: FloatArray,
     *,
     begin: int,
+    shown: NDArray[np.bool_],
     rng: np.random.Generator,
 ) -> FloatArray:
     """Return mean |asymmetry| and bunching factor [2, cycles] in closed loop, guarded as the run was."""
@@ -293,7 +331,7 @@ def _driven(
             synchronous_phase_rad=synchronous,
             quality=np.zeros(phi_hw_rad.size, dtype=np.uint16),
         )
-        result[:, k] = _seen(profile)
+        result[:, k] = _seen(profile, shown[k])
         usable = guard.usable(reading)
         step = inference.step(inference.observe(reading, usable), phi_hw_rad, usable)
         decision = guard.decide(step.action[:, 0].astype(np.float64), reading, usable)

@@ -20,6 +20,8 @@ SECTIONS = (
 )
 """In the order in which a cycle goes through them. `receive` is waiting for the machine; the others
 are the decision. `write` ends when the commit is sent; `answer` is waiting for the machine's word on it."""
+RECORD_BEFORE = "record_before"
+"""In a cycle's record: what recording the cycle before took, where no outcome says it (nothing written)."""
 _INDEX = {name: index for index, name in enumerate(SECTIONS)}
 
 

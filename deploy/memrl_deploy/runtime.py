@@ -34,7 +34,7 @@ from memrl_deploy.foreseeing import Foresight, outlook_in
 from memrl_deploy.guard import STAGES, Decision, Guard, GuardConfig
 from memrl_deploy.inference import Asked, Inference
 from memrl_deploy.modes import ClosedLoop, Fallback, Mode, Transition
-from memrl_deploy.pacing import Pacing
+from memrl_deploy.pacing import RECORD_BEFORE, Pacing
 from memrl_deploy.recording import Recorder
 from memrl_deploy.signals import stopped_by_signals
 from memrl_deploy.states import Cause, State, control_in
@@ -115,6 +115,8 @@ class Runtime:
         self._notices = notices
         self._period_s = machine.period_s
         self._pacing = Pacing()
+        # What no record tells yet of the cycle before.
+        self._untold_ns: dict[str, int] = {}
         self._key: Callable[[], str] | None = None
         self._stopping = Stopping()
         self._recorder: Recorder | None = None
@@ -343,7 +345,7 @@ class Runtime:
             written_rad=function if writes else None,
             target_cycle=reading.cycle + 1 if writes else None,
             measures=measures,
-            timings_ns=self._pacing.timings_ns(),
+            timings_ns=self._pacing.timings_ns() | self._untold_ns,
             events=tuple(events),
         )
         try:
@@ -358,6 +360,7 @@ class Runtime:
             return "not recorded, held"
         finally:
             self._pacing.lap("record")
+        self._untold_ns = {RECORD_BEFORE: self._pacing.timings_ns("record")["record"]}
         self._failures.clear("unrecorded")
         events.clear()
         if writer is None:
@@ -421,6 +424,8 @@ class Runtime:
         problem = recorder.outcome(record)
         if problem:
             self._view.note(problem)
+        else:
+            self._untold_ns = {}
 
     def _finish(self) -> None:
         self._stopping.over()

@@ -11,6 +11,8 @@ from scipy.stats import beta
 
 LEVEL = 0.95
 RESAMPLES = 400
+LEAST_BLOCKS = 5
+"""Of fewer blocks a bootstrap says nothing of how a figure scatters."""
 FloatArray = NDArray[np.float64]
 
 
@@ -30,6 +32,9 @@ class Rate:
     events: int
     of: int
     """In so many cases."""
+    groups: int | None = None
+    """Groups of cases that go together: the limits are those of so many independent ones. All points of a
+    cycle have one machine, one beam and one operator. None: each case stands alone."""
 
     @property
     def value(self) -> float:
@@ -45,14 +50,36 @@ class Rate:
         """
         if self.events >= self.of:
             return 1.0
-        return float(beta.ppf(LEVEL, self.events + 1, self.of - self.events))
+        number, events = self._independent
+        return float(beta.ppf(LEVEL, events + 1, number - events))
 
     @property
     def low(self) -> float:
         """Lower limit of the rate, one-sided at 95 %."""
         if not self.events:
             return 0.0
-        return float(beta.ppf(1.0 - LEVEL, self.events, self.of - self.events + 1))
+        number, events = self._independent
+        return float(beta.ppf(1.0 - LEVEL, events, number - events + 1))
+
+    @property
+    def _independent(self) -> tuple[int, float]:
+        """Independent cases, and the part of them that the events are."""
+        number = self.of if self.groups is None else self.groups
+        return number, number * self.value
+
+
+def of_points(events: NDArray[np.bool_], cases: NDArray[np.bool_]) -> Rate:
+    """Return a rate over cycles and points [cycles, points]: each cycle with a case counts as one.
+
+    Args:
+        events: where it happened; counted among the cases.
+        cases: where it could have happened.
+    """
+    return Rate(
+        events=int((events & cases).sum()),
+        of=int(cases.sum()),
+        groups=int(cases.any(axis=1).sum()),
+    )
 
 
 def bootstrapped(
@@ -65,7 +92,7 @@ def bootstrapped(
     """Return a statistic with its interval; cycles are drawn anew in blocks.
 
     Neighbouring cycles are alike: a block is the cube root of the number of cycles long, and at least 10
-    (`moving_blocks`).
+    (`moving_blocks`). Of fewer than five blocks there is no interval (NaN).
 
     Args:
         values: [cycles, ...]; NaN where there is none.
@@ -77,7 +104,9 @@ def bootstrapped(
     count = values.shape[0]
     if not count or not np.isfinite(values).any():
         return nothing
-    block = min(count, max(10, round(count ** (1 / 3))))
+    block = max(10, round(count ** (1 / 3)))
+    if count < LEAST_BLOCKS * block:
+        return Figure(value=statistic(values), low=float("nan"), high=float("nan"))
     rows = moving_blocks(rng, count, block, resamples)
     found = np.array([statistic(values[chosen]) for chosen in rows])
     found = found[np.isfinite(found)]

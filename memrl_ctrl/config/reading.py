@@ -20,7 +20,19 @@ from memrl_ctrl.errors import FileError, UnknownNameError
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's scalars: 1e-3 is a number, `off` and `yes` are words."""
+    """YAML 1.2's scalars: 1e-3 is a number, `off` and `yes` are words. A key stands once."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """Refuse a key that comes again: whoever wrote it would not know which of the two counts."""
+        seen: set[str] = set()
+        for key, _ in getattr(node, "value", ()):
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in seen:
+                    problem = f"{key.value!r} stands there a second time"
+                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+                seen.add(key.value)
+        made: dict[Any, Any] = super().construct_mapping(node, deep)
+        return made
 
 
 _Loader.yaml_implicit_resolvers = {

@@ -38,6 +38,7 @@ min_cycles: 300
 max_refused_rate: 0.02
 max_unanswered_rate: 0.02
 max_late_rate: 1.0              # a computer that runs tests is no control system
+max_unseen_rate: 0.9
 max_decision_p99_ms: 60000.0
 """
 
@@ -168,7 +169,7 @@ def test_a_policy_that_leads_the_operators_is_promoted(traces: dict[str, Path]) 
     values, text, html = reported(trace, "--thresholds", trace.parents[1] / "declared.yaml")
     assert values["verdict"] == "PROMOTE", values["reasons"]
     assert {one["state"] for one in values["findings"]} == {"met"}
-    assert text.startswith("PROMOTE\n- all 11 limits are met")
+    assert text.startswith("PROMOTE\n- all 13 limits are met")
     # the operators did move, all through the run, and the policy was first
     moves = values["operators_moves"]
     assert moves["moves"] > 3 * POINTS * JUMP_DEG / MOVE_DEG

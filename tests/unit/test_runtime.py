@@ -82,6 +82,7 @@ def test_the_trace_holds_what_was_decided(tmp_path: Path) -> None:
             )
             assert {"observe", "infer", "guard", "measure"} <= set(record.timings_ns)
             assert {"record", "write", "answer"} <= set(outcome.timings_ns)
+            assert "record_before" not in record.timings_ns
         assert trace.record(0).events[0]["kind"] == "begun"
 
 
@@ -100,6 +101,9 @@ def test_shadow_writes_nothing_and_recommends(tmp_path: Path) -> None:
     with TraceReader(summary.trace) as trace:
         record = trace.record(0)
         assert record.written_rad is None
+        # No outcome says what recording took: the next record does.
+        told = ["record_before" in trace.record(index).timings_ns for index in range(5)]
+        assert told == [False, True, True, True, True]
         assert np.abs(record.measures["recommended_rad"]).max() > 0.01
         assert trace.outcome(0) is None
         assert replay_trace(trace).identical

@@ -2,7 +2,8 @@
 
 from memrl_deploy.report.figures import ShadowFigures, shadow_figures
 from memrl_deploy.report.judgement import Finding, Judgement, judge
-from memrl_deploy.report.page import as_json, page
+from memrl_deploy.report.numbers import as_json
+from memrl_deploy.report.page import page
 from memrl_deploy.report.thresholds import Thresholds, load_thresholds
 
 __all__ = [

@@ -19,8 +19,9 @@ from memrl_deploy.endings import hard_cycles
 from memrl_deploy.guard import STAGES
 from memrl_deploy.guard.outlook import KIND as OUTLOOK
 from memrl_deploy.modes import Shadow
+from memrl_deploy.pacing import RECORD_BEFORE
 from memrl_deploy.report.thresholds import Thresholds
-from memrl_deploy.statistics import Figure, Rate, bootstrapped
+from memrl_deploy.statistics import Figure, Rate, bootstrapped, of_points
 
 MOST_PROFILES = 4000
 """Cycles whose profiles are read for the intensity; of more, every so manieth."""
@@ -59,9 +60,11 @@ class Lead:
     """Whether the policy moved before the operators did."""
 
     moves: int
-    """Times that operators moved a point."""
+    """Times that operators moved a point for which there was a recommendation."""
+    elsewhere: int
+    """Times that they moved one for which there was none: nothing can be said of these."""
     same_sign: Rate
-    """Of them, those in the direction that was recommended in the cycle before."""
+    """Of the moves, those in the direction that was recommended in the cycle before."""
     cycles: NDArray[np.int64]
     """For each of those: cycles without a break in which the policy had recommended that direction."""
 
@@ -75,16 +78,21 @@ class ShadowFigures:
     ctime_ms: FloatArray
     asked: int
     """Cycles in which the policy was asked."""
+    unseen: Rate
+    """Cycles between the first and the last that the run never saw, of all that the machine played."""
     usable: Rate
     quality: dict[str, int]
     """Readings by what was wrong with them."""
     difference_deg: FloatArray
-    """NaN where the reading could not be used or the policy gave no answer."""
+    """NaN where there is nothing to compare: the reading could not be used, the policy gave no answer, or the
+    guard held the point or refused the cycle."""
     asymmetry: FloatArray
     intensity: FloatArray
     """Area of the profiles over the run's median [cycles]; NaN where it was not read."""
     applied_deg: FloatArray
     recommended_deg: FloatArray
+    compared: tuple[Rate, ...]
+    """Cycles in which there was something to compare [points]."""
     all_points: Differences
     by_ctime: tuple[Differences, ...]
     by_intensity: dict[str, Differences]
@@ -105,8 +113,9 @@ class ShadowFigures:
     outside: Rate | None
     """Readings unlike those of the training; None where the run did not record it."""
     decision_ms: FloatArray
-    """[cycles]"""
+    """Until the record is on the disk, and a setpoint answered, where there was one [cycles]."""
     late: Rate
+    """Decisions that took longer than the machine's period."""
     events: dict[str, int] = field(default_factory=dict)
     """What was out of the ordinary, by kind."""
 
@@ -139,8 +148,10 @@ def shadow_figures(
     recommended = trace.array("measures/recommended_rad")[chosen]
     skew = trace.array("measures/asymmetry")[chosen]
     difference = np.degrees(wrap(recommended - applied))
-    difference[~(usable & answered)] = np.nan
     verdicts = trace.array("verdicts")[chosen]
+    # What the guard holds stays where it is applied: that is no agreement with the operators.
+    held = ((verdicts == Verdict.HELD) | (verdicts == Verdict.REFUSED)).any(axis=2)
+    difference[~(usable & answered) | held] = np.nan
     near = np.abs(difference) <= thresholds.tolerance_deg
     known = np.isfinite(difference) & np.isfinite(skew)
     intensity = _intensity(trace, chosen, progress)
@@ -150,25 +161,30 @@ def shadow_figures(
     period_s = trace.header.machine.period_s
     late = decision_ms > 1e3 * period_s if period_s else np.zeros(decision_ms.size, dtype=np.bool_)
     stages = {
-        name: Rate(
-            events=int(_objected(verdicts[:, :, index]).sum()),
-            of=int((verdicts[:, :, index] != Verdict.NOT_RUN).sum()),
+        name: of_points(
+            verdicts[:, :, index] != Verdict.PASSED, verdicts[:, :, index] != Verdict.NOT_RUN
         )
         for index, name in enumerate(trace.header.guard_stages)
     }
+    compared = np.isfinite(difference)
+    everywhere = np.ones_like(usable)
     tolerance = thresholds.tolerance_deg
     return ShadowFigures(
         cycle=trace.cycles[chosen],
         stamp_ns=trace.array("stamp_ns")[chosen],
         ctime_ms=np.arange(points, dtype=np.float64) if ctime is None else np.asarray(ctime),
         asked=int(chosen.size),
-        usable=Rate(events=int(usable.sum()), of=usable.size),
+        unseen=_unseen(trace, chosen),
+        usable=of_points(usable, everywhere),
         quality=_quality(quality),
         difference_deg=difference,
         asymmetry=skew,
         intensity=intensity,
         applied_deg=np.degrees(applied),
         recommended_deg=np.degrees(recommended),
+        compared=tuple(
+            Rate(events=int(column.sum()), of=int(chosen.size)) for column in compared.T
+        ),
         all_points=_differences(difference, tolerance, rng),
         by_ctime=tuple(
             _differences(difference[:, [point]], tolerance, None) for point in range(points)
@@ -177,12 +193,12 @@ def shadow_figures(
         near=_mean_of(np.where(known & near, np.abs(skew), np.nan), rng),
         far=_mean_of(np.where(known & ~near, np.abs(skew), np.nan), rng),
         excess=_excess(np.abs(skew), known & near, known & ~near, rng),
-        lead=_lead(applied, np.where(np.isfinite(difference), recommended - applied, 0.0)),
+        lead=_lead(applied, np.where(compared, recommended - applied, np.nan)),
         stages=stages,
         refused=Rate(events=int(_refused(trace, verdicts, chosen).sum()), of=int(chosen.size)),
-        altered=Rate(events=int((verdicts == Verdict.ALTERED).any(axis=2).sum()), of=usable.size),
-        unanswered=Rate(events=int((usable & ~answered).sum()), of=int(usable.sum())),
-        outside=_outside(trace, verdicts, stages),
+        altered=of_points((verdicts == Verdict.ALTERED).any(axis=2), everywhere),
+        unanswered=of_points(~answered, usable),
+        outside=_outside(stages),
         decision_ms=decision_ms,
         late=Rate(events=int(late.sum()), of=int(chosen.size) if period_s else 0),
         events=_events(trace, chosen),
@@ -204,6 +220,14 @@ def _shadow_cycles(trace: TraceReader) -> NDArray[np.intp]:
     if "cycles/measures/recommended_rad" not in trace.names:
         raise TraceError(trace.path, "holds no recommendations: it was recorded by another program")
     return np.asarray(chosen, dtype=np.intp)
+
+
+def _unseen(trace: TraceReader, chosen: NDArray[np.intp]) -> Rate:
+    """Return how many of the cycles that were played from the first to the last were not seen."""
+    cycles = trace.cycles
+    first, last = int(cycles[chosen[0]]), int(cycles[chosen[-1]])
+    seen = int(((cycles >= first) & (cycles <= last)).sum())
+    return Rate(events=max(0, last - first + 1 - seen), of=max(seen, last - first + 1))
 
 
 def _differences(
@@ -306,11 +330,20 @@ def _intensity(
 
 
 def _lead(applied: FloatArray, wanted: FloatArray) -> Lead:
-    """Compare the operators' moves with the direction that was recommended before them."""
+    """Compare the operators' moves with the direction that was recommended before them.
+
+    Args:
+        applied: [cycles, points], rad.
+        wanted: recommended less applied, rad; NaN where nothing was recommended. A move of such a point is
+            neither for nor against the policy.
+    """
     move = wrap(np.diff(applied, axis=0))
-    cycles, points = np.nonzero(np.abs(np.degrees(move)) > MOVED_DEG)
-    dead = np.abs(np.degrees(wrap(wanted))) <= MOVED_DEG
-    sign = np.where(dead, 0.0, np.sign(wrap(wanted)))
+    moved = np.abs(np.degrees(move)) > MOVED_DEG
+    known = np.isfinite(wanted)
+    told = moved & known[:-1]
+    cycles, points = np.nonzero(told)
+    wanted = np.where(known, wrap(np.where(known, wanted, 0.0)), 0.0)
+    sign = np.where(np.abs(np.degrees(wanted)) <= MOVED_DEG, 0.0, np.sign(wanted))
     agrees, leads = 0, []
     run = _run_lengths(sign)
     for cycle, point in zip(cycles.tolist(), points.tolist(), strict=True):
@@ -319,7 +352,8 @@ def _lead(applied: FloatArray, wanted: FloatArray) -> Lead:
             leads.append(min(int(run[cycle, point]), LOOK_BACK))
     return Lead(
         moves=int(cycles.size),
-        same_sign=Rate(events=agrees, of=int(cycles.size)),
+        elsewhere=int((moved & ~told).sum()),
+        same_sign=Rate(events=agrees, of=int(cycles.size), groups=int(told.any(axis=1).sum())),
         cycles=np.array(leads, dtype=np.int64),
     )
 
@@ -333,10 +367,6 @@ def _run_lengths(sign: FloatArray) -> NDArray[np.int64]:
     return run
 
 
-def _objected(verdicts: NDArray[np.uint8]) -> BoolArray:
-    return np.asarray((verdicts != Verdict.PASSED) & (verdicts != Verdict.NOT_RUN))
-
-
 def _refused(
     trace: TraceReader, verdicts: NDArray[np.uint8], chosen: NDArray[np.intp]
 ) -> BoolArray:
@@ -347,15 +377,10 @@ def _refused(
     return refused
 
 
-def _outside(
-    trace: TraceReader, verdicts: NDArray[np.uint8], stages: dict[str, Rate]
-) -> Rate | None:
+def _outside(stages: dict[str, Rate]) -> Rate | None:
     """Return how many readings were judged unlike the training; None where none was judged."""
-    for index, name in enumerate(trace.header.guard_stages):
-        if OUTSIDE in name:
-            judged = int((verdicts[:, :, index] != Verdict.NOT_RUN).sum())
-            return Rate(events=stages[name].events, of=judged) if judged else None
-    return None
+    judged = (rate for name, rate in stages.items() if OUTSIDE in name and rate.of)
+    return next(judged, None)
 
 
 def _quality(quality: NDArray[np.uint16]) -> dict[str, int]:
@@ -367,13 +392,19 @@ def _quality(quality: NDArray[np.uint16]) -> dict[str, int]:
 
 
 def _decision_ms(trace: TraceReader, chosen: NDArray[np.intp]) -> FloatArray:
-    """From the reading's arrival to the decision, recorded [cycles]; what a section did not take is 0."""
-    total = np.zeros(chosen.size)
+    """From the reading's arrival until the record is on the disk, and what the machine answered where
+    something was written [cycles]; what a section did not take is 0."""
+    total = np.zeros(len(trace))
     for name in trace.names:
         group, _, section = name.rpartition("/")
-        if group in ("cycles/timings_ns", "outcomes/timings_ns") and section != "receive":
-            total += np.maximum(trace.array(name)[chosen], 0)
-    return total / 1e6
+        if group not in ("cycles/timings_ns", "outcomes/timings_ns") or section == "receive":
+            continue
+        taken = np.maximum(trace.array(name), 0)
+        if section == RECORD_BEFORE:
+            total[:-1] += taken[1:]
+        else:
+            total += taken
+    return np.asarray(total[chosen] / 1e6)
 
 
 def _events(trace: TraceReader, chosen: NDArray[np.intp]) -> dict[str, int]:

@@ -1,12 +1,15 @@
 """PROMOTE, HOLD or REJECT: the thresholds held against the figures, each with its reason.
 
 A limit is met where the figure's interval lies within it, broken where the interval lies beyond it, and
-open in between or where nothing was measured. One broken limit rejects; one open limit holds.
+open in between or where nothing was measured. One broken limit rejects; one open limit holds. Limits of what
+the run covered are never broken: what was not seen speaks neither for nor against a policy. Where only the
+difference to the operators breaks its limit, and the beam says that they were not right, that holds too.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -14,16 +17,19 @@ import numpy as np
 
 from memrl_deploy.counterfactual import Counterfactual
 from memrl_deploy.report.figures import ShadowFigures
-from memrl_deploy.report.thresholds import Declared, Thresholds
-from memrl_deploy.report.words import UNTUNED
+from memrl_deploy.report.thresholds import NO_GAIN, Declared, Thresholds
+from memrl_deploy.report.words import BETTER_THERE, UNTUNED
 from memrl_deploy.statistics import LEVEL, Figure, Rate
 
+NO_INTERVAL = "too few cycles for an interval"
 NO_CASE = {
-    "min_sign_agreement": "no case: the operators moved nothing",
+    "min_sign_agreement": "no case: the operators moved no point for which there was a recommendation",
     "max_late_rate": "no case: the machine has no period",
 }
 """What is said where nothing could be counted."""
-OF_OPERATORS = ("min_agreement", "max_p95_difference_deg")
+COVERAGE = ("min_cycles", "max_unseen_rate", "min_compared_rate")
+"""Limits of what the run covered."""
+OF_DIFFERENCE = ("min_agreement", "max_p95_difference_deg")
 """Limits of what lies between the policy and the operators."""
 
 
@@ -76,6 +82,7 @@ def judge(
     *,
     started_utc: str,
     recorded_with: str = "",
+    in_trace: Mapping[str, str] | None = None,
     problems: tuple[str, ...] = (),
     twin: Counterfactual | None = None,
 ) -> Judgement:
@@ -86,6 +93,7 @@ def judge(
         declared: the thresholds, and where they come from.
         started_utc: start of the run: thresholds that are younger were not declared beforehand.
         recorded_with: release that recorded it: its own thresholds were.
+        in_trace: thresholds that the run was begun with, as its trace holds them.
         problems: what is wrong with the trace itself.
         twin: what the fitted simulation says, if it was asked.
     """
@@ -94,6 +102,8 @@ def judge(
     names = _Limits(limits)
     findings = (
         _count(figures.asked, limits.min_cycles),
+        names.rate("max_unseen_rate", "cycles that the run did not see", figures.unseen),
+        _compared(names, figures),
         names.interval("min_agreement", "points within the tolerance", everything.within, " %"),
         names.interval(
             "max_p95_difference_deg", "95th percentile of the difference", everything.p95, "°"
@@ -110,13 +120,13 @@ def judge(
         names.rate("max_altered_rate", "points brought within a limit", figures.altered),
         names.rate("max_unanswered_rate", "readings without a finite answer", figures.unanswered),
         names.rate("max_out_of_distribution_rate", "readings unlike the training", figures.outside),
-        names.rate("max_late_rate", "decisions after the deadline", figures.late),
+        names.rate("max_late_rate", "decisions longer than the period", figures.late),
         _latency(figures, limits.max_decision_p99_ms),
-        *([_gain(twin, limits.min_gain)] if limits.min_gain > -1.0 else []),
+        *([_gain(twin, limits.min_gain)] if limits.min_gain > NO_GAIN else []),
     )
     broken = [one for one in findings if one.state is State.BROKEN]
     open_ = [one for one in findings if one.state is State.OPEN]
-    doubt = declared.doubt(started_utc, recorded_with)
+    doubt = declared.doubt(started_utc, recorded_with, in_trace)
     doubts = [*problems, doubt] if doubt else [*problems]
     if twin is not None and twin.credible and twin.shortens:
         gain = twin.bunching_gain
@@ -124,17 +134,29 @@ def judge(
             "in the fitted simulation the policy leads to a shorter bunch (bunching factor "
             f"{gain.low:+.3f} to {gain.high:+.3f}): it is symmetric there too, and its peak is higher"
         )
-    if not lead.moves and any(one.name in OF_OPERATORS for one in broken):
-        doubts.append(UNTUNED)
+    excused = _excused(figures, {one.name for one in broken})
+    if excused:
+        doubts.append(excused)
     reasons = [one.sentence for one in (*broken, *open_)]
     verdict = Verdict.PROMOTE
-    if broken:
+    if broken and not excused:
         verdict = Verdict.REJECT
-    elif open_ or doubts:
+    elif broken or open_ or doubts:
         verdict = Verdict.HOLD
     if verdict is Verdict.PROMOTE:
         reasons = [f"all {len(findings)} limits are met"]
     return Judgement(verdict=verdict, findings=findings, reasons=(*reasons, *doubts))
+
+
+def _excused(figures: ShadowFigures, broken: set[str]) -> str:
+    """Return why broken limits do not speak against the policy; empty if they do."""
+    if not broken or not broken <= set(OF_DIFFERENCE):
+        return ""
+    lead = figures.lead
+    if not lead.moves and not lead.elsewhere:
+        return UNTUNED
+    # A step is small where the beam is good already, also one that leads away: the signs have to agree too.
+    return BETTER_THERE if figures.excess.high < 0.0 and lead.same_sign.value > 0.5 else ""
 
 
 def _state(figure_low: float, figure_high: float, limit: float, *, most: bool) -> State:
@@ -153,7 +175,8 @@ def rate_words(rate: Rate, *, least: bool = False) -> str:
     if not rate.of:
         return "no case"
     bound = f"above {100 * rate.low:.3g}" if least else f"below {100 * rate.high:.3g}"
-    return f"{rate.events} of {rate.of} ({100 * rate.value:.3g} %; {bound} % at 95 %)"
+    together = "" if rate.groups is None else f", by {rate.groups} cycles"
+    return f"{rate.events} of {rate.of} ({100 * rate.value:.3g} %; {bound} % at 95 %{together})"
 
 
 def quiet_cases(limit: float) -> int:
@@ -173,7 +196,8 @@ class _Limits:
         measured = "not measured"
         if math.isfinite(figure.value):
             value, low, high = (scale * one for one in (figure.value, figure.low, figure.high))
-            measured = f"{value:.3g}{unit} ({low:.3g} to {high:.3g}{unit})"
+            between = f"{low:.3g} to {high:.3g}{unit}" if math.isfinite(low) else NO_INTERVAL
+            measured = f"{value:.3g}{unit} ({between})"
         return self._finding(name, words, measured, (figure.low, figure.high), (scale, unit))
 
     def rate(self, name: str, words: str, rate: Rate | None) -> Finding:
@@ -196,13 +220,25 @@ class _Limits:
         unit: tuple[float, str],
     ) -> Finding:
         most, limit = name.startswith("max_"), float(getattr(self._limits, name))
+        state = _state(*interval, limit, most=most)
+        if state is State.BROKEN and name in COVERAGE:
+            state = State.OPEN
         return Finding(
             name=name,
             words=words,
             measured=measured,
             limit=f"{'at most' if most else 'at least'} {unit[0] * limit:.3g}{unit[1]}",
-            state=_state(*interval, limit, most=most),
+            state=state,
         )
+
+
+def _compared(names: _Limits, figures: ShadowFigures) -> Finding:
+    """Hold the control point with the fewest recommendations to compare against its limit."""
+    place = int(np.argmin([rate.events for rate in figures.compared]))
+    words = (
+        f"cycles with a recommendation to compare, fewest: ctime {figures.ctime_ms[place]:.1f} ms"
+    )
+    return names.rate("min_compared_rate", words, figures.compared[place])
 
 
 def _count(cycles: int, limit: int) -> Finding:
@@ -220,7 +256,7 @@ def _latency(figures: ShadowFigures, limit_ms: float) -> Finding:
     p99 = float(np.percentile(figures.decision_ms, 99.0))
     return Finding(
         name="max_decision_p99_ms",
-        words="99th percentile of the time to a decision",
+        words="99th percentile of the time until a decision is recorded",
         measured=f"{p99:.3g} ms",
         limit=f"at most {limit_ms:.3g} ms",
         state=State.MET if p99 <= limit_ms else State.BROKEN,

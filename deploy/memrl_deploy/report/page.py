@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -15,9 +15,16 @@ from memrl_ctrl.trace import TraceHeader
 from memrl_ctrl.trace.report import TraceReport
 from memrl_deploy.counterfactual import Counterfactual
 from memrl_deploy.report.figures import Differences, ShadowFigures
-from memrl_deploy.report.judgement import Finding, Judgement, State, rate_words
+from memrl_deploy.report.judgement import (
+    NO_INTERVAL,
+    Finding,
+    Judgement,
+    State,
+    Verdict,
+    rate_words,
+)
 from memrl_deploy.report.pictures import pictures
-from memrl_deploy.report.thresholds import Declared
+from memrl_deploy.report.thresholds import Declared, recorded_in
 from memrl_deploy.report.words import VERDICTS, meaning
 from memrl_deploy.statistics import Figure, Rate
 
@@ -29,8 +36,6 @@ BLIND_SPOT = (
     "the loop would do is known only from the counterfactual simulation, as far as its model holds, and from "
     "the first cycles after engaging, which the guard watches."
 )
-MODELLED = ("model_recorded", "model_policy", "gain", "bunching_gain")
-"""Figures of the counterfactual."""
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;margin:0 auto;max-width:1020px;padding:24px;
 color:#1c1c1c;background:#fff}
@@ -43,7 +48,11 @@ th{font-weight:600;border-bottom:1px solid #bbb}td.n,th.n{text-align:right}
 .met{color:#2d7d46}.open{color:#a86d00}.broken{color:#b3382c;font-weight:600}
 .note{background:#fff7e3;border-left:4px solid #d9a300;padding:9px 14px;margin:10px 0}
 .pictures{display:grid;grid-template-columns:1fr 1fr;gap:14px}svg{width:100%;height:auto}
-.dim{color:#666}@media(max-width:760px){.pictures{grid-template-columns:1fr}}
+.wide{overflow-x:auto}.dim{color:#666}
+@media(max-width:760px){body{padding:12px}.pictures{grid-template-columns:1fr}td,th{padding-right:8px}}
+@media print{body{max-width:none;padding:0;font-size:12px}.wide{overflow:visible}
+.verdict{print-color-adjust:exact;-webkit-print-color-adjust:exact;border:2px solid #1c1c1c}
+h2{break-after:avoid}tr,svg,.note{break-inside:avoid}}
 """
 
 
@@ -60,11 +69,16 @@ class Subject:
     twin_problem: str = ""
     """Why there is no counterfactual."""
 
+    @property
+    def in_trace(self) -> Mapping[str, str] | None:
+        """The thresholds that the run was begun with, as its trace holds them; None where it holds none."""
+        return recorded_in(self.header.configuration)
+
 
 def page(subject: Subject) -> str:
     """Return the whole page."""
     header, judgement = subject.header, subject.judgement
-    title = f"Shadow report: {header.policy_name or 'unnamed policy'} on {header.machine.name}"
+    title = f"Shadow report: policy {header.policy_name or '(unnamed)'} on machine {header.machine.name}"
     parts = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="dim">program {escape(header.program)}, run {escape(header.run_id)}, started '
@@ -102,8 +116,12 @@ def _reasons(judgement: Judgement) -> list[str]:
         for state in (State.BROKEN, State.OPEN)
     )
     others = [one for one in judgement.reasons if one not in (*broken, *open_)]
+    alone = judgement.verdict is Verdict.REJECT
+    rejects = (
+        ", each of which alone rejects" if alone else ", about the operators more than the policy"
+    )
     groups = (
-        (f"{len(broken)} broken, each of which alone rejects:", broken),
+        (f"{len(broken)} broken{rejects}:", broken),
         (f"{len(open_)} open: this run does not show whether they are kept:", open_),
         ("What else is to be known:" if broken or open_ else "", others),
     )
@@ -127,7 +145,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 99
 
     heading = [f"<tr>{cells(head, 'th')}</tr>"] if any(head) else []
     lines = [f"<tr>{cells(row, 'td')}</tr>" for row in rows]
-    return f"<table>{''.join([*heading, *lines])}</table>"
+    return f'<div class="wide"><table>{"".join([*heading, *lines])}</table></div>'
 
 
 def _thresholds(subject: Subject) -> str:
@@ -143,19 +161,19 @@ def _thresholds(subject: Subject) -> str:
         )
 
     rows = "".join(map(row, subject.judgement.findings))
-    source = escape(subject.declared.words)
+    source = escape(subject.declared.words(subject.in_trace))
     return (
-        "<table><tr><th>figure</th><th>measured (95 % interval)</th><th>declared</th><th>limit is</th>"
-        f"<th>its name in the file</th></tr>{rows}</table>"
+        '<div class="wide"><table><tr><th>figure</th><th>measured (95 % interval)</th><th>declared</th>'
+        f"<th>limit is</th><th>its name in the file</th></tr>{rows}</table></div>"
         f'<p class="dim">Thresholds: {source}. A limit is met where the whole interval keeps it, broken '
         "where the whole interval does not, and open in between. One broken limit rejects, one open limit "
-        "holds.</p>"
+        "holds. Limits of what the run covered are never broken.</p>"
     )
 
 
 def _covered(subject: Subject) -> list[tuple[str, str]]:
     figures, header = subject.figures, subject.header
-    hours = (figures.stamp_ns[-1] - figures.stamp_ns[0]) / 3.6e12
+    hours = seconds(figures) / 3600.0
     area = figures.intensity[np.isfinite(figures.intensity)]
     spread = (
         f"{area.min():.2f} to {area.max():.2f} of its median" if area.size else "could not be read"
@@ -168,7 +186,11 @@ def _covered(subject: Subject) -> list[tuple[str, str]]:
     first, last = figures.cycle[0], figures.cycle[-1]
     played = int(last - first) + 1
     seen = f"{figures.asked} of the {played}" if played > figures.asked else f"all {played}"
+    if figures.unseen.events:
+        seen += f" ({figures.unseen.events} never seen)"
     lasted = f"{hours:.2f} h" if hours >= 1.0 else f"{60.0 * hours:.1f} min"
+    if hours < 1.0 / 30.0:
+        lasted = f"{3600.0 * hours:.1f} s"
     others = subject.state.cycles - figures.asked
     return [
         ("cycles", f"{seen} from {first} to {last}, in {lasted}"),
@@ -188,6 +210,11 @@ def _covered(subject: Subject) -> list[tuple[str, str]]:
     ]
 
 
+def seconds(figures: ShadowFigures) -> float:
+    """Return how long the run lasted, from its first to its last cycle."""
+    return float(figures.stamp_ns[-1] - figures.stamp_ns[0]) / 1e9
+
+
 def _number(value: float, digits: int = 2) -> str:
     return f"{value:.{digits}f}" if math.isfinite(value) else "–"
 
@@ -195,6 +222,8 @@ def _number(value: float, digits: int = 2) -> str:
 def _between(figure: Figure, digits: int = 4) -> str:
     if not math.isfinite(figure.value):
         return "not measured"
+    if not math.isfinite(figure.low):
+        return f"{figure.value:.{digits}f} ({NO_INTERVAL})"
     return f"{figure.value:.{digits}f} ({figure.low:.{digits}f} to {figure.high:.{digits}f})"
 
 
@@ -223,16 +252,23 @@ def _comparison(subject: Subject) -> list[str]:
     lead = figures.lead
     median = f"{np.median(lead.cycles):.0f}" if lead.cycles.size else "–"
     moves = f"The operators moved a point {lead.moves} times by more than half a degree" + (
-        f"; {rate_words(lead.same_sign, least=True)} of them in the direction that the policy had "
-        f"recommended the cycle before, for {median} cycles in the median."
+        f", in {lead.same_sign.groups} cycles; {rate_words(lead.same_sign, least=True)} of them in the "
+        f"direction that the policy had recommended the cycle before, for {median} cycles in the median."
         if lead.moves
         else ": whether it would have moved before them cannot be said."
     )
+    if lead.elsewhere:
+        moves += (
+            f" {lead.elsewhere} more moves were of points for which there was no recommendation: the "
+            "reading could not be used, or the guard held."
+        )
+    moves += " Whoever sets the function counts as an operator: the trace does not say who it was."
     return [
         "<h2>Difference to the operators' settings</h2>",
         '<p class="dim">Recommended less applied phi_hw, round the circle, degrees: median, p95 and p99 of '
         "its size, below which half, 95 and 99 of 100 values lie; bias is the circular mean, with its sign. "
-        "What is recommended is one step, as the guard would let it through.</p>",
+        "What is recommended is one step, as the guard would let it through; points that it held are left "
+        "out, as are readings that could not be used.</p>",
         _table(head, rows, numbers=1),
         f"<p>{escape(moves)}</p>",
         "<h2>The beam near the recommendation, and elsewhere</h2>",
@@ -265,7 +301,8 @@ def _safety(subject: Subject) -> list[str]:
         "cycles that the guard would have refused": figures.refused,
         "points brought within a limit": figures.altered,
         "usable readings without a finite answer": figures.unanswered,
-        "decisions after the deadline": figures.late,
+        "decisions longer than the period": figures.late,
+        "cycles never seen": figures.unseen,
     }
     if figures.outside is not None:
         rates["readings unlike those of the training"] = figures.outside
@@ -283,14 +320,15 @@ def _safety(subject: Subject) -> list[str]:
     return [
         "<h2>Would-be limit hits, answers, deadlines</h2>",
         '<p class="dim">Events among all cases; the last column is what the true share is below at 95 % '
-        "(Clopper and Pearson). A guard stage's events are the points that it would have altered, held or "
-        "refused; the stages stand in docs/safety.md.</p>",
+        "(Clopper and Pearson), as if all points of a cycle were one case. A guard stage's events are the "
+        "points that it would have altered, held or refused; the stages stand in docs/safety.md.</p>",
         _table(("", "events", "cases", "share [%]", "below, at 95 % [%]"), rows, numbers=1),
         f"<p>Nothing seen in {figures.asked} cycles means, at 95 %: less often than once in "
         f"{1.0 / zero.high:,.0f} cycles (rule of three), if cycles were independent; they are alike for as "
         f"long as the machine is, so that the true bound is weaker.{none}</p>",
-        f"<p>Time from reading to decision, recorded: median {p50:.2f}, p99 {p99:.2f}, p99.9 {p999:.2f}, "
-        f"longest {largest:.2f} ms; the machine's period is {period}.</p>",
+        f"<p>Time from the reading's arrival until the decision is on the disk: median {p50:.2f}, p99 "
+        f"{p99:.2f}, p99.9 {p999:.2f}, longest {largest:.2f} ms; the machine's period is {period}. In closed "
+        "loop the function is sent then, and the machine's answer comes on top.</p>",
     ]
 
 
@@ -324,77 +362,8 @@ def _counterfactual(subject: Subject) -> list[str]:
         '<p class="dim">The kernel is fitted to some of the recorded readings and stands in for the machine '
         "from there on. The gain is what the policy takes off the model's own asymmetry under the functions "
         "that were really played.</p>",
-        f"<p>{twin.cycles} cycles from {twin.first_cycle}; fitted emittance {fit.emittance_evs:.3f} eV s, "
+        f"<p>The first {twin.cycles} cycles of the run, from {twin.first_cycle} (`memrl-ctrl replay --twin` "
+        f"takes others); points whose reading could be used. Fitted emittance {fit.emittance_evs:.3f} eV s, "
         f"intensity {fit.intensity:.3g}, reduced chi2 {fit.chi2_reduced:.2f}.</p>",
         doubt,
     ]
-
-
-def as_json(subject: Subject) -> dict[str, Any]:
-    """Return the report's numbers; what is not a number is null."""
-    figures, twin = subject.figures, subject.twin
-
-    def rate(one: Rate | None) -> dict[str, Any] | None:
-        if one is None:
-            return None
-        return {"events": one.events, "of": one.of, "value": one.value, "high": one.high}
-
-    result = {
-        "verdict": str(subject.judgement.verdict),
-        "reasons": list(subject.judgement.reasons),
-        "findings": [asdict(one) for one in subject.judgement.findings],
-        "blind_spot": BLIND_SPOT,
-        "thresholds": asdict(subject.declared),
-        "run_id": subject.header.run_id,
-        "machine": subject.header.machine.name,
-        "program": subject.header.program,
-        "policy": subject.header.policy_name,
-        "policy_sha256": subject.header.policy_sha256,
-        "trace": subject.state.sentences(),
-        "cycles": figures.asked,
-        "usable": rate(figures.usable),
-        "difference_deg": asdict(figures.all_points),
-        "by_ctime": [
-            {"ctime_ms": float(ctime), **asdict(one)}
-            for ctime, one in zip(figures.ctime_ms, figures.by_ctime, strict=True)
-        ],
-        "by_intensity": {name: asdict(one) for name, one in figures.by_intensity.items()},
-        "asymmetry": {n: asdict(getattr(figures, n)) for n in ("near", "far", "excess")},
-        "operators_moves": {
-            "moves": figures.lead.moves,
-            "same_sign": rate(figures.lead.same_sign),
-            "lead_cycles_median": float(np.median(figures.lead.cycles))
-            if figures.lead.cycles.size
-            else None,
-        },
-        "refused": rate(figures.refused),
-        "altered": rate(figures.altered),
-        "unanswered": rate(figures.unanswered),
-        "out_of_distribution": rate(figures.outside),
-        "late": rate(figures.late),
-        "stages": {name: rate(one) for name, one in figures.stages.items()},
-        "decision_ms": {
-            f"p{p:g}": float(np.percentile(figures.decision_ms, p)) for p in (50, 99, 99.9, 100)
-        },
-        "zero_events_bound": Rate(events=0, of=figures.asked).high,
-        "counterfactual": None
-        if twin is None
-        else {
-            "recorded": twin.recorded,
-            **{n: asdict(getattr(twin, n)) for n in MODELLED},
-            "credible": twin.credible,
-        },
-    }
-    numbers: dict[str, Any] = _finite(result)
-    return numbers
-
-
-def _finite(value: Any) -> Any:
-    """Return the same with NaN and infinity as None."""
-    if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memrl_deploy.counterfactual import Counterfactual
-from memrl_deploy.report.figures import ShadowFigures
+from memrl_deploy.report.figures import LOOK_BACK, ShadowFigures
 from memrl_deploy.report.svg import Series, bars, lines
 
 BINS = 200
@@ -58,10 +58,10 @@ def _along_cycle(figures: ShadowFigures) -> str:
     return lines("Difference along the cycle", "ctime [ms]", "difference [degrees]", [band])
 
 
-def _binned(values: FloatArray) -> tuple[FloatArray, FloatArray]:
+def _binned(cycle: NDArray[np.int64], values: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Return places and means of [cycles] in at most `BINS` bins."""
     groups = np.array_split(np.arange(values.size), min(BINS, values.size))
-    places = np.array([float(rows.mean()) for rows in groups])
+    places = np.array([float(cycle[rows].mean()) for rows in groups])
     means = [
         float(np.nanmean(values[rows])) if np.isfinite(values[rows]).any() else np.nan
         for rows in groups
@@ -77,10 +77,10 @@ def _row_means(values: FloatArray) -> FloatArray:
 
 
 def _over_time(figures: ShadowFigures) -> str:
-    x, y = _binned(_row_means(np.abs(figures.difference_deg)))
+    x, y = _binned(figures.cycle, _row_means(np.abs(figures.difference_deg)))
     return lines(
         "Difference over the run",
-        f"cycle (first is {figures.cycle[0]})",
+        "cycle",
         "mean |difference| [degrees]",
         [Series(x=x, y=y)],
     )
@@ -145,7 +145,7 @@ def _lead(figures: ShadowFigures) -> str:
     edges: FloatArray = np.arange(counts.size + 1, dtype=np.float64) + 0.5
     return bars(
         "How long moves had been recommended before",
-        "cycles before the move",
+        f"cycles before the move ({LOOK_BACK}: so many or more)",
         "moves",
         edges,
         counts.astype(np.float64),
@@ -153,11 +153,11 @@ def _lead(figures: ShadowFigures) -> str:
 
 
 def _twin(twin: Counterfactual) -> str:
-    x = np.arange(twin.cycles, dtype=np.float64)
+    x = twin.first_cycle + np.arange(twin.cycles, dtype=np.float64)
     names = ("measured", "model", "model with the policy")
     return lines(
         "Counterfactual",
-        f"cycle (first is {twin.first_cycle})",
+        "cycle",
         "mean |asymmetry|",
         [
             Series(x=x, y=y, label=name, colour=colour)

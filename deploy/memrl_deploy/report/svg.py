@@ -43,21 +43,20 @@ def lines(title: str, x_label: str, y_label: str, series: Sequence[Series]) -> s
             back = [*zip(one.x[known], one.low[known], strict=True)][::-1]
             points = " ".join(frame.place(x, y) for x, y in [*there, *back])
             body.append(f'<polygon points="{points}" fill="{one.colour}" opacity="0.18"/>')
-        if one.dots:
-            body += [
-                f'<circle cx="{place[0]}" cy="{place[1]}" r="2.4" fill="{one.colour}"/>'
-                for place in (
-                    frame.place(x, y).split(",")
-                    for x, y in zip(one.x, one.y, strict=True)
-                    if np.isfinite(y)
+        for piece in _pieces(frame, one):
+            if one.dots or len(piece) == 1:  # a line of one point cannot be seen
+                body += [_dot(place, one.colour) for place in piece]
+            else:
+                body.append(
+                    f'<polyline points="{" ".join(piece)}" fill="none" stroke="{one.colour}" '
+                    'stroke-width="1.6"/>'
                 )
-            ]
-        else:
-            body += [
-                f'<polyline points="{points}" fill="none" stroke="{one.colour}" stroke-width="1.6"/>'
-                for points in _pieces(frame, one)
-            ]
     return _picture((title, x_label, y_label), frame, body, series)
+
+
+def _dot(place: str, colour: str) -> str:
+    x, y = place.split(",")
+    return f'<circle cx="{x}" cy="{y}" r="2.4" fill="{colour}"/>'
 
 
 def bars(title: str, x_label: str, y_label: str, edges: FloatArray, counts: FloatArray) -> str:
@@ -111,17 +110,17 @@ def _ticks(low: float, high: float) -> list[float]:
     raw = (high - low) / TICKS
     power = 10.0 ** np.floor(np.log10(raw))
     step = power * min((1.0, 2.0, 5.0, 10.0), key=lambda m: abs(m * power - raw))
-    return [float(v) for v in np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step]
+    places = np.arange(np.ceil(low / step), np.floor(high / step) + 1)
+    return [float(place * step) + 0.0 for place in places]  # + 0.0: a zero has no sign
 
 
-def _pieces(frame: _Frame, series: Series) -> list[str]:
+def _pieces(frame: _Frame, series: Series) -> list[list[str]]:
+    """Return the places of the series' points, in pieces between those that are not known."""
     known = np.isfinite(series.y)
     breaks = np.flatnonzero(np.diff(known.astype(np.int8))) + 1
     pieces = (rows for rows in np.split(np.arange(series.x.size), breaks) if rows.size)
     return [
-        " ".join(frame.place(series.x[i], series.y[i]) for i in rows)
-        for rows in pieces
-        if known[rows[0]]
+        [frame.place(series.x[i], series.y[i]) for i in rows] for rows in pieces if known[rows[0]]
     ]
 
 
@@ -138,11 +137,11 @@ def _picture(
     for value in _ticks(frame.x0, frame.x1):
         x = frame.place(value, frame.y0).split(",")[0]
         parts.append(f'<line x1="{x}" x2="{x}" y1="{TOP}" y2="{bottom}" stroke="#e4e4e4"/>')
-        parts.append(f'<text x="{x}" y="{bottom + 15}" text-anchor="middle">{value:g}</text>')
+        parts.append(f'<text x="{x}" y="{bottom + 15}" text-anchor="middle">{value:.10g}</text>')
     for value in _ticks(frame.y0, frame.y1):
         y = float(frame.place(frame.x0, value).split(",")[1])
         parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}" stroke="#e4e4e4"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y + 4}" text-anchor="end">{value:g}</text>')
+        parts.append(f'<text x="{LEFT - 6}" y="{y + 4}" text-anchor="end">{value:.10g}</text>')
     parts += body
     parts.append(
         f'<rect x="{LEFT}" y="{TOP}" width="{WIDTH - LEFT - RIGHT}" height="{bottom - TOP}" '
