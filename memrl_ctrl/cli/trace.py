@@ -52,7 +52,7 @@ def ls(folder: Path = RECORDS) -> None:
     Parameters
     ----------
     folder
-        Folder of the runs, or of one run.
+        Folder of the runs, or of one run; what it holds itself is listed too.
     """
     console = Terminal()
     table = Table(box=None, pad_edge=False)
@@ -60,7 +60,7 @@ def ls(folder: Path = RECORDS) -> None:
     for heading in ("mode", "machine", "program", "cycles", "state"):
         table.add_column(heading)
     for run in run_folders(folder):
-        table.add_row(*map(_literal, (run.name, *_summary(run))))
+        table.add_row(*map(_literal, (_name(run), *_summary(run))))
     if table.row_count:
         console.print(table)
     else:
@@ -169,17 +169,15 @@ def recover(path: Path) -> int:
 def _to_recover(path: Path) -> Iterator[Path]:
     """Iterate over the journals to recover for what the user named."""
     with looking_at(path):
-        folder = path.is_dir()
-        one = not folder or (path / JOURNAL_NAME).is_file()
-    if one:
-        yield path / JOURNAL_NAME if folder else path
-        return
+        if not path.is_dir():
+            yield path
+            return
     runs = [run for run in run_folders(path) if is_there(run / JOURNAL_NAME)]
     if not runs:
         raise TraceError(path, f"holds no run with a {JOURNAL_NAME}")
     for run in runs:
         hdf5, journal = run / HDF5_NAME, run / JOURNAL_NAME
-        if not is_there(hdf5) or stale(hdf5, journal):
+        if runs == [path] or not is_there(hdf5) or stale(hdf5, journal):
             yield journal
 
 
@@ -242,7 +240,7 @@ def plot(
     truth
         Truth log of a simulated machine (`machine --truth-log`), to compare with.
     """
-    from memrl_ctrl.trace.plot import plot_trace
+    from memrl_ctrl.trace.plot import PLOTS_NAME, plot_trace
     from memrl_ctrl.trace.truth import truth_of
 
     console = Terminal(highlight=False)
@@ -250,7 +248,7 @@ def plot(
         with _progress("drawing") as advance, TraceReader(trace, advance) as reader:
             tell_loss(reader)
             known = None if truth is None else truth_of(reader, truth)
-            made = plot_trace(reader, out or reader.path.parent / "plots", advance, known)
+            made = plot_trace(reader, out or reader.path.parent / PLOTS_NAME, advance, known)
     except ModuleNotFoundError as error:
         raise registry.missing_extra("command 'trace plot'", error) from error
     for path in made:
@@ -311,11 +309,11 @@ def prune(
         Folder of the runs, or of one run.
     drop
         `hdf5`: the indexed form, which `trace recover` makes again; `journal`: the journal, whose records
-        the HDF5 file holds too; `run`: everything.
+        the HDF5 file holds too; `run`: all files of the run, and its folder where nothing else is in it.
     older_than
         Days; runs that were written to since are kept.
     unverified
-        Delete also of runs in which something is lost.
+        Delete also of runs in which something is lost; a journal only where the HDF5 file has all of it.
     dry_run
         Delete nothing, only say what would be.
     """
@@ -326,11 +324,14 @@ def prune(
     ):
         freed += run.freed_bytes
         if run.kept:
-            console.print(f"kept {run.folder.name}: {run.kept}")
+            console.print(f"kept {_name(run.folder)}: {clean(run.kept)}")
             code = WITH_LOSS if run.doubtful else code
         else:
             what = "would free" if dry_run else "freed"
-            console.print(f"{what} {run.freed_bytes / 1e6:.1f} MB of {run.folder.name}")
+            left = f"; not of the run, and kept: {', '.join(run.left)}" if run.left else ""
+            console.print(
+                f"{what} {run.freed_bytes / 1e6:.1f} MB of {_name(run.folder)}{clean(left)}"
+            )
     console.print(f"{'would be freed' if dry_run else 'freed'}: {freed / 1e6:.1f} MB")
     return code
 
@@ -360,6 +361,11 @@ def tell_loss(reader: TraceReader) -> None:
     if lost := reader.report.loss():
         errors = Terminal(stderr=True, highlight=False, soft_wrap=True, markup=False)
         errors.print(f"{reader.path}: {lost}", style="yellow")
+
+
+def _name(folder: Path) -> str:
+    """Return the name of a run's folder, also of the current one, for a terminal."""
+    return clean(folder.name or folder.absolute().name)
 
 
 def _literal(text: str) -> str:

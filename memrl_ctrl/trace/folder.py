@@ -57,7 +57,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def run_folders(root: Path) -> Iterator[Path]:
-    """Iterate over the folders that hold a trace: `root` itself, or its subfolders by name.
+    """Iterate over the folders that hold a trace: `root` itself, and its subfolders by name.
 
     Raises:
         TraceError: `root` is no folder.
@@ -68,7 +68,6 @@ def run_folders(root: Path) -> Iterator[Path]:
         inside = sorted(root.iterdir())
     if _holds_trace(root):
         yield root
-        return
     yield from (folder for folder in inside if _holds_trace(folder))
 
 

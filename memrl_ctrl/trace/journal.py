@@ -24,8 +24,6 @@ The header stands twice at the beginning, so that no single damaged place makes 
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import os
 import struct
@@ -40,6 +38,7 @@ from memrl_ctrl.errors import TraceError
 from memrl_ctrl.trace.codec import Arrays, FileRecord, Kind, Record, encode, kind_of
 from memrl_ctrl.trace.folder import sync_folder
 from memrl_ctrl.trace.layout import Layout
+from memrl_ctrl.trace.lock import hold
 from memrl_ctrl.trace.packing import Earlier, packed, warm_up
 from memrl_ctrl.trace.records import CycleRecord, EndRecord, OutcomeRecord, TraceHeader
 from memrl_ctrl.trace.signing import Signer
@@ -219,9 +218,7 @@ class JournalWriter:
             ) from error
         except OSError as error:
             raise TraceError(self.path, f"cannot be created: {error.strerror}") from error
-        # Says to `trace` commands that the run is alive; a file system without locks does no harm.
-        with contextlib.suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        hold(file)
         return file
 
     def _write(self, record: Record, arrays: Arrays | None = None) -> int:

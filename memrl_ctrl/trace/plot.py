@@ -26,6 +26,14 @@ BLOCK_CYCLES = 64
 HEIGHT_POINTS = 3.0
 """Height of the tallest profile of a waterfall, in distances of control points."""
 DPI = 120
+PLOTS_NAME = "plots"
+"""Folder of the pictures, beside the trace, where no other is given."""
+PICTURES = PROFILES, PHASE_FUNCTION, ASYMMETRY, PHASE_ERROR = (
+    "profiles.png",
+    "phase_function.png",
+    "asymmetry.png",
+    "phase_error.png",
+)
 SMALLEST_DEG = 0.01
 """Phase error that the logarithmic colours begin with, degrees."""
 
@@ -60,12 +68,12 @@ def plot_trace(
     folder = check_output_folder(folder)
     made = []
     pictures: list[tuple[str, tuple[float, float], Painter]] = [
-        ("profiles.png", (9.0, 6.0), _profiles),
-        ("phase_function.png", (7.5, 4.2), partial(_phase_function, truth=truth)),
-        ("asymmetry.png", (8.0, 5.0), partial(_asymmetry, progress=progress)),
+        (PROFILES, (9.0, 6.0), _profiles),
+        (PHASE_FUNCTION, (7.5, 4.2), partial(_phase_function, truth=truth)),
+        (ASYMMETRY, (8.0, 5.0), partial(_asymmetry, progress=progress)),
     ]
     if truth is not None:
-        pictures.append(("phase_error.png", (8.0, 6.5), partial(_phase_error, truth=truth)))
+        pictures.append((PHASE_ERROR, (8.0, 6.5), partial(_phase_error, truth=truth)))
     for name, size, painter in pictures:
         figure = Figure(figsize=size, layout="constrained")
         painter(trace, figure)

@@ -14,6 +14,7 @@ from memrl_ctrl.trace.digest import contradicted, digest_path
 from memrl_ctrl.trace.folder import HDF5_NAME, JOURNAL_NAME, looking_at
 from memrl_ctrl.trace.hdf5 import FORMAT, build_hdf5
 from memrl_ctrl.trace.heads import check_heads
+from memrl_ctrl.trace.leftovers import clear_leftovers
 from memrl_ctrl.trace.reader import TraceReader, find_trace, is_hdf5
 from memrl_ctrl.trace.records import SCHEMA_VERSION
 from memrl_ctrl.trace.report import Beside, Damage, TraceReport
@@ -53,6 +54,7 @@ def recover(path: str | Path, progress: Progress | None = None) -> Recovery:
         raise TraceError(journal, f"is HDF5 already; recover takes the journal ({JOURNAL_NAME})")
     hdf5 = journal.with_name(HDF5_NAME) if journal.name == JOURNAL_NAME else _beside(journal)
     _check_replaces(hdf5)
+    clear_leftovers(hdf5)
 
     def check(made: Path) -> None:
         _check_holds(made, hdf5, journal)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import os
 from collections.abc import Callable, Iterator
@@ -27,6 +26,7 @@ from memrl_ctrl.trace.journal import (
     PACKED,
     READABLE_VERSIONS,
 )
+from memrl_ctrl.trace.lock import is_held
 from memrl_ctrl.trace.memories import NOWHERE, Memories, Place, Plain, fits, unpacked_from
 from memrl_ctrl.trace.packing import Packed, parsed
 from memrl_ctrl.trace.records import (
@@ -147,13 +147,7 @@ class JournalReader:
     @property
     def live(self) -> bool:
         """Whether a run holds the journal open for writing."""
-        with contextlib.suppress(OSError):
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-            fcntl.flock(self._file, fcntl.LOCK_UN)
-        return False
+        return is_held(self._file)
 
     def _begin(self) -> None:
         self._damage: list[Damage] = []
