@@ -5,6 +5,8 @@ it does anything that takes time, so that a typing mistake costs a second and no
 night. Afterwards it writes with `write_output`, `write_json`, or, for a library that wants a path,
 inside `output_file`. All of them make the folders that are missing, as `mkdir -p` does. On the command
 line the annotated types of `memrl_ctrl.cli.values` do the first half while the options are read.
+
+None of them replaces a trace, which may be all that is left of a run, nor the digest of one.
 """
 
 from __future__ import annotations
@@ -24,6 +26,12 @@ from memrl_ctrl.errors import FileError, UsageError
 
 STDOUT = "-"
 """As the name of a JSON file: standard output."""
+TRACE_BEGINNINGS = (b"\x89HDF\r\n\x1a\n", b"MRLJ")
+"""First bytes of a trace: HDF5, and a journal (`docs/trace-format.md`)."""
+TRACE_ENDINGS = (".h5", ".journal")
+"""A file of such a name counts as one too: its beginning may be damaged."""
+DIGEST_ENDING = ".sha256"
+"""Of a trace's digest, behind the name of the trace."""
 
 
 def check_output_file(path: str | Path, *, replace: bool = True) -> Path:
@@ -38,12 +46,13 @@ def check_output_file(path: str | Path, *, replace: bool = True) -> Path:
 
     Raises:
         UsageError: the file exists and may not be replaced.
-        FileError: it is a folder, or it cannot be written there; says why.
+        FileError: it is a folder or a trace, or it cannot be written there; says why.
     """
     path = Path(path)
     try:
         if path.is_dir():
             raise FileError(path, "is a folder: give the name of a file")
+        _refuse_trace(path)
         if path.exists():
             if not replace:
                 raise UsageError(f"{path} exists: give another name, or --force to replace it")
@@ -88,10 +97,11 @@ def output_file(path: str | Path) -> Iterator[Path]:
         path: the file; what a symbolic link points to is replaced, not the link.
 
     Raises:
-        FileError: it cannot be written; also for an `OSError` in the block.
+        FileError: it cannot be written, or is a trace; also for an `OSError` in the block.
     """
     path = Path(path)
     try:
+        _refuse_trace(path)
         if _written_in_place(path):
             with tempfile.TemporaryDirectory() as folder:
                 partial = Path(folder) / f"partial{path.suffix}"
@@ -122,7 +132,7 @@ def write_output(path: str | Path, content: str | bytes) -> Path:
         The path.
 
     Raises:
-        FileError: it cannot be written; what was there is still there.
+        FileError: it cannot be written, or is a trace; what was there is still there.
     """
     data = content.encode("utf-8") if isinstance(content, str) else content
     with output_file(path) as partial:
@@ -164,6 +174,29 @@ def scratch_folder(within: Path | None) -> Iterator[Path]:
         yield made
     finally:
         shutil.rmtree(made, ignore_errors=True)
+
+
+def _refuse_trace(path: Path) -> None:
+    """Refuse to write where a trace is, or its digest.
+
+    Raises:
+        FileError: one is there.
+        OSError: it may not be looked at.
+    """
+    digested = path.with_name(path.name.removesuffix(DIGEST_ENDING) or path.name)
+    if not path.is_file() or not _is_trace(digested):
+        return
+    what = "a trace" if digested == path else f"the digest of {digested.name}"
+    raise FileError(path, f"is {what}, which is not replaced by an output: give another name")
+
+
+def _is_trace(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    if path.suffix in TRACE_ENDINGS or path.resolve().suffix in TRACE_ENDINGS:
+        return True
+    with path.open("rb") as file:
+        return file.read(max(map(len, TRACE_BEGINNINGS))).startswith(TRACE_BEGINNINGS)
 
 
 def _written_in_place(path: Path) -> bool:
