@@ -98,8 +98,9 @@ class MachineDescription:
         if self.ctime_ms is not None:
             if self.ctime_ms.shape != (self.points,):
                 raise ValueError(f"ctime_ms has shape {self.ctime_ms.shape}, not ({self.points},)")
-            if self.points > 1 and not np.all(np.diff(self.ctime_ms) > 0):
-                raise ValueError("ctime_ms must increase")
+            rises = np.isfinite(self.ctime_ms).all() and (np.diff(self.ctime_ms) > 0).all()
+            if not rises:
+                raise ValueError("ctime_ms must be finite and increase")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from memrl_ctrl.errors import (
 )
 from memrl_ctrl.policy import OnnxPolicy
 from memrl_ctrl.policy.catalogue import locate, shipped
-from memrl_ctrl.program import load_program
+from memrl_ctrl.program import CycleProgram, load_program
 from memrl_ctrl.program.library import ENVIRONMENT
 from memrl_deploy.inference import Asked
 
@@ -91,13 +91,39 @@ def inform(asked: Asked, machine: MachineDescription) -> None:
             "belong to no cycle"
         )
     try:
-        program = load_program(machine.program)
+        program = program_of(machine)
     except MemrlError as error:
         raise MismatchError(
             f"controller {name!r} needs the cycle program that the machine plays: "
             f"{with_remedy(error, machine.program)}"
         ) from error
     asked.inform(program.at(machine.ctime_ms).conditions(program.machine.ring))
+
+
+def program_of(machine: MachineDescription) -> CycleProgram:
+    """Return the cycle program that a machine says it plays; its points lie within it.
+
+    Raises:
+        MemrlError: none of that name is known here, its file is wrong, or it does not reach the points.
+    """
+    # What a machine says is a name: it opens no file here.
+    program = load_program(machine.program, by_name=True)
+    check_reaches(program, machine)
+    return program
+
+
+def check_reaches(program: CycleProgram, machine: MachineDescription) -> None:
+    """Refuse a program that does not reach a machine's control points.
+
+    Raises:
+        MismatchError: with the point.
+    """
+    try:
+        program.at(machine.ctime_ms)
+    except ValueError as error:
+        raise MismatchError(
+            f"the program {program.name!r} is not that of the points of {machine.name!r}: {error}"
+        ) from error
 
 
 def with_remedy(error: MemrlError, program: str) -> str:

@@ -13,7 +13,8 @@ from memrl_ctrl.controllers import Driven, drive
 from memrl_ctrl.errors import MemrlError, MismatchError
 from memrl_ctrl.trace import CycleRecord, PolicyStep, TraceHeader
 from memrl_deploy.asked import inform
-from memrl_deploy.fallback import FallbackConfig, Rung, classical_function, healthy_points
+from memrl_deploy.fallback import DOUBTS, FallbackConfig, Rung, classical_function, shown_points
+from memrl_deploy.guard.decision import Stage
 from memrl_deploy.guard.health import usable_points
 from memrl_deploy.inference import Inference
 
@@ -24,6 +25,8 @@ DEFAULT_CONTROLLER = "asymmetry-pi"
 """Controller of the rung unless another is named."""
 FALLBACK_KEY = "fallback"
 """Key of the fallback's settings in a trace's configuration."""
+DOUBTS_KEY = "doubts"
+"""Key, in these settings, of the stages whose held points the controller is not shown."""
 
 
 class ClassicalController:
@@ -60,14 +63,14 @@ class ClassicalController:
         self._inference.forget()
         self._last = None
 
-    def propose(self, reading: Reading, healthy: BoolArray) -> FloatArray:
+    def propose(self, reading: Reading, shown: BoolArray) -> FloatArray:
         """Return the change that it wants [points], rad; 0 at points without a usable reading.
 
         Args:
             reading: the cycle's.
-            healthy: points whose pick-up the guard has nothing against [points].
+            shown: points whose reading the guard does not doubt [points].
         """
-        usable = usable_points(reading) & healthy
+        usable = usable_points(reading) & shown
         seen = self._inference.observe(reading, usable)
         self._last = self._inference.step(seen, reading.applied_rad, usable)
         return np.where(usable, self._last.action[:, 0].astype(np.float64), 0.0)
@@ -100,14 +103,16 @@ def make_classical(
         return None, f"the fallback goes without a classical controller: {error}"
 
 
-def described(
-    config: FallbackConfig, classical: ClassicalController | None
-) -> dict[str, str | float | int | None]:
+def described(config: FallbackConfig, classical: ClassicalController | None) -> dict[str, Any]:
     """Return the fallback's settings as they stand in a trace's configuration."""
     return {
         "first": config.first.value,
         "hold_cycles": config.hold_cycles,
         "recover_cycles": config.recover_cycles,
+        "recoveries": config.recoveries,
+        "recoveries_within": config.recoveries_within,
+        "stuck_cycles": config.stuck_cycles,
+        DOUBTS_KEY: list(DOUBTS),
         "classical_cycles": config.classical_cycles,
         "restore_cycles": config.restore_cycles,
         "tolerance_rad": config.tolerance_rad,
@@ -127,6 +132,7 @@ class ClassicalReplay:
     def __init__(self, header: TraceHeader) -> None:
         self._limits, self._ctime_ms = header.limits, header.machine.ctime_ms
         self._controller, self._stages = _recorded(header), header.guard_stages
+        self._doubts = _doubts(header)
         self._descending = False
         self.cycles = 0
         """Cycles in which the controller led."""
@@ -148,10 +154,8 @@ class ClassicalReplay:
         if controller is None:
             self.unknown += int(counted)
             return
-        healthy = healthy_points(record.verdicts, self._stages)
-        again = classical_function(
-            controller, record.reading, healthy, self._limits, self._ctime_ms
-        )
+        shown = shown_points(record.verdicts, self._stages, self._doubts)
+        again = classical_function(controller, record.reading, shown, self._limits, self._ctime_ms)
         recorded = record.written_rad
         if again is None or recorded is None:
             same = again is None and recorded is None
@@ -171,3 +175,12 @@ def _recorded(header: TraceHeader) -> ClassicalController | None:
     except MemrlError:  # unknown here, or an extra is missing: said as `unknown`
         return None
     return controller if controller.digest == settings.get("controller_sha256") else None
+
+
+def _doubts(header: TraceHeader) -> tuple[str, ...]:
+    """Return the stages whose held points a recorded run's controller was not shown."""
+    settings: Any = header.configuration.get(FALLBACK_KEY)
+    found = settings.get(DOUBTS_KEY) if isinstance(settings, Mapping) else None
+    if not isinstance(found, list):  # a release that looked at the pick-ups' health alone
+        return (Stage.HEALTH.label,)
+    return tuple(map(str, found))

@@ -25,7 +25,7 @@ from memrl_ctrl.metrics import asymmetry, mean_known, measure
 from memrl_ctrl.program import CycleProgram, load_program
 from memrl_ctrl.progress import report
 from memrl_ctrl.trace import TraceReader, Verdict
-from memrl_deploy.asked import inform
+from memrl_deploy.asked import check_reaches, inform, program_of
 from memrl_deploy.guard import usable_points
 from memrl_deploy.guard.decision import Stage
 from memrl_deploy.inference import Asked, Inference
@@ -139,7 +139,7 @@ def counterfactual(
         raise TraceError(trace.path, f"{count} cycles from there on; a comparison needs 2")
     policy = recorded_policy(trace) if policy is None else policy
     inform(policy, header.machine)
-    loaded = _program(trace, program or header.program)
+    loaded = _program(trace, program)
     indices = np.arange(begin, begin + count)
     shown = _shown(trace, indices)
     model = _Model.fitted(trace, loaded, indices, shown)
@@ -189,13 +189,20 @@ def _seen(profile: NDArray[np.float32], shown: NDArray[np.bool_]) -> tuple[float
     return float(mean_known(np.abs(metrics.asymmetry))), float(mean_known(metrics.bunching_factor))
 
 
-def _program(trace: TraceReader, name: str) -> CycleProgram:
+def _program(trace: TraceReader, given: str | None) -> CycleProgram:
+    """Return the program that was given, by name or file; else the one that the trace names."""
+    machine = trace.header.machine
     try:
-        return load_program(name)
+        if given is None:
+            return program_of(machine)
+        program = load_program(given)
+        check_reaches(program, machine)
     except MemrlError as error:
+        name = given or machine.program
         raise TraceError(
-            trace.path, f"its program {name!r} cannot be loaded ({error}); give it with --program"
+            trace.path, f"its program {name!r} cannot be used ({error}); give it with --program"
         ) from error
+    return program
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,10 @@ from typing import Any
 
 from memrl_ctrl.backend import Reading, Receipt
 from memrl_ctrl.errors import RefusalReason, Refused
+from memrl_deploy.fallback import Rung
 from memrl_deploy.guard import Guard
 from memrl_deploy.guard.decision import FloatArray
+from memrl_deploy.modes import Fallback
 from memrl_deploy.receiving import check_played
 from memrl_deploy.states import Cause, control_in
 from memrl_deploy.steering import Steering
@@ -26,6 +28,11 @@ from memrl_deploy.strikes import (
 )
 from memrl_deploy.summary import RunSummary, View
 
+RUNG_WORDS = {
+    Rung.HOLD: "the last function stays",
+    Rung.CLASSICAL: "a classical controller moves the points whose reading is not doubted",
+    Rung.RESTORE: "back to the function at which the loop was engaged",
+}
 ATTENDED = ("no-answer", NOT_PLAYED, *REFUSALS)
 """Failures after which a run goes on in manual where somebody sits at the keys: readings come, and what was
 refused, or could not be answered, moved nothing; of what plays instead of what was taken they judge."""
@@ -46,6 +53,8 @@ class Failures:
         self._view, self._summary = view, summary
         self._strikes, self._fence = Strikes(), Fence()
         self._acknowledged: Receipt | None = None
+        self._rung = ""
+        self._next_unseen = 1
         self.events: list[dict[str, Any]] = []
         """What happened since the last record: it stands in the next one."""
         self.cycle = -1
@@ -66,6 +75,28 @@ class Failures:
                 self._strikes.clear(NOT_PLAYED, *REFUSALS)
             elif taken is False:  # what plays from now on is somebody else's
                 self._acknowledged = None
+
+    def tell_rung(self) -> None:
+        """Say what the fallback does, where that is another thing than in the cycle before."""
+        mode = self._steering.mode
+        rung = mode.ladder.last if isinstance(mode, Fallback) else ""
+        if rung and rung != self._rung:
+            self._view.note(f"fallback, rung {rung!r}: {RUNG_WORDS[Rung(rung)]}")
+        self._rung = rung
+
+    def unseen(self, cycle: int) -> None:
+        """Count the cycles before this one of which no reading came, and tell of them now and then."""
+        missing = cycle - self.cycle - 1
+        if missing <= 0:
+            return
+        self._summary.unseen += missing
+        self.events.append({"kind": "unseen", "cycles": missing})
+        if self._summary.unseen >= self._next_unseen:
+            self._next_unseen = 2 * self._summary.unseen
+            self._view.note(
+                f"no reading came of {missing} cycles before {cycle}; {self._summary.unseen} in all "
+                "(told again at twice as many)"
+            )
 
     def leave(self, cause: Cause, detail: str) -> None:
         """Leave the machine to the operator, with the cause in the record and on the terminal."""

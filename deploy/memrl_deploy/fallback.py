@@ -20,8 +20,11 @@ from memrl_deploy.guard.decision import Stage
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
-HEALTH = Stage.HEALTH.label
-"""The guard's stage that knows a sick pick-up."""
+DOUBTS = tuple(
+    stage.label for stage in (Stage.FINITE_FRESH, Stage.HEALTH, Stage.DISTRIBUTION, Stage.READBACK)
+)
+"""The guard's stages that doubt a reading, or that the hardware does what is asked: a controller that moves a
+point by such a reading would move it by nothing that is known."""
 
 
 class Rung(StrEnum):
@@ -43,12 +46,12 @@ class Classical(Protocol):
         """Forget the last `propose`: its cycle is not in the record."""
         ...
 
-    def propose(self, reading: Reading, healthy: BoolArray) -> FloatArray:
+    def propose(self, reading: Reading, shown: BoolArray) -> FloatArray:
         """Return the change that it wants [points], rad; NaN where it has no answer.
 
         Args:
             reading: the cycle's.
-            healthy: points whose pick-up the guard has nothing against [points]; only they are shown.
+            shown: points whose reading the guard does not doubt [points]; only they are shown, and move.
         """
         ...
 
@@ -63,6 +66,12 @@ class FallbackConfig:
     """Cycles of holding."""
     recover_cycles: int = 2
     """So many cycles without trouble in a row, while holding, go back to shadow."""
+    recoveries: int = 3
+    """So many times in `recoveries_within` cycles: a further descent goes on down the ladder."""
+    recoveries_within: int = 200
+    """Cycles: four minutes of the Booster."""
+    stuck_cycles: int = 20
+    """Trouble for so many cycles in a row, in shadow behind a fallback, leads to the fallback again."""
     classical_cycles: int = 10
     """Cycles of the classical controller; left out where there is none."""
     restore_cycles: int = 20
@@ -78,6 +87,10 @@ class FallbackConfig:
         """Refuse rungs without cycles."""
         if min(self.hold_cycles, self.classical_cycles, self.restore_cycles) < 1:
             raise ValueError("every rung of the fallback needs 1 cycle or more")
+        if self.recoveries < 0 or min(self.recoveries_within, self.stuck_cycles) < 1:
+            raise ValueError(
+                "recoveries must be 0 or more, their cycles and stuck_cycles 1 or more"
+            )
         if not 1 <= self.recover_cycles < self.hold_cycles:
             raise ValueError(
                 "recover_cycles must be 1 or more and fewer than hold_cycles (the first cycle of holding "
@@ -118,6 +131,8 @@ class Ladder:
         ctime_ms: control points [points].
         config: see there.
         classical: None leaves its rung out.
+        recovers: whether holding without trouble ends it. Not where that was tried before: holding itself
+            ends some kinds of trouble, and the next engagement begins them again.
     """
 
     def __init__(
@@ -127,6 +142,8 @@ class Ladder:
         ctime_ms: FloatArray | None,
         config: FallbackConfig,
         classical: Classical | None = None,
+        *,
+        recovers: bool = True,
     ) -> None:
         self._snapshot = snapshot
         self._limits, self._ctime_ms = limits, ctime_ms
@@ -141,7 +158,8 @@ class Ladder:
         if classical is not None:
             classical.begin()
         self._plan = [rung for rung in rungs for _ in range(cycles[rung])]
-        self._healthy = 0
+        self._recovers = recovers
+        self._quiet = 0
         self.last = self._plan[0].value
         """Name of the rung of the cycle that was last gone through."""
         self.ended = ""
@@ -154,19 +172,19 @@ class Ladder:
         """The rung of the next cycle; None at the end."""
         return self._plan[0] if self._plan else None
 
-    def next(self, reading: Reading, *, trouble: str, healthy: BoolArray) -> FloatArray | None:
+    def next(self, reading: Reading, *, trouble: str, shown: BoolArray) -> FloatArray | None:
         """Go on by a cycle; return what is to be written [points], rad, None for nothing.
 
         Args:
             reading: the cycle's.
             trouble: why the policy must not be followed; empty if it might be.
-            healthy: points whose pick-up the guard has nothing against [points].
+            shown: points whose reading the guard does not doubt [points].
         """
         rung = self.rung
         self.last = rung.value if rung is not None else self.last
         if rung is Rung.HOLD:
-            self._healthy = 0 if trouble else self._healthy + 1
-            self.recovered = self._healthy >= self._config.recover_cycles
+            self._quiet = 0 if trouble else self._quiet + 1
+            self.recovered = self._recovers and self._quiet >= self._config.recover_cycles
         if rung is Rung.RESTORE and self._restored(reading):
             self.ended = "the snapshot taken at engage is restored, verified by readback"
             return None
@@ -179,9 +197,7 @@ class Ladder:
                 self._snapshot.applied_rad, reading.applied_rad, self._limits, self._ctime_ms
             )
         if rung is Rung.CLASSICAL and self._classical is not None:
-            return classical_function(
-                self._classical, reading, healthy, self._limits, self._ctime_ms
-            )
+            return classical_function(self._classical, reading, shown, self._limits, self._ctime_ms)
         return None
 
     def undo(self) -> None:
@@ -203,25 +219,29 @@ class Ladder:
         return bool((applied & (as_then | settled)).all())
 
 
-def healthy_points(verdicts: NDArray[np.uint8], stages: Sequence[str]) -> BoolArray:
-    """Return the points whose pick-up the guard has nothing against [points].
+def shown_points(
+    verdicts: NDArray[np.uint8], stages: Sequence[str], doubts: Sequence[str] = DOUBTS
+) -> BoolArray:
+    """Return the points whose reading the guard does not doubt [points].
 
     Args:
         verdicts: of the guard's stages [points, stages].
         stages: their names.
+        doubts: those that doubt a reading.
     """
-    return np.asarray(verdicts[:, stages.index(HEALTH)] != Verdict.HELD)
+    judged = [stages.index(name) for name in doubts if name in stages]
+    return np.asarray((verdicts[:, judged] != Verdict.HELD).all(axis=1))
 
 
 def classical_function(
     classical: Classical,
     reading: Reading,
-    healthy: BoolArray,
+    shown: BoolArray,
     limits: PhaseLimits,
     ctime_ms: FloatArray | None,
 ) -> FloatArray | None:
     """Return what a controller leads to within the limits [points], rad; None: nothing may be written."""
-    change = np.nan_to_num(classical.propose(reading, healthy), nan=0.0, posinf=0.0, neginf=0.0)
+    change = np.nan_to_num(classical.propose(reading, shown), nan=0.0, posinf=0.0, neginf=0.0)
     return towards(reading.applied_rad + change, reading.applied_rad, limits, ctime_ms)
 
 

@@ -25,7 +25,7 @@ from memrl_ctrl.backend import BoolArray, MachineDescription, Reading
 from memrl_ctrl.beam import CycleFit, fit_cycle, matched_profiles
 from memrl_ctrl.errors import BeamError, MemrlError, MismatchError
 from memrl_ctrl.program import CycleProgram, load_program
-from memrl_deploy.asked import with_remedy
+from memrl_deploy.asked import check_reaches, with_remedy
 from memrl_deploy.companion import end_with_parent
 from memrl_deploy.guard import Outlook
 from memrl_deploy.guard.outlook import CELL_RAD, KIND, PHASES
@@ -44,6 +44,8 @@ CHI2_REDUCED = 3.0
 """Nor one that is so far from what is measured: no bunch of this program."""
 NICE = 5
 """The process gives way to the loop."""
+NAME, FILE = "name", "name-or-file"
+"""How the process takes its program."""
 OFF = "off"
 """In place of a program: no look-ahead."""
 LEAST_CPUS = 2
@@ -94,6 +96,7 @@ class Foresight:
     Args:
         machine: for its control points.
         program: the cycle program that it plays, by name or file; its model is fitted.
+        by_name: it is a name, as the machine says it, and opens no file that it names.
 
     Raises:
         MismatchError: the machine's rows are no points of a cycle, or the program does not reach them.
@@ -101,16 +104,17 @@ class Foresight:
         UnknownNameError: no program has that name.
     """
 
-    def __init__(self, machine: MachineDescription, program: str) -> None:
+    def __init__(self, machine: MachineDescription, program: str, *, by_name: bool = False) -> None:
         if machine.ctime_ms is None:
             raise MismatchError(
                 "the guard cannot look ahead: the machine's rows are unrelated conditions, no points of "
                 "a cycle"
             )
-        load_program(program).at(machine.ctime_ms)
+        check_reaches(load_program(program, by_name=by_name), machine)
         mine, its = Pipe()
         self._pipe = mine
-        command = [sys.executable, "-I", "-m", __name__, str(its.fileno()), program]
+        how = NAME if by_name else FILE
+        command = [sys.executable, "-I", "-m", __name__, str(its.fileno()), how, program]
         self._process = subprocess.Popen(  # noqa: S603 - this interpreter and this module
             command,
             pass_fds=(its.fileno(),),
@@ -248,7 +252,7 @@ def make_foresight(
             "the guard does not look ahead: fits would take the only processor from the loop",
         )
     try:
-        return Foresight(machine, program or machine.program), ""
+        return Foresight(machine, program or machine.program, by_name=program is None), ""
     except MemrlError as error:
         if program is not None:
             raise
@@ -282,6 +286,6 @@ if __name__ == "__main__":
     os.nice(NICE)
     end_with_parent(lambda: os._exit(0))
     try:
-        _work(Connection(int(sys.argv[1])), load_program(sys.argv[2]))
+        _work(Connection(int(sys.argv[1])), load_program(sys.argv[3], by_name=sys.argv[2] == NAME))
     except (EOFError, OSError):  # the loop has ended
         sys.exit(0)

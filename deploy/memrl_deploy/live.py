@@ -36,8 +36,8 @@ def mean_asymmetry(view: CycleView) -> float:
     return float(mean_known(np.abs(view.asymmetry)))
 
 
-def _difference(view: CycleView) -> str:
-    step = np.degrees(np.abs(view.recommended_rad - view.applied_rad))
+def _difference(view: CycleView, phi_hw_rad: NDArray[np.float64]) -> str:
+    step = np.degrees(np.abs(phi_hw_rad - view.applied_rad))
     step = step[np.isfinite(step)]
     if not step.size:
         return "none known"
@@ -56,9 +56,11 @@ class LineView:
 
     def cycle(self, view: CycleView) -> None:
         """Print the cycle."""
+        other = view.other_rad
+        written = "" if other is None else f"written - applied: {_difference(view, other)}  "
         self._console.print(
             f"cycle {view.cycle}  {view.mode}  {view.outcome}  "
-            f"recommended - applied: {_difference(view)}  "
+            f"recommended - applied: {_difference(view, view.recommended_rad)}  {written}"
             f"asymmetry {mean_asymmetry(view):.4f}  limits: {_limits(view)}  "
             f"{view.decision_ms:.2f} ms",
             soft_wrap=True,
@@ -111,7 +113,9 @@ class LiveView:
         self._live.stop()
 
     def _table(self, view: CycleView) -> Table:
-        both = np.concatenate([view.recommended_rad, view.applied_rad])
+        other = view.other_rad
+        drawn = [view.recommended_rad, view.applied_rad]
+        both = np.concatenate(drawn if other is None else [*drawn, other])
         finite = both[np.isfinite(both)]
         low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
         scale = f"{np.degrees(low):.0f}° to {np.degrees(high):.0f}°"
@@ -123,7 +127,9 @@ class LiveView:
         )
         table.add_row("recommended", f"{bars(view.recommended_rad, low, high)}  {scale}")
         table.add_row("applied", bars(view.applied_rad, low, high))
-        table.add_row("difference", _difference(view))
+        table.add_row("difference", _difference(view, view.recommended_rad))
+        if other is not None:
+            table.add_row("written", f"{bars(other, low, high)}  {_difference(view, other)}")
         table.add_row("asymmetry", f"{mean_asymmetry(view):.4f} (mean of |skewness|)")
         table.add_row("limits hit", _limits(view))
         table.add_row("decision", f"{view.decision_ms:.2f} ms, {view.outcome}")
@@ -151,6 +157,8 @@ def show_summary(summary: RunSummary, console: Console) -> None:
         row("mode", clean(change))
     if summary.not_engaged:
         row("the policy at the end", clean(summary.not_engaged))
+    if summary.unseen:
+        row("cycles never seen", str(summary.unseen))
     for kind, count in sorted(summary.missed.items()):
         row(f"missed: {kind}", str(count))
     if summary.worse:

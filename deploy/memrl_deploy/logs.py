@@ -28,6 +28,7 @@ class JsonView:
     def cycle(self, view: CycleView) -> None:
         """Write the cycle."""
         step = np.abs(view.recommended_rad - view.applied_rad)
+        written = None if view.written_rad is None else np.abs(view.written_rad - view.applied_rad)
         asymmetry = np.abs(view.asymmetry)
         self._write(
             "info",
@@ -39,6 +40,7 @@ class JsonView:
             decision_ms=round(view.decision_ms, 4),
             guard=view.stages,
             largest_step_rad=_largest(step),
+            largest_written_rad=None if written is None else _largest(written),
             largest_asymmetry=_largest(asymmetry),
         )
 

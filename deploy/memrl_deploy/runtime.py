@@ -228,6 +228,7 @@ class Runtime:
                 continue
             break
         self._failures.clear("timeout", "stale")
+        self._failures.unseen(reading.cycle)
         self._failures.cycle = reading.cycle
         return reading
 
@@ -262,6 +263,7 @@ class Runtime:
         function = self._steering.choose(decision, reading)
         mode = self._steering.mode.name
         self._failures.tell_changes(reading.applied_rad)
+        self._failures.tell_rung()
         outcome = self._record_and_write(reading, step, decision, function, measures)
         self._failures.tell_changes()
         pacing.end()
@@ -278,6 +280,7 @@ class Runtime:
                 outcome=outcome,
                 decision_ms=pacing.decision_ns / 1e6,
                 trace=self._recorder,
+                written_rad=function,
             )
         )
         if end is not None:

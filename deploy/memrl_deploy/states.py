@@ -37,7 +37,7 @@ class Cause(StrEnum):
     TROUBLE = "trouble"
     """The guard refused a function, or the policy gave no answer."""
     RECOVERED = "recovered"
-    """The trouble ended while the last function was held."""
+    """There was no trouble while the last function was held."""
     LADDER_ENDED = "ladder-ended"
     """The fallback did what it could."""
     OPERATOR = "operator"
@@ -77,6 +77,8 @@ TRANSITIONS: dict[tuple[State, Cause], State] = {
     (State.TRANSITION, Cause.BLENDED): State.CLOSED_LOOP,
     (State.TRANSITION, Cause.TROUBLE): State.FALLBACK,
     (State.CLOSED_LOOP, Cause.TROUBLE): State.FALLBACK,
+    # Behind a fallback that recovered; before the loop was engaged there is nothing to fall back to.
+    (State.SHADOW, Cause.TROUBLE): State.FALLBACK,
     (State.FALLBACK, Cause.RECOVERED): State.SHADOW,
     (State.FALLBACK, Cause.LADDER_ENDED): State.MANUAL,
     (State.MANUAL, Cause.OPERATOR): State.SHADOW,
@@ -169,17 +171,25 @@ class StateMachine:
         self.in_control = False
         """Whether the loop engaged since a person began it, and did not leave the machine since."""
 
+    def allows(self, cause: Cause) -> bool:
+        """Whether a cause leads out of this mode now.
+
+        Out of shadow nothing is written for any trouble, unless a person engaged the loop before.
+        """
+        unengaged = self.state is State.SHADOW and not self.in_control
+        return (self.state, cause) in TRANSITIONS and not (unengaged and cause is Cause.TROUBLE)
+
     def go(self, cause: Cause, cycle: int, detail: str) -> Change:
         """Leave the mode for a cause.
 
         Raises:
             IllegalTransitionError: the cause does not lead out of this mode.
         """
-        after = TRANSITIONS.get((self.state, cause))
-        if after is None:
+        if not self.allows(cause):
             raise IllegalTransitionError(
                 f"no transition out of {self.state.value} for {cause.value}"
             )
+        after = TRANSITIONS[self.state, cause]
         change = Change(
             cycle=cycle,
             before=self.state,

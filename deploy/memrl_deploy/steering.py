@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from memrl_ctrl.backend import MachineDescription, Reading
 from memrl_ctrl.registry import ObserveOnly
 from memrl_deploy.engaging import Agreement, EngageConfig, blended
-from memrl_deploy.fallback import Classical, FallbackConfig, Ladder, Snapshot, healthy_points
+from memrl_deploy.fallback import Classical, FallbackConfig, Ladder, Snapshot, shown_points
 from memrl_deploy.guard import STAGES, Decision, Excess
 from memrl_deploy.modes import ClosedLoop, Fallback, Manual, Mode, Shadow, Transition
 from memrl_deploy.states import Cause, Change, Control, State, StateMachine
@@ -47,6 +47,8 @@ class Steering:
         self._machine = StateMachine()
         self._agreement = Agreement(self._engage)
         self._snapshot: Snapshot | None = None
+        self._recovered: list[int] = []
+        self._stuck = 0
         self._asked = ""
         self._fresh: list[Change] = []
         self.mode: Mode = access if self._backend is None else Shadow(ObserveOnly(self._backend))
@@ -114,10 +116,13 @@ class Steering:
         state = self._machine.state
         if state is State.SHADOW:
             self._agreement.see(decision, reading.applied_rad)
+            self._stuck = self._stuck + 1 if trouble and self._machine.in_control else 0
             if self._agreement.reached:
                 self._engage_now(reading)
+            elif self._stuck >= self._fallback.stuck_cycles:
+                self._go(Cause.TROUBLE, cycle, f"{trouble}; in shadow for {self._stuck} cycles")
         elif trouble and state in (State.TRANSITION, State.CLOSED_LOOP):
-            self._go(Cause.TROUBLE, cycle, trouble)
+            self._go(Cause.TROUBLE, cycle, trouble + self._often(cycle))
         return self._function(decision, reading, trouble)
 
     def _engage_now(self, reading: Reading) -> None:
@@ -129,22 +134,38 @@ class Steering:
             )
         change = self._go(Cause.AGREED, reading.cycle, agreed)
         if change.control is Control.TAKEN:
-            self._snapshot = Snapshot.of(reading)
+            self._snapshot, self._recovered = Snapshot.of(reading), []
 
     def _function(self, decision: Decision, reading: Reading, trouble: str) -> FloatArray | None:
         mode = self.mode
         if isinstance(mode, Fallback):
-            healthy = healthy_points(decision.verdicts, STAGES)
-            wanted = mode.ladder.next(reading, trouble=trouble, healthy=healthy)
+            shown = shown_points(decision.verdicts, STAGES)
+            wanted = mode.ladder.next(reading, trouble=trouble, shown=shown)
             if mode.ladder.ended:
                 self._go(Cause.LADDER_ENDED, reading.cycle, mode.ladder.ended)
             elif mode.ladder.recovered:
-                self._go(Cause.RECOVERED, reading.cycle, "the trouble is over")
+                self._recovered.append(reading.cycle)
+                self._go(Cause.RECOVERED, reading.cycle, "no trouble while the function is held")
             return wanted
         if not isinstance(mode, ClosedLoop) or not decision.write:
             return None
         factor = mode.factor if isinstance(mode, Transition) else 1.0
         return blended(reading.applied_rad, decision.phi_hw_rad, factor)
+
+    def _recovers(self, cycle: int) -> bool:
+        """Whether a descent that begins now may end by holding: it was not so often enough before."""
+        if self._stuck >= self._fallback.stuck_cycles:
+            return False
+        since = cycle - self._fallback.recoveries_within
+        return sum(one > since for one in self._recovered) < self._fallback.recoveries
+
+    def _often(self, cycle: int) -> str:
+        """Return what is to be said of a descent that does not recover; empty of one that may."""
+        if self._recovers(cycle):
+            return ""
+        config = self._fallback
+        within = f"{config.recoveries} times in {config.recoveries_within} cycles"
+        return f"; it recovered {within} and does not again"
 
     def undo(self) -> None:
         """Tell that the cycle that was chosen last is not in the record."""
@@ -174,10 +195,11 @@ class Steering:
         change = self._machine.go(cause, cycle, detail)
         self._fresh.append(change)
         self._agreement.reset()
-        self.mode = self._mode_of(change.after)
+        self.mode = self._mode_of(change.after, cycle)
+        self._stuck = 0
         return change
 
-    def _mode_of(self, state: State) -> Mode:
+    def _mode_of(self, state: State, cycle: int) -> Mode:
         backend = self._backend
         if backend is None:
             raise RuntimeError("a run in shadow never leaves it")
@@ -191,10 +213,15 @@ class Steering:
             return Transition(backend, self._engage.blend_cycles)
         if self._snapshot is None:
             raise RuntimeError("never engaged")
-        return Fallback(
-            backend,
-            Ladder(self._snapshot, self._limits, self._ctime_ms, self._fallback, self._classical),
+        ladder = Ladder(
+            self._snapshot,
+            self._limits,
+            self._ctime_ms,
+            self._fallback,
+            self._classical,
+            recovers=self._recovers(cycle),
         )
+        return Fallback(backend, ladder)
 
 
 _WORDS = {"manual": "take over", "engage": "engage again"}

@@ -52,6 +52,15 @@ class CycleView:
     """From the reading's arrival to the machine's answer."""
     trace: Recorded | None = None
     """Where it is recorded; None where it is not."""
+    written_rad: FloatArray | None = None
+    """What is to be written [points], rad; None where nothing is. While the policy comes in it is a part of
+    the recommended step, in the fallback what the ladder says."""
+
+    @property
+    def other_rad(self) -> FloatArray | None:
+        """What is to be written where that is not what is recommended [points], rad; else None."""
+        written = self.written_rad
+        return None if written is None or (written == self.recommended_rad).all() else written
 
 
 class View(Protocol):
@@ -108,6 +117,8 @@ class RunSummary:
     """Points that each guard stage altered, held or refused, over all cycles."""
     changes: list[str] = field(default_factory=list)
     """Transitions from mode to mode, in words."""
+    unseen: int = 0
+    """Cycles that the machine played and of which no reading came."""
     worse: list[str] = field(default_factory=list)
     """When the beam was found worse than where a person engaged the loop, with what was measured."""
     asymmetry: list[float] = field(default_factory=list)

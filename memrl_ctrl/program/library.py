@@ -47,7 +47,9 @@ def available_programs() -> dict[str, Path]:
     return _available("program")
 
 
-def find(kind: str, path_or_name: str | Path, *, base: Path | None = None) -> Path:
+def find(
+    kind: str, path_or_name: str | Path, *, base: Path | None = None, by_name: bool = False
+) -> Path:
     """Return the file that a path or a name stands for.
 
     A `Path`, a text that ends in .yaml or .yml, and one with a folder in it are paths; all else are
@@ -57,13 +59,14 @@ def find(kind: str, path_or_name: str | Path, *, base: Path | None = None) -> Pa
         kind: `machine` or `program`.
         path_or_name: what was given.
         base: folder that relative paths begin at; None is the working folder.
+        by_name: it is a name, whatever it looks like.
 
     Raises:
         UnknownNameError: no file of that name; lists those that exist.
     """
     text = str(path_or_name)
     is_path = isinstance(path_or_name, Path) or text.endswith((".yaml", ".yml")) or os.sep in text
-    if is_path:
+    if is_path and not by_name:
         return (base or Path()) / text
     known = _available(kind)
     if text not in known:

@@ -44,20 +44,23 @@ def load_machine(path_or_name: str | Path) -> MachineFile:
     return read_machine(library.find("machine", path_or_name))
 
 
-def load_program(path_or_name: str | Path, *, check_limits: bool = True) -> CycleProgram:
+def load_program(
+    path_or_name: str | Path, *, check_limits: bool = True, by_name: bool = False
+) -> CycleProgram:
     """Read a cycle program, with its machine, by the path of its file or by its name.
 
     Args:
         path_or_name: `psb-2gev`, or the path of a YAML file.
         check_limits: refuse a program that its machine cannot play; False leaves that to
             `check_ranges`.
+        by_name: it is a name, whatever it looks like: what a machine or a trace says opens no file.
 
     Raises:
         ProgramError: a file is wrong, or the program breaks a limit of its machine; names file,
             line and what was expected.
         UnknownNameError: no program has that name; lists those that exist.
     """
-    program = read_program(library.find("program", path_or_name))
+    program = read_program(library.find("program", path_or_name, by_name=by_name))
     if check_limits:
         refuse_broken_limits(program, program.path or Path(program.name))
     return program

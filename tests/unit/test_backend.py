@@ -68,7 +68,7 @@ def test_goal_stands_in_only_where_there_is_no_reference():
         ({"points": 0}, "points must be at least 1"),
         ({"n_slices": 4}, "n_slices must be at least 8"),
         ({"ctime_ms": np.zeros(3)}, "ctime_ms has shape"),
-        ({"ctime_ms": np.array([1.0, 1.0])}, "ctime_ms must increase"),
+        ({"ctime_ms": np.array([1.0, 1.0])}, "ctime_ms must be finite and increase"),
     ],
 )
 def test_a_description_that_contradicts_itself_is_refused(changes, words):

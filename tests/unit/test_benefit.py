@@ -64,7 +64,7 @@ def test_twenty_cycles_that_lean_more_or_are_shorter_are_told_once(
         then = (said.asymmetry_before, said.bunching_factor_before)
         assert then == pytest.approx((0.05, 0.5))
         assert (said.asymmetry, said.bunching_factor) == pytest.approx((abs(asymmetry), bunching))
-        assert f"mean |asymmetry| {abs(asymmetry):.3f} (then 0.050)" in str(said)
+        assert f"mean |asymmetry| {abs(asymmetry):.3f} (then 0.050; at one point " in str(said)
 
 
 def test_a_good_cycle_begins_the_count_anew_and_a_second_spell_is_told_too() -> None:
@@ -100,6 +100,27 @@ def test_points_are_held_against_themselves() -> None:
     assert all(subject.see(metrics(0.9), only, engaged=True) is None for _ in range(CYCLES))
     leaning = np.array([0.05, 0.05, np.nan, 0.5])
     assert any(told(subject, metrics(leaning), CYCLES))
+
+
+def test_the_loop_is_held_against_its_own_best_too() -> None:
+    """Engaged on a beam that leant much, it led to one that did not, then away: told, with what it was."""
+    subject = engaged(before=0.5)
+    assert told(subject, metrics(0.01), 2 * BEFORE) == [None] * 2 * BEFORE
+    found = told(subject, metrics(0.2), CYCLES)
+    assert found[:-1] == [None] * (CYCLES - 1)
+    assert found[-1] is not None
+    assert found[-1].since == "the loop had it before"
+    assert found[-1].asymmetry_before == pytest.approx(0.01)
+
+
+def test_one_point_that_goes_astray_is_told() -> None:
+    """The mean of four hardly moves; the point does."""
+    subject = engaged()
+    astray = np.array([0.05, 0.05, 0.05, 0.4])
+    found = told(subject, metrics(astray), CYCLES)
+    assert found[-1] is not None
+    assert found[-1].more_at_a_point == pytest.approx(0.35)
+    assert told(engaged(), metrics(np.array([0.05, 0.05, 0.05, 0.3])), CYCLES) == [None] * CYCLES
 
 
 def test_engaged_in_its_first_cycle_it_is_held_against_that() -> None:

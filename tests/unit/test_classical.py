@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from memrl_ctrl.trace import CycleRecord, TraceReader
 from memrl_deploy.classical import FALLBACK_KEY, ClassicalController, described, make_classical
 from memrl_deploy.cli import FallbackOptions
 from memrl_deploy.fallback import FallbackConfig
-from memrl_deploy.replaying import ReplayResult, replay_trace
+from memrl_deploy.guard import GuardConfig
+from memrl_deploy.replaying import GUARD_KEY, ReplayResult, replay_trace
 from memrl_deploy.summary import RunSummary
 
 from .online_loop import Collect, Spy, closed_loop
@@ -32,6 +33,14 @@ WRONG_FROM = 4
 """Cycle from which the readback lies."""
 
 
+GUARD = GuardConfig(drift_rad=0.05)
+"""So near that the policy soon wants beyond: trouble of the policy, of which no reading is doubted."""
+
+
+def as_it_is(reading: Reading) -> Reading:
+    return reading
+
+
 def lies(reading: Reading) -> Reading:
     wrong = 2.0 if reading.cycle > WRONG_FROM else 0.0
     return replace(reading, readback_rad=reading.applied_rad + wrong)
@@ -40,11 +49,13 @@ def lies(reading: Reading) -> Reading:
 def descend(
     records: Path,
     name: str,
+    *,
     view: Collect | None = None,
     digest: str | None = None,
-    alter: Callable[[Reading], Reading] = lies,
+    alter: Callable[[Reading], Reading] = as_it_is,
+    guard: GuardConfig = GUARD,
 ) -> tuple[RunSummary, Spy]:
-    """Run into a readback that stays wrong, with this controller on the ladder."""
+    """Run into trouble that stays, with this controller on the ladder."""
     backend = Spy(n_slices=SLICES, offset_rad=0.8, noise=0.01, alter=alter)
     classical = ClassicalController(drive(name), backend.description)
     settings = described(CONFIG, classical)
@@ -57,7 +68,8 @@ def descend(
         fallback=CONFIG,
         classical=classical,
         view=view or Collect(),
-        configuration={FALLBACK_KEY: settings},
+        guard=guard,
+        configuration={FALLBACK_KEY: settings, GUARD_KEY: asdict(guard)},
     )
     return runtime.run(), backend
 
@@ -96,6 +108,22 @@ def test_a_controller_leads_on_its_rung_and_replays(name: str, tmp_path: Path) -
     assert middle.fallback_cycles == 3
 
 
+def test_a_controller_moves_nothing_by_what_the_guard_doubts(tmp_path: Path) -> None:
+    """A readback that lies at every point: what it would do is not known, so that the rung only holds."""
+    summary, _ = descend(tmp_path, "asymmetry-pi", alter=lies, guard=GuardConfig())
+    assert summary.trace is not None
+    with TraceReader(summary.trace) as trace:
+        led = [
+            record
+            for record in trace
+            if any(event.get("rung") == "classical" for event in record.events)
+        ]
+        assert len(led) == CONFIG.classical_cycles
+        for record in led:
+            np.testing.assert_array_equal(record.written_rad, record.reading.applied_rad)
+    assert replayed(summary).identical
+
+
 @pytest.mark.parametrize("name", ["asymmetry-pi", "network-kalman"])
 def test_a_controller_is_not_led_by_a_reading_that_comes_again(name: str, tmp_path: Path) -> None:
     """What the guard knows for frozen is shown to the rung's controller as little as to the policy."""
@@ -105,7 +133,7 @@ def test_a_controller_is_not_led_by_a_reading_that_comes_again(name: str, tmp_pa
         kept.append(reading.profile)
         return replace(reading, profile=kept[min(len(kept), WRONG_FROM) - 1])
 
-    summary, _ = descend(tmp_path, name, alter=stands_still)
+    summary, _ = descend(tmp_path, name, alter=stands_still, guard=GuardConfig())
     assert summary.trace is not None
     with TraceReader(summary.trace) as trace:
         led = [
@@ -166,7 +194,7 @@ def test_a_cycle_of_the_rung_that_is_not_recorded_leaves_no_mark(
         return real(file, parts)
 
     monkeypatch.setattr(os, "writev", full)
-    summary, _ = descend(tmp_path, "extremum-seeking", view)
+    summary, _ = descend(tmp_path, "extremum-seeking", view=view)
     assert summary.missed["unrecorded"] == 2
     result = replayed(summary)
     assert result.identical

@@ -67,7 +67,8 @@ def test_the_closed_loop_is_reached_through_agreement_and_a_taken_function(
     """Whatever happens, closed loop follows transition, which follows agreement in shadow."""
     machine = StateMachine()
     for cause in causes:
-        if (machine.state, cause) in TRANSITIONS:
+        if machine.allows(cause):
+            assert (machine.state, cause) in TRANSITIONS
             machine.go(cause, 0, "test")
         else:
             state = machine.state
@@ -80,7 +81,9 @@ def test_the_closed_loop_is_reached_through_agreement_and_a_taken_function(
             assert before is not None
             assert (before.before, before.cause) == (State.SHADOW, Cause.AGREED)
         if change.after in WRITING and change.before not in WRITING:
-            assert change.cause is Cause.AGREED
+            # Behind a fallback that recovered trouble leads back to it; the loop was engaged before.
+            engaged = change.cause is Cause.TROUBLE and change.control is Control.KEPT
+            assert change.cause is Cause.AGREED or engaged
     has_it = False
     for (
         change
@@ -170,7 +173,7 @@ def restored(then: np.ndarray, back: np.ndarray, applied: np.ndarray | None = No
         config,
     )
     reading = reading_of(np.zeros(then.size) if applied is None else applied, 0, back)
-    ladder.next(reading, trouble="x", healthy=np.ones(then.size, dtype=np.bool_))
+    ladder.next(reading, trouble="x", shown=np.ones(then.size, dtype=np.bool_))
     return ladder.ended
 
 
@@ -214,7 +217,7 @@ def test_the_ladder_restores_the_snapshot_and_verifies_it(verified: bool) -> Non
     while not ladder.ended:
         rungs.append(ladder.rung)
         back = applied if verified else applied + 0.5
-        function = ladder.next(reading_of(applied, 0, back), trouble="x", healthy=ALL)
+        function = ladder.next(reading_of(applied, 0, back), trouble="x", shown=ALL)
         if function is not None:
             limits.check(function, applied, ctime)
             applied = function
@@ -230,7 +233,7 @@ def test_trouble_that_ends_while_holding_goes_back_to_shadow() -> None:
     )
     recovered = []
     for trouble in ("x", "", "x", "", ""):
-        assert ladder.next(reading_of(np.zeros(P), 0), trouble=trouble, healthy=ALL) is None
+        assert ladder.next(reading_of(np.zeros(P), 0), trouble=trouble, shown=ALL) is None
         recovered.append(ladder.recovered)
     assert recovered == [False, False, False, False, True]
     assert ladder.ended == ""

@@ -140,7 +140,7 @@ def test_a_welcome_becomes_a_description() -> None:
         ({"limits_digest": "00"}, [1.0, 2.0], "digest"),
         ({"period_s": float("nan")}, [1.0, 2.0], "period"),
         ({"points": 3}, [1.0, 2.0], "ctime_ms"),
-        ({}, [2.0, 1.0], "must increase"),
+        ({}, [2.0, 1.0], "must be finite and increase"),
         ({"n_slices": 2}, [1.0, 2.0], "n_slices"),
     ],
 )

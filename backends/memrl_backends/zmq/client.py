@@ -309,6 +309,8 @@ class ZmqBackend(ZmqSource):
             raise
         if not isinstance(reply, wire.ReceiptMessage):
             raise self._odd("a function with", reply)
+        if reply.expires_ns:
+            self._link.note_clock(reply.expires_ns - int(self._link.welcome.lease_s * 1e9))
         self._renewed(reply.expires_ns)
         self._written_for = cycle
         try:

@@ -116,7 +116,8 @@ class Guard:
         self._reach_rad: FloatArray | None = None
         if ctime_ms is not None:
             apart_ms = np.abs(ctime_ms[:, None] - ctime_ms[None, :])
-            self._reach_rad = limits.slope_rad_per_ms * apart_ms
+            with np.errstate(over="ignore"):  # a machine may have no limit to speak of
+                self._reach_rad = limits.slope_rad_per_ms * apart_ms
         self._now = _Memory()
         self._before = self._now
         self._seen: _Seen | None = None
