@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from memrl_backends.zmq import MachineServer, open_backend
+from memrl_backends.zmq.client import ZmqBackend
 from memrl_backends.zmq.keys import make_folder
 from memrl_ctrl.backend import BeamBackend
 from memrl_ctrl.testing import BackendContract, FakeBackend
@@ -57,6 +58,17 @@ class TestLockStep(OverLoopback):
             receipt = backend.submit(reading.applied_rad, reading.cycle + 1, 5.0)
             assert began_ns < receipt.sent_ns < receipt.committed_ns
             assert dataclasses.replace(receipt, sent_ns=0) == receipt
+
+    def test_the_machines_clock_is_followed(self) -> None:
+        """It drifts by 0.4 s from one function to the next: no deadline of a second is missed for that."""
+        with closing(self.make_backend()) as backend:
+            assert isinstance(backend, ZmqBackend)
+            reading = backend.start()
+            for _ in range(6):
+                backend._link._clock_offset_ns -= 400_000_000
+                backend.submit(reading.applied_rad, reading.cycle + 1, 1.0)
+                assert abs(backend._link.server_clock_ns() - time.monotonic_ns()) < 100_000_000
+                reading = backend.observe()
 
 
 class TestPaced(OverLoopback):
