@@ -26,11 +26,13 @@ from memrl_ctrl.trace.records import (
     PolicyStep,
     SignatureRecord,
     TraceHeader,
+    check_events,
 )
 
 MEMORY_IN = "memory_in/"
 MEMORY_OUT = "memory_out/"
 MEASURE = "measures/"
+NO_EVENTS = "[]"
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 
 Int64 = Annotated[int, msgspec.Meta(ge=INT64_MIN, le=INT64_MAX)]
@@ -209,8 +211,6 @@ def decode(payload: bytes | memoryview) -> Record:
                 )
     except KeyError as error:
         raise FrameError(f"array {error} is missing") from error
-    except msgspec.MsgspecError as error:
-        raise FrameError(f"a JSON document in it: {error}") from error
 
 
 def json_text(value: Any) -> str:
@@ -221,13 +221,39 @@ def json_text(value: Any) -> str:
     """
     try:
         return msgspec.json.encode(value, enc_hook=_plain).decode()
-    except (TypeError, msgspec.MsgspecError) as error:
+    except (TypeError, RecursionError, msgspec.MsgspecError) as error:
         raise ValueError(f"cannot be recorded as JSON: {error}") from error
 
 
-def json_value(text: str) -> Any:
-    """Return what a JSON document says."""
-    return msgspec.json.decode(text)
+def json_value(text: str, kind: Any = Any) -> Any:
+    """Return what a JSON document says.
+
+    Args:
+        text: the document.
+        kind: type that it has to be of, as msgspec takes it.
+
+    Raises:
+        ValueError: it is no JSON, nested too deep, or something else.
+    """
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"a JSON document in it: {error}") from error
+    except RecursionError as error:
+        raise ValueError("a JSON document in it is nested too deep") from error
+
+
+def events_of(text: str) -> tuple[Mapping[str, Any], ...]:
+    """Return the events that a JSON document lists.
+
+    Raises:
+        ValueError: it is no list of objects, each with a `kind`.
+    """
+    if text == NO_EVENTS:
+        return ()
+    events = tuple(json_value(text, list[dict[str, Any]]))
+    check_events(events)
+    return events
 
 
 def cycle_arrays(record: CycleRecord) -> Arrays:
@@ -267,11 +293,7 @@ def _stripped(prefix: str, arrays: Arrays) -> Arrays:
 
 
 def _events_json(events: Sequence[Mapping[str, Any]]) -> str:
-    return json_text(list(events)) if events else "[]"
-
-
-def _events(text: str) -> tuple[Mapping[str, Any], ...]:
-    return tuple(msgspec.json.decode(text, type=list[dict[str, Any]])) if text != "[]" else ()
+    return json_text(list(events)) if events else NO_EVENTS
 
 
 def _text(text: str) -> str:
@@ -336,7 +358,7 @@ def _cycle(message: _Cycle, arrays: Arrays) -> CycleRecord:
         target_cycle=message.target_cycle,
         measures=_stripped(MEASURE, arrays),
         timings_ns=message.timings_ns,
-        events=_events(message.events_json),
+        events=events_of(message.events_json),
     )
 
 
@@ -370,7 +392,7 @@ def _outcome(message: _Outcome, arrays: Arrays) -> OutcomeRecord:
         reason=message.reason,
         detail=message.detail,
         timings_ns=message.timings_ns,
-        events=_events(message.events_json),
+        events=events_of(message.events_json),
     )
 
 
@@ -439,7 +461,7 @@ def _header(message: _Header, arrays: Arrays) -> TraceHeader:
         policy_name=message.policy_name,
         policy_sha256=message.policy_sha256,
         manifest_json=message.manifest_json,
-        configuration=json_value(message.configuration_json),
-        versions=json_value(message.versions_json),
-        fingerprint=json_value(message.fingerprint_json),
+        configuration=json_value(message.configuration_json, dict[str, Any]),
+        versions=json_value(message.versions_json, dict[str, str]),
+        fingerprint=json_value(message.fingerprint_json, dict[str, str]),
     )

@@ -6,7 +6,7 @@ before they are used.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from memrl_ctrl.trace.columns import (
     PROFILE_FIRST,
     PROFILE_STEP,
 )
+from memrl_ctrl.trace.shapes import Columns
 
 BLOCK_CYCLES = 64
 """Cycles whose profiles are made at once, those that are left out between them counted."""
@@ -35,15 +36,17 @@ class Decoder:
 
     Args:
         file: `h5py.File`, a trace.
+        columns: its columns, of the types and shapes that they have to have.
         cycles: how many cycles it has.
     """
 
-    def __init__(self, file: Any, cycles: int) -> None:
+    def __init__(self, file: Any, columns: Columns, cycles: int) -> None:
         self._file = file
+        self._columns = columns
         self._cycles = cycles
 
     @staticmethod
-    def names(stored: Sequence[str]) -> tuple[str, ...]:
+    def names(stored: Iterable[str]) -> tuple[str, ...]:
         """Return the names of the records' columns, given those of the file's."""
         own = (PROFILE_STEP, PROFILE_FIRST, MEMORY_FROM)
         return tuple(sorted(name for name in stored if not name.startswith(own)))
@@ -51,7 +54,7 @@ class Decoder:
     def derives(self, path: str) -> bool:
         """Whether a column has values that have to be made."""
         source = self._source(path)
-        return bool(source) and source in self._file
+        return bool(source) and source in self._columns
 
     def column(self, path: str, rows: slice) -> NDArray[Any]:
         """Return some rows of such a column.
@@ -73,23 +76,8 @@ class Decoder:
             return MEMORY_FROM + path.removeprefix(CYCLES + MEMORY_IN)
         return PROFILE_FIRST if path == PROFILE else ""
 
-    def _dataset(self, path: str, types: Sequence[Any], shape: tuple[int, ...]) -> Any:
-        """Return a dataset of one row a cycle.
-
-        Raises:
-            ValueError: it is missing, or of another type or shape.
-        """
-        dataset = datasets.column(self._file, path, self._cycles)
-        if dataset.shape[1:] != shape or dataset.dtype not in types:
-            raise ValueError(f"{path} is {dataset.dtype} {dataset.shape}, which does not fit")
-        return dataset
-
     def _profiles(self, wanted: range) -> NDArray[Any]:
-        points, slices = datasets.column(self._file, PROFILE, self._cycles).shape[1:]
-        plain = self._dataset(PROFILE, [np.dtype("<f4")], (points, slices))
-        first = self._dataset(PROFILE_FIRST, [np.dtype("<i4")], (points,))
-        narrow, wide = np.dtype("<i1"), np.dtype("<i2")
-        step = self._dataset(PROFILE_STEP, [narrow, wide], (points, slices))
+        plain, first, step = map(self._columns.__getitem__, (PROFILE, PROFILE_FIRST, PROFILE_STEP))
         values = np.array(plain[_slice(wanted)])
         count = max(1, BLOCK_CYCLES // wanted.step)
         for begin in range(0, len(wanted), count):
@@ -115,12 +103,11 @@ class Decoder:
         return np.asarray(levels[low : high + 1])[places - low]
 
     def _memory(self, path: str, wanted: range) -> NDArray[Any]:
-        plain = datasets.column(self._file, path, self._cycles)
-        source = self._dataset(self._source(path), [np.dtype("<i1")], ())
+        plain, source = self._columns[path], self._columns[self._source(path)]
         number = np.asarray(source[_slice(wanted)])
         values = np.array(plain[_slice(wanted)])
         used = np.unique(number[number != PLAIN])
-        outs = sorted(datasets.group(self._file, CYCLES + MEMORY_OUT)) if used.size else []
+        outs = sorted(name for name in self._columns.names if name.startswith(CYCLES + MEMORY_OUT))
         if used.size and (used[0] < 0 or used[-1] >= len(outs)):
             raise ValueError(f"{path} came out of a memory that is not there")
         if number.size and number[0] != PLAIN and wanted[0] == 0:
@@ -128,7 +115,11 @@ class Decoder:
         before = range(wanted.start - 1, wanted.stop - 1, wanted.step)
         skip = int(before.start < 0)
         for which in used:
-            out = self._dataset(CYCLES + MEMORY_OUT + outs[which], [plain.dtype], plain.shape[1:])
+            out = self._columns[outs[which]]
+            if out.dtype != plain.dtype or out.shape != plain.shape:
+                raise ValueError(
+                    f"{outs[which]} is {out.dtype} {out.shape}, which does not fit {path}"
+                )
             here = number[skip:] == which
             values[skip:][here] = np.asarray(out[_slice(before[skip:])])[here]
         return values

@@ -7,6 +7,7 @@ what HDF5 keeps of its own are in no record. The digest stands in the form of sh
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 from memrl_ctrl.errors import FileError, TraceError
@@ -37,7 +38,7 @@ def write_digest(hdf5: Path, digest: str) -> None:
         TraceError: it cannot be written.
     """
     try:
-        write_output(digest_path(hdf5), f"{digest}  {hdf5.name}\n")
+        write_output(digest_path(hdf5), f"{digest}  ".encode() + os.fsencode(hdf5.name) + b"\n")
     except FileError as error:
         raise TraceError(error.path, error.problem) from error
 
@@ -48,9 +49,19 @@ def contradicted(hdf5: Path) -> bool:
     Raises:
         OSError: one of the two cannot be read.
     """
-    path = digest_path(hdf5)
-    if not path.is_file():
-        return False
+    return digest_path(hdf5).is_file() and not _is_its_own(hdf5)
+
+
+def confirmed(hdf5: Path) -> bool:
+    """Whether the digest beside an HDF5 file is its own; false where there is none.
+
+    Raises:
+        OSError: one of the two cannot be read.
+    """
+    return digest_path(hdf5).is_file() and _is_its_own(hdf5)
+
+
+def _is_its_own(hdf5: Path) -> bool:
     digest = file_digest(hdf5).encode("ascii")
-    with path.open("rb") as file:
-        return file.read(len(digest)) != digest
+    with digest_path(hdf5).open("rb") as file:
+        return file.read(len(digest)) == digest

@@ -18,6 +18,8 @@ from memrl_ctrl.trace.reader import TraceReader
 from memrl_ctrl.trace.report import Coverage, Damage
 from memrl_ctrl.trace.scan import Progress
 
+STATE = "outcomes/state"
+
 
 def check_heads(trace: TraceReader, progress: Progress | None = None) -> HeadCheck:
     """Hold all records of an HDF5 file against what the journal's heads say."""
@@ -64,7 +66,8 @@ class HeadCheck:
             record = self._record(Kind(kind))
             payload = encode(record)
         except (TraceError, ValueError, StopIteration, IndexError) as error:
-            self._note(sequence, f"the record cannot be made again: {error}", length)
+            why = getattr(error, "problem", error)
+            self._note(sequence, f"the record cannot be made again: {why}", length)
             return
         found = int(google_crc32c.extend(google_crc32c.value(head[CHECKED_FROM:]), payload))
         if len(payload) != length or found != crc:
@@ -81,12 +84,10 @@ class HeadCheck:
     def finish(self) -> None:
         """Check that there is nothing which the journal did not have, and nothing without a head."""
         trace, end = self._trace, self._trace.report.end
-        state = "outcomes/state"
-        outcomes = int(np.count_nonzero(trace.array(state) >= 0)) if state in trace.names else 0
         for kind, name, there in (
             (Kind.FILE, "files", len(trace.header.files)),
             (Kind.CYCLE, "cycles", len(trace)),
-            (Kind.OUTCOME, "outcomes", outcomes),
+            (Kind.OUTCOME, "outcomes", self._outcomes()),
             (Kind.END, "ends of the run", int(end is not None)),
             (Kind.SIGNATURE, "signatures", len(trace.signatures())),
         ):
@@ -96,6 +97,16 @@ class HeadCheck:
                 )
         if end is not None and end.cycles > len(trace) and not self._lost:
             self._note(-1, f"the run recorded {end.cycles} cycles, and {len(trace)} are there")
+
+    def _outcomes(self) -> int:
+        """Return how many outcomes there are; a column that cannot be read is noted."""
+        if STATE not in self._trace.names:
+            return 0
+        try:
+            return int(np.count_nonzero(self._trace.array(STATE) >= 0))
+        except TraceError as error:
+            self._note(-1, error.problem)
+            return 0
 
     def _check_sequence(self, sequence: int) -> None:
         """Check that the records follow each other, but for those that are said to be lost."""

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, SupportsIndex
 
 import h5py
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from memrl_ctrl.errors import TraceError
 from memrl_ctrl.trace.columns import CYCLES
+from memrl_ctrl.trace.datasets import DAMAGE, attribute
 from memrl_ctrl.trace.folder import HDF5_NAME, JOURNAL_NAME, looking_at
 from memrl_ctrl.trace.records import CycleRecord, OutcomeRecord, SignatureRecord
 from memrl_ctrl.trace.report import Damage
@@ -150,15 +150,7 @@ class TraceReader:
         """Turn what h5py says of a damaged file into a sentence."""
         try:
             yield
-        except (
-            MemoryError,
-            OSError,
-            KeyError,
-            ValueError,
-            TypeError,
-            RuntimeError,
-            msgspec.MsgspecError,
-        ) as error:
+        except DAMAGE as error:
             where = "" if index is None else f" at cycle index {index}"
             raise TraceError(self.path, f"damaged{where}: {error}") from error
 
@@ -215,9 +207,8 @@ def stale(hdf5: Path, journal: Path) -> bool:
     """Whether a journal has grown since its HDF5 file was made, or that file cannot be opened."""
     try:
         with h5py.File(hdf5, "r") as file:
-            return int(file.attrs.get("journal_bytes", -1)) < journal.stat().st_size
-    # All of it is what a false file makes of it.
-    except (OSError, ValueError, TypeError, RuntimeError, KeyError):
+            return attribute(file, "journal_bytes", int) < journal.stat().st_size
+    except DAMAGE:
         return True
 
 

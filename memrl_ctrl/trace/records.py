@@ -228,7 +228,7 @@ class CycleRecord:
             for name, values in (*step.memory_in.items(), *step.memory_out.items()):
                 _check(f"memory {name!r}", values, points, None)
         _check_timings(self.timings_ns)
-        _check_events(self.events)
+        check_events(self.events)
 
     @property
     def cycle(self) -> int:
@@ -258,7 +258,7 @@ class OutcomeRecord:
         if (self.receipt is None) != bool(self.reason):
             raise ValueError("an outcome has either a receipt or a reason")
         _check_timings(self.timings_ns)
-        _check_events(self.events)
+        check_events(self.events)
 
     @property
     def accepted(self) -> bool:
@@ -306,7 +306,12 @@ def _check_timings(timings_ns: Mapping[str, int]) -> None:
             raise ValueError(f"timing {name!r} is negative: {value} ns")
 
 
-def _check_events(events: Sequence[Mapping[str, Any]]) -> None:
+def check_events(events: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse events without a `kind`.
+
+    Raises:
+        ValueError: one of them has none.
+    """
     for event in events:
         if not isinstance(event.get("kind"), str):
             raise ValueError(f"an event needs a 'kind': {dict(event)}")

@@ -10,15 +10,18 @@ import h5py
 
 from memrl_ctrl.errors import TraceError
 from memrl_ctrl.trace.contents import Contents, contents_of, hdf5_contents, held_against
+from memrl_ctrl.trace.datasets import DAMAGE, attribute
 from memrl_ctrl.trace.digest import contradicted, digest_path
 from memrl_ctrl.trace.folder import HDF5_NAME, JOURNAL_NAME, looking_at
-from memrl_ctrl.trace.hdf5 import FORMAT, build_hdf5
+from memrl_ctrl.trace.hdf5 import build_hdf5
 from memrl_ctrl.trace.heads import check_heads
 from memrl_ctrl.trace.leftovers import clear_leftovers
+from memrl_ctrl.trace.look import unopenable
 from memrl_ctrl.trace.reader import TraceReader, find_trace, is_hdf5
 from memrl_ctrl.trace.records import SCHEMA_VERSION
 from memrl_ctrl.trace.report import Beside, Damage, TraceReport
 from memrl_ctrl.trace.scan import JournalReader, Progress
+from memrl_ctrl.trace.store import is_trace
 from memrl_ctrl.trace.summary import Summary
 
 
@@ -53,11 +56,12 @@ def recover(path: str | Path, progress: Progress | None = None) -> Recovery:
     if is_hdf5(journal):
         raise TraceError(journal, f"is HDF5 already; recover takes the journal ({JOURNAL_NAME})")
     hdf5 = journal.with_name(HDF5_NAME) if journal.name == JOURNAL_NAME else _beside(journal)
-    _check_replaces(hdf5)
+    there = _check_replaces(hdf5)
     clear_leftovers(hdf5)
 
     def check(made: Path) -> None:
-        _check_holds(made, hdf5, journal)
+        if there:
+            _check_holds(made, hdf5, journal)
 
     try:
         return Recovery(hdf5=hdf5, report=build_hdf5(journal, hdf5, progress, check))
@@ -69,24 +73,34 @@ def recover(path: str | Path, progress: Progress | None = None) -> Recovery:
         ) from error
 
 
-def _check_replaces(hdf5: Path) -> None:
+def _check_replaces(hdf5: Path) -> bool:
     """Refuse to put a trace in the place of a file that is something else.
 
     What cannot be opened is replaced: that is what a recovery is for.
 
+    Returns:
+        Whether there is a file that can be opened, and holds what the new one has to hold too.
+
     Raises:
         TraceError: it is HDF5 of somebody else's or of a later release, may not be read, or is no file.
     """
-    if hdf5.exists() and not hdf5.is_file():
+    if not hdf5.exists():
+        return False
+    if not hdf5.is_file():
         raise TraceError(hdf5, "is no file, and the HDF5 file of the journal would be made there")
-    if hdf5.exists() and not os.access(hdf5, os.R_OK):
+    if not os.access(hdf5, os.R_OK):
         raise TraceError(hdf5, "may not be read, and the file of the journal would take its place")
     try:
+        if unopenable(hdf5):
+            return False
+    except OSError as error:
+        raise TraceError(hdf5, f"cannot be looked at: {error.strerror}") from error
+    try:
         with h5py.File(hdf5, "r") as file:
-            ours = "format" in file.attrs and file.attrs["format"] == FORMAT
-            later = ours and int(file.attrs.get("schema_version", 0)) > SCHEMA_VERSION
-    except (OSError, RuntimeError, ValueError, TypeError):
-        return
+            ours = is_trace(file)
+            later = ours and attribute(file, "schema_version", int) > SCHEMA_VERSION
+    except DAMAGE:
+        return False
     if not ours:
         raise TraceError(
             hdf5,
@@ -99,6 +113,7 @@ def _check_replaces(hdf5: Path) -> None:
             f"was written by a later release (this one reads schema versions up to {SCHEMA_VERSION}), and "
             "the file of the journal would take its place: move one of them away",
         )
+    return True
 
 
 def _check_holds(made: Path, hdf5: Path, journal: Path) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from memrl_ctrl.backend import MachineDescription, Reading, Receipt
 from memrl_ctrl.limits import PhaseLimits
-from memrl_ctrl.trace.codec import MEASURE, MEMORY_IN, MEMORY_OUT, json_value
+from memrl_ctrl.trace import datasets
+from memrl_ctrl.trace.codec import MEASURE, MEMORY_IN, MEMORY_OUT, events_of, json_value
 from memrl_ctrl.trace.columns import CYCLES, OUTCOMES, TAKEN, TIMINGS, quoted, unquoted
-from memrl_ctrl.trace.datasets import found, whole
+from memrl_ctrl.trace.datasets import attribute, whole
+from memrl_ctrl.trace.hdf5 import EMPTY
 from memrl_ctrl.trace.records import (
     READING_ARRAYS,
     SIGNATURE_BYTES,
@@ -24,59 +26,98 @@ from memrl_ctrl.trace.records import (
     TraceHeader,
 )
 from memrl_ctrl.trace.report import Damage, TraceReport
+from memrl_ctrl.trace.shapes import Empty, empty_of
+
+
+class Row(dict[str, Any]):
+    """Values of one cycle by column."""
+
+    def __missing__(self, path: str) -> Any:
+        """Refuse what the file does not have.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(f"{path} is missing")
 
 
 def header_of(file: Any) -> TraceHeader:
-    """Return the header from an open HDF5 file, the trace's files included."""
-    attributes = file.attrs
-    group = file["header"]
-    ctime = whole(group, "ctime_ms", "<f8") if "ctime_ms" in group else None
-    measures = group["measures"].attrs
+    """Return the header from an open HDF5 file, the trace's files included.
+
+    Raises:
+        ValueError: a part of it is missing, or is not what it should be.
+    """
+    group, files = datasets.group(file, "header"), datasets.group(file, "files")
+    measures = datasets.group(group, "measures")
     return TraceHeader(
-        run_id=str(attributes["run_id"]),
-        started_utc=str(attributes["started_utc"]),
-        mode=str(attributes["mode"]),
-        machine=MachineDescription(
-            name=str(attributes["machine"]),
-            program=str(attributes["program"]),
-            points=int(attributes["points"]),
-            n_slices=int(attributes["n_slices"]),
-            limits=_limits(group["machine_limits"]),
-            period_s=float(attributes["period_s"]),
-            writable=bool(attributes["writable"]),
-            ctime_ms=ctime,
-            backend=str(attributes["backend"]),
-            fidelity=str(attributes["fidelity"]),
-        ),
-        limits=_limits(group["limits"]),
-        guard_stages=tuple(str(name) for name in found(group, "guard_stages").asstr()[:]),
-        measures={name: str(measures[name]) for name in json_value(group.attrs["measures_json"])},
-        policy_name=str(attributes["policy_name"]),
-        policy_sha256=str(attributes["policy_sha256"]),
-        manifest_json=_text(group, "manifest_json"),
-        configuration=json_value(_text(group, "configuration_json")),
-        versions=json_value(_text(group, "versions_json")),
-        fingerprint=json_value(_text(group, "fingerprint_json")),
+        run_id=attribute(file, "run_id", str),
+        started_utc=attribute(file, "started_utc", str),
+        mode=attribute(file, "mode", str),
+        machine=_machine_of(file, group),
+        limits=_limits(datasets.group(group, "limits")),
+        guard_stages=tuple(whole(group, "guard_stages", "O").tolist()),
+        measures={
+            name: attribute(measures, name, str)
+            for name in _said(attribute(group, "measures_json", str), "measures_json", list[str])
+        },
+        policy_name=attribute(file, "policy_name", str),
+        policy_sha256=attribute(file, "policy_sha256", str),
+        manifest_json=datasets.text(group, "manifest_json"),
+        configuration=_document(group, "configuration_json", dict[str, Any]),
+        versions=_document(group, "versions_json", dict[str, str]),
+        fingerprint=_document(group, "fingerprint_json", dict[str, str]),
         files={
-            name: whole(file, f"files/{index}", "u1").tobytes()
-            for index, name in enumerate(json_value(file["files"].attrs["order_json"]))
+            name: whole(files, str(index), "u1").tobytes()
+            for index, name in enumerate(
+                _said(attribute(files, "order_json", str), "order_json", list[str])
+            )
         },
     )
 
 
+def _machine_of(file: Any, group: Any) -> MachineDescription:
+    ctime = whole(group, "ctime_ms", "<f8") if datasets.has(group, "ctime_ms") else None
+    return MachineDescription(
+        name=attribute(file, "machine", str),
+        program=attribute(file, "program", str),
+        points=attribute(file, "points", int),
+        n_slices=attribute(file, "n_slices", int),
+        limits=_limits(datasets.group(group, "machine_limits")),
+        period_s=attribute(file, "period_s", float),
+        writable=bool(attribute(file, "writable", int)),
+        ctime_ms=ctime,
+        backend=attribute(file, "backend", str),
+        fidelity=attribute(file, "fidelity", str),
+    )
+
+
+def cycles_of(file: Any) -> NDArray[np.int64]:
+    """Return the numbers of the cycles.
+
+    Raises:
+        ValueError: they are not what they should be.
+    """
+    if not datasets.has(file, "cycles/cycle"):
+        return np.empty(0, dtype=np.int64)
+    return whole(file, "cycles/cycle", "<i8")
+
+
 def report_of(file: Any, path: Path) -> TraceReport:
-    """Return what the journal's state was when the file was made from it."""
-    attributes = file.attrs
-    cycles = whole(file, "cycles/cycle", "<i8") if "cycles/cycle" in file else np.empty(0)
-    damage = msgspec.json.decode(_text(file["journal"], "damage_json"), type=tuple[Damage, ...])
+    """Return what the journal's state was when the file was made from it.
+
+    Raises:
+        ValueError: a part of it is missing, or is not what it should be.
+    """
+    cycles = cycles_of(file)
+    damage = _document(datasets.group(file, "journal"), "damage_json", tuple[Damage, ...])
     end = None
-    if attributes["ended"]:
+    if attribute(file, "ended", int):
         end = EndRecord(
-            cycles=int(attributes["end_cycles"]),
-            ended_utc=str(attributes["ended_utc"]),
-            reason=str(attributes["end_reason"]),
+            cycles=attribute(file, "end_cycles", int),
+            ended_utc=attribute(file, "ended_utc", str),
+            reason=attribute(file, "end_reason", str),
         )
-    count, told = int(cycles.shape[0]), int(attributes["cycles"])
+    count, told = int(cycles.shape[0]), attribute(file, "cycles", int)
     if count != told:
         text = f"it says that it holds {told} cycles, and holds {count}"
         damage = (*damage, Damage.of_file(text))
@@ -87,14 +128,24 @@ def report_of(file: Any, path: Path) -> TraceReport:
         last_cycle=int(cycles[-1]) if cycles.shape[0] else None,
         end=end,
         live=False,
-        size_bytes=int(attributes["journal_bytes"]),
+        size_bytes=attribute(file, "journal_bytes", int),
         damage=damage,
     )
 
 
+def empty_columns_of(file: Any, header: TraceHeader) -> Empty:
+    """Return element type and shape of the columns without any element.
+
+    Raises:
+        ValueError: they are not what they should be.
+    """
+    text = attribute(datasets.group(file, "cycles"), EMPTY, str)
+    return empty_of(_said(text, EMPTY, dict[str, tuple[str, list[int]]]), header)
+
+
 def signatures_of(file: Any) -> list[SignatureRecord]:
     """Return the signature records; a file of schema version 1 has none."""
-    if "journal/signatures" not in file:
+    if not datasets.has(file, "journal/signatures"):
         return []
     rows = whole(file, "journal/signatures", "u1", SIGNATURE_BYTES)
     return [
@@ -104,14 +155,27 @@ def signatures_of(file: Any) -> list[SignatureRecord]:
 
 def _limits(group: Any) -> PhaseLimits:
     names = ("min_rad", "max_rad", "step_rad", "slope_rad_per_ms")
-    return PhaseLimits(**{name: float(group.attrs[name]) for name in names})
+    return PhaseLimits(**{name: attribute(group, name, float) for name in names})
 
 
-def _text(group: Any, name: str) -> str:
-    return str(found(group, name).asstr()[()])
+def _document(group: Any, name: str, kind: Any) -> Any:
+    """Return what a JSON document in a dataset says."""
+    return _said(datasets.text(group, name), name, kind)
 
 
-def _group(row: dict[str, Any], prefix: str) -> dict[str, Any]:
+def _said(text: str, name: str, kind: Any) -> Any:
+    """Return what a JSON document says.
+
+    Raises:
+        ValueError: it is none, or of another kind; says which.
+    """
+    try:
+        return json_value(text, kind)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _group(row: Row, prefix: str) -> dict[str, Any]:
     """Return the values of the columns below a prefix, by the run's own names."""
     return {
         unquoted(name.removeprefix(prefix)): value
@@ -120,12 +184,12 @@ def _group(row: dict[str, Any], prefix: str) -> dict[str, Any]:
     }
 
 
-def _timings(row: dict[str, Any], prefix: str) -> dict[str, int]:
-    found = _group(row, prefix + TIMINGS)
-    return {name: int(value) for name, value in sorted(found.items()) if value >= 0}
+def _timings(row: Row, prefix: str) -> dict[str, int]:
+    there = _group(row, prefix + TIMINGS)
+    return {name: int(value) for name, value in sorted(there.items()) if value >= 0}
 
 
-def cycle_of(row: dict[str, Any], header: TraceHeader) -> CycleRecord:
+def cycle_of(row: Row, header: TraceHeader) -> CycleRecord:
     """Return a cycle from its values by column."""
     policy = None
     if row["cycles/policy_ran"]:
@@ -147,11 +211,11 @@ def cycle_of(row: dict[str, Any], header: TraceHeader) -> CycleRecord:
         target_cycle=None if target < 0 else target,
         measures={name: row[CYCLES + MEASURE + quoted(name)] for name in header.measures},
         timings_ns=_timings(row, CYCLES),
-        events=tuple(json_value(row["cycles/events_json"])),
+        events=events_of(row["cycles/events_json"]),
     )
 
 
-def _reading_of(row: dict[str, Any]) -> Reading:
+def _reading_of(row: Row) -> Reading:
     arrays: dict[str, Any] = {name: row[CYCLES + name] for name, _, _ in READING_ARRAYS}
     return Reading(
         cycle=int(row["cycles/cycle"]),
@@ -161,7 +225,7 @@ def _reading_of(row: dict[str, Any]) -> Reading:
     )
 
 
-def outcome_of(row: dict[str, Any]) -> OutcomeRecord | None:
+def outcome_of(row: Row) -> OutcomeRecord | None:
     """Return an outcome from its values by column; None where there is none."""
     state = int(row["outcomes/state"])
     if state < 0:
@@ -180,5 +244,5 @@ def outcome_of(row: dict[str, Any]) -> OutcomeRecord | None:
         reason=row["outcomes/reason"],
         detail=row["outcomes/detail"],
         timings_ns=_timings(row, OUTCOMES),
-        events=tuple(json_value(row["outcomes/events_json"])),
+        events=events_of(row["outcomes/events_json"]),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import prod
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,10 +12,10 @@ from numpy.typing import NDArray
 from memrl_ctrl.errors import TraceError
 from memrl_ctrl.trace import datasets
 from memrl_ctrl.trace.blocks import column_of
-from memrl_ctrl.trace.codec import json_value
+from memrl_ctrl.trace.codec import NO_EVENTS, events_of
 from memrl_ctrl.trace.columns import CYCLES, OUTCOMES, cycle_row, outcome_row
 from memrl_ctrl.trace.decoder import Decoder
-from memrl_ctrl.trace.hdf5 import EMPTY, FORMAT
+from memrl_ctrl.trace.hdf5 import FORMAT
 from memrl_ctrl.trace.journal import HEAD
 from memrl_ctrl.trace.layout import Layout
 from memrl_ctrl.trace.records import (
@@ -27,14 +26,27 @@ from memrl_ctrl.trace.records import (
     TraceHeader,
 )
 from memrl_ctrl.trace.report import TraceReport
-from memrl_ctrl.trace.rows import cycle_of, header_of, outcome_of, report_of, signatures_of
+from memrl_ctrl.trace.rows import (
+    Row,
+    cycle_of,
+    cycles_of,
+    empty_columns_of,
+    header_of,
+    outcome_of,
+    report_of,
+    signatures_of,
+)
 from memrl_ctrl.trace.scan import Entry, JournalReader, Progress
+from memrl_ctrl.trace.shapes import Columns
 from memrl_ctrl.trace.summary import Summary
 
 CODED_FROM = 3
 """Schema version from which on values are stored as `memrl_ctrl.trace.coder` makes them."""
 BLOCK_CYCLES = 16
-"""Cycles that are read at once from an HDF5 file."""
+"""Cycles that are read at once from an HDF5 file, at most."""
+BLOCK_BYTES = 1 << 26
+"""Bytes that are read at once from an HDF5 file, unless a single cycle has more."""
+EVENTS = (CYCLES + "events_json", OUTCOMES + "events_json")
 
 
 class Store(Protocol):
@@ -86,18 +98,23 @@ class Hdf5Store:
         except OSError as error:
             raise TraceError(path, f"cannot be opened as HDF5: {error}") from error
         self._block: tuple[int, dict[str, Any]] = (-1, {})
+        self._broken = -1
         try:
             version = self._checked_version(path)
             self.header = header_of(self._file)
             self.report = report_of(self._file, path)
-            self._empty = json_value(self._file["cycles"].attrs[EMPTY])
-            self.cycles = self._cycle_numbers()
+            self.cycles = cycles_of(self._file)
             stored = _datasets(self._file)
-            self._decoder = Decoder(self._file, self.cycles.size) if version >= CODED_FROM else None
-            self.names = Decoder.names(stored) if self._decoder else tuple(sorted(stored))
+            self._columns = Columns(self._file, self.header, stored, self.cycles.size)
+            self._empty = empty_columns_of(self._file, self.header)
         except BaseException:
             self._file.close()
             raise
+        coded = version >= CODED_FROM
+        self._decoder = Decoder(self._file, self._columns, self.cycles.size) if coded else None
+        self.names = Decoder.names(self._columns.names) if coded else self._columns.names
+        whole_cycles = BLOCK_BYTES // max(self._columns.row_bytes, 1)
+        self._block_cycles = min(max(whole_cycles, 1), BLOCK_CYCLES)
 
     def close(self) -> None:
         """Close the file."""
@@ -117,7 +134,10 @@ class Hdf5Store:
         """Return some rows of a column, in their order in the file: step positive, ends within it."""
         if self._decoder is not None and self._decoder.derives(path):
             return self._decoder.column(path, rows)
-        return np.asarray(datasets.column(self._file, path, self.cycles.size)[rows])
+        values = datasets.values(self._columns[path], path, rows)
+        if path in EVENTS:
+            _check_events(path, values)
+        return values
 
     def record(self, index: int) -> CycleRecord:
         """Return a cycle."""
@@ -136,9 +156,9 @@ class Hdf5Store:
         return signatures_of(self._file)
 
     def _checked_version(self, path: Path) -> int:
-        if self._file.attrs.get("format") != FORMAT:
+        if not is_trace(self._file):
             raise TraceError(path, "is HDF5, but no trace of memrl-ctrl")
-        version = int(self._file.attrs["schema_version"])
+        version = datasets.attribute(self._file, "schema_version", int)
         if version not in READABLE_SCHEMAS:
             raise TraceError(
                 path,
@@ -147,41 +167,64 @@ class Hdf5Store:
             )
         return version
 
-    def _cycle_numbers(self) -> NDArray[np.int64]:
-        if "cycle" not in self._file["cycles"]:
-            return np.empty(0, dtype=np.int64)
-        return datasets.whole(self._file, "cycles/cycle", "<i8")
+    def _row(self, index: int) -> Row:
+        """Return the values of one cycle by column.
 
-    def _row(self, index: int) -> dict[str, Any]:
-        """Return the values of one cycle by column."""
-        start = index - index % BLOCK_CYCLES
-        if self._block[0] != start:
-            self._block = (-1, {})
-            self._block = (start, self._rows(start, min(start + BLOCK_CYCLES, self.cycles.size)))
-        return {name: values[index - start] for name, values in self._block[1].items()}
+        A block that cannot be read is read row by row: what is wrong in one cycle costs no other.
+        """
+        start = index - index % self._block_cycles
+        if start not in (self._block[0], self._broken):
+            end = min(start + self._block_cycles, self.cycles.size)
+            try:
+                self._block = (start, self._rows(start, end))
+            except datasets.DAMAGE:
+                self._broken = start
+        begin, values = self._block
+        if begin != start:
+            begin, values = index, self._rows(index, index + 1)
+        return Row({name: column[index - begin] for name, column in values.items()})
 
     def _rows(self, start: int, end: int) -> dict[str, Any]:
         block = {name: self._rising(name, slice(start, end)) for name in self.names}
         for name, (dtype, shape) in self._empty.items():
-            if prod(shape):
-                raise ValueError(f"{name} is said to be empty, with a shape of {shape}")
             block[name] = np.empty((end - start, *shape), dtype=dtype)
         for values in block.values():
             values.flags.writeable = False
         return block
 
 
+def is_trace(file: Any) -> bool:
+    """Whether an HDF5 file says that it is a trace."""
+    try:
+        return datasets.attribute(file, "format", str) == FORMAT
+    except ValueError:
+        return False
+
+
+def _check_events(path: str, values: NDArray[Any]) -> None:
+    """Refuse events that are none; cycles without an outcome have an empty text.
+
+    Raises:
+        ValueError: a text lists no events.
+    """
+    for text in values:
+        if text not in ("", NO_EVENTS):
+            try:
+                events_of(text)
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from error
+
+
 def _datasets(file: Any) -> list[str]:
-    """Return the paths of all columns."""
+    """Return the paths of all columns; what a link leads to is one too, and refused where it is asked for."""
     paths: list[str] = []
-
-    def visit(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset):
-            paths.append(name)
-
-    for name in (CYCLES, OUTCOMES):
-        there = datasets.group(file, name)
-        there.visititems(lambda path, item, name=name: visit(name + path, item))
+    for top in (CYCLES, OUTCOMES):
+        for name in datasets.group(file, top.rstrip("/")):
+            path = top + name
+            if datasets.is_group(file, path):
+                paths += [f"{path}/{own}" for own in datasets.group(file, path)]
+            else:
+                paths.append(path)
     return paths
 
 

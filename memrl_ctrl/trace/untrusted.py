@@ -1,40 +1,23 @@
-"""Checking a trace of unknown origin: in a process of its own that may use little and change nothing.
-
-HDF5 is a large format read by a large library. What a hostile or a badly damaged file can do to it then
-happens to a child process without the right to write a byte, with bounded memory and time; its end is told
-in one sentence.
-"""
+"""Checking a trace of unknown origin: in a process of its own that may use little and change nothing."""
 
 from __future__ import annotations
 
-import os
-import resource
-import signal
-import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import IO
 
 import msgspec
 
 from memrl_ctrl.errors import TraceError
 from memrl_ctrl.texts import clean
-from memrl_ctrl.trace.folder import looking_at
+from memrl_ctrl.trace.child import MEMORY_BYTES, ask, limit
+from memrl_ctrl.trace.folder import HDF5_NAME, JOURNAL_NAME, looking_at
 from memrl_ctrl.trace.records import EndRecord
 from memrl_ctrl.trace.recovery import verify
 from memrl_ctrl.trace.report import Beside, Damage, Signed, TraceReport
 from memrl_ctrl.trace.scan import Progress
 
-MEMORY_BYTES = 4 << 30
-"""Address space of the child: a record of the largest size that is allowed, some times over."""
-OPEN_FILES = 64
-CPU_BASE_S, CPU_S_PER_MB = 60, 1
-"""Processor time of the child: a second a megabyte, some twenty times what a whole trace takes."""
-LINE_BYTES = 1 << 24
-"""Longest line that is taken from the child."""
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-"""Each thread of a linear algebra library would take address space of its own."""
 STEP = 200
 """Progress is told when another 1/200 is done."""
 
@@ -69,44 +52,57 @@ def verify_untrusted(path: str | Path, progress: Progress | None = None) -> Trac
         TraceError: it cannot be used at all, or the child did not survive it.
     """
     path = Path(path)
-    size = _size(path)
-    command = [sys.executable, "-I", "-m", __name__, str(path.absolute()), str(size)]
-    try:
-        answer, code = _ask(command, progress)
-    except OSError as error:
-        raise TraceError(
-            path, f"the process that would check it cannot be started: {error.strerror}"
-        ) from error
+    answer, ended = _asked(path, progress)
     if answer is None:
-        raise TraceError(path, f"the check of it {_ended(code)}: it cannot be used")
+        report = _without_hdf5(path, ended, progress)
+        if report is None:
+            raise TraceError(path, f"the check of it {ended}: it cannot be used")
+        return report
     if answer.problem:
         raise TraceError(path, clean(answer.problem))
     return _report(path, answer)
 
 
-def _ask(command: list[str], progress: Progress | None) -> tuple[_Answer | None, int]:
-    """Run the child; return its result, None without one, and its exit code."""
-    with subprocess.Popen(  # noqa: S603 - this interpreter, and a path that is an argument only
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=os.environ | ONE_THREAD,
-    ) as child:
-        if child.stdout is None:
-            raise RuntimeError("the child has no output")
-        try:
-            answer = _listen(child.stdout, progress)
-        finally:
-            if child.poll() is None:
-                child.kill()
-        return answer, child.wait()
+def _asked(path: Path, progress: Progress | None) -> tuple[_Answer | None, str]:
+    """Return the child's result, or None and how it ended.
+
+    Raises:
+        TraceError: it cannot be started, or there is nothing that it could check.
+    """
+    size = _size(path)
+
+    def listen(lines: Iterator[bytes]) -> _Answer | None:
+        return _heard(lines, progress)
+
+    try:
+        return ask(__name__, path, size, listen)
+    except OSError as error:
+        raise TraceError(
+            path, f"the process that would check it cannot be started: {error.strerror}"
+        ) from error
 
 
-def _listen(output: IO[bytes], progress: Progress | None) -> _Answer | None:
+def _without_hdf5(path: Path, ended: str, progress: Progress | None) -> TraceReport | None:
+    """Return the report on the journal of a folder whose HDF5 file the child did not survive.
+
+    Returns:
+        None where there are not both files, or the journal cannot be used either.
+    """
+    journal = path / JOURNAL_NAME
+    with looking_at(path):
+        if not (journal.is_file() and (path / HDF5_NAME).is_file()):
+            return None
+    answer, _ = _asked(journal, progress)
+    if answer is None or answer.problem:
+        return None
+    unusable = Beside(name=HDF5_NAME, text=f"is unusable: the check of it {ended}", fault=True)
+    return replace(_report(journal, answer), beside=unusable)
+
+
+def _heard(lines: Iterator[bytes], progress: Progress | None) -> _Answer | None:
     """Return the child's result; None where it ended without one."""
     decoder = msgspec.json.Decoder(_Answer)
-    for line in _lines(output):
+    for line in lines:
         try:
             answer = decoder.decode(line)
         except (msgspec.MsgspecError, UnicodeDecodeError):
@@ -116,11 +112,6 @@ def _listen(output: IO[bytes], progress: Progress | None) -> _Answer | None:
         if progress is not None:
             progress(answer.done, answer.total)
     return None
-
-
-def _lines(output: IO[bytes]) -> Iterator[bytes]:
-    while line := output.readline(LINE_BYTES):
-        yield line
 
 
 def _size(path: Path) -> int:
@@ -135,14 +126,6 @@ def _size(path: Path) -> int:
         if path.exists() and not path.is_file():
             raise TraceError(path, "is no file; expected a trace (.h5, .journal) or its folder")
         return path.stat().st_size if path.exists() else 0
-
-
-def _ended(code: int) -> str:
-    if code == -signal.SIGXCPU:
-        return "took more time than any trace of its size does"
-    if code < 0:
-        return f"was ended by {signal.Signals(-code).name}"
-    return f"ended with exit code {code}" if code else "gave no result"
 
 
 def _report(path: Path, answer: _Answer) -> TraceReport:
@@ -169,21 +152,6 @@ def _report(path: Path, answer: _Answer) -> TraceReport:
     )
 
 
-def _limit(size: int) -> None:
-    """Take from this process what a check does not need."""
-    cpu_s = CPU_BASE_S + CPU_S_PER_MB * (size >> 20)
-    for what, most in (
-        (resource.RLIMIT_AS, MEMORY_BYTES),
-        (resource.RLIMIT_CPU, cpu_s),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_NOFILE, OPEN_FILES),
-    ):
-        _, hard = resource.getrlimit(what)
-        allowed = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(what, (allowed, allowed))
-
-
 def _say(answer: _Answer) -> None:
     sys.stdout.buffer.write(msgspec.json.encode(answer) + b"\n")
     sys.stdout.buffer.flush()
@@ -202,25 +170,32 @@ def _check(path: Path) -> _Answer:
     try:
         report = verify(path, progress)
     except TraceError as error:
-        return _Answer(problem=error.problem)
+        return _Answer(problem=_utf8(error.problem))
     except MemoryError:
         return _Answer(problem=f"asks for more than {MEMORY_BYTES >> 30} GB of memory: unusable")
     end, signed = report.end, report.signed
     return _Answer(
-        name=report.path.name,
+        name=_utf8(report.path.name),
         cycles=report.cycles,
         first_cycle=report.first_cycle,
         last_cycle=report.last_cycle,
         end=None if end is None else (end.cycles, end.ended_utc, end.reason),
         live=report.live,
         size_bytes=report.size_bytes,
-        damage=report.damage,
+        damage=tuple(
+            msgspec.structs.replace(place, text=_utf8(place.text)) for place in report.damage
+        ),
         signed={} if signed is None else dict(signed.cycles),
         unsigned=0 if signed is None else signed.unsigned,
         beside=report.beside,
     )
 
 
+def _utf8(text: str) -> str:
+    """Return a text with what UTF-8 cannot say, as in the name of a file, made visible."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 if __name__ == "__main__":
-    _limit(int(sys.argv[2]))
+    limit(int(sys.argv[2]))
     _say(_check(Path(sys.argv[1])))

@@ -14,15 +14,15 @@ import pytest
 from memrl_ctrl.errors import TraceError
 from memrl_ctrl.testing.traces import write_sample_journal
 from memrl_ctrl.texts import clean
-from memrl_ctrl.trace import recover, untrusted, verify
+from memrl_ctrl.trace import child, recover, verify
 from memrl_ctrl.trace.untrusted import verify_untrusted
 
 LIMITED = """
 import sys
 from pathlib import Path
-from memrl_ctrl.trace.untrusted import _limit
+from memrl_ctrl.trace.child import limit
 
-_limit(0)
+limit(0)
 try:
     with open(sys.argv[1], "wb") as file:
         file.write(bytes(10))
@@ -84,7 +84,7 @@ def test_a_child_that_does_not_survive_is_told(
     killer = tmp_path / "python"
     killer.write_text("#!/bin/sh\nkill -SEGV $$\n")
     killer.chmod(0o755)
-    monkeypatch.setattr(untrusted.sys, "executable", str(killer))
+    monkeypatch.setattr(child.sys, "executable", str(killer))
     with pytest.raises(TraceError, match="the check of it was ended by SIGSEGV: it cannot be used"):
         verify_untrusted(tmp_path / "trace.journal")
 

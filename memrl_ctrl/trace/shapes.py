@@ -1,0 +1,211 @@
+"""Element type and shape of each column of a trace, by its header: who reads one can rely on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from memrl_ctrl.frames import DTYPES, MAX_DIMENSIONS
+from memrl_ctrl.trace import datasets
+from memrl_ctrl.trace.codec import MEASURE, MEMORY_IN, MEMORY_OUT
+from memrl_ctrl.trace.columns import (
+    COLUMNS,
+    CYCLES,
+    MEMORY_FROM,
+    PROFILE,
+    PROFILE_FIRST,
+    PROFILE_STEP,
+    described,
+    quoted,
+)
+from memrl_ctrl.trace.journal import MAX_PAYLOAD_BYTES
+from memrl_ctrl.trace.records import TraceHeader
+
+ANY = None
+"""A length that no header fixes."""
+EVERY_CYCLE = (
+    "cycle",
+    "stamp_ns",
+    "received_ns",
+    "mode",
+    "policy_ran",
+    "target_cycle",
+    "events_json",
+    "setpoint_rad",
+    "applied_rad",
+    "readback_rad",
+    "synchronous_phase_rad",
+    "quality",
+    "proposed_rad",
+    "verdicts",
+)
+"""Columns of `/cycles` that are in each trace with cycles, beside the profile."""
+TEXT = "O"
+SLICE_BYTES = 4
+"""What a slice of a profile takes; one byte where it is a step."""
+
+Wanted = tuple[str, tuple[int | None, ...]]
+"""Element types, and the shape of a cycle's value."""
+Empty = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]
+"""Element type and shape of the columns without any element, by path."""
+
+
+class Shapes:
+    """The columns that a trace's header allows.
+
+    Args:
+        header: of the trace.
+    """
+
+    def __init__(self, header: TraceHeader) -> None:
+        points, slices = header.machine.points, header.machine.n_slices
+        function: Wanted = ("<f8", (points,))
+        measures = [CYCLES + MEASURE + quoted(name) for name in header.measures]
+        functions = [path for path, column in COLUMNS.items() if column.units == "rad"]
+        self._points = points
+        self._known: dict[str, Wanted] = dict.fromkeys((*functions, *measures), function) | {
+            PROFILE: ("<f4", (points, slices)),
+            PROFILE_STEP: ("<i1 <i2", (points, slices)),
+            PROFILE_FIRST: ("<i4", (points,)),
+            "cycles/quality": ("<u2", (points,)),
+            "cycles/policy_ran": ("|u1", ()),
+            "cycles/observation": ("<f4", (points, ANY)),
+            "cycles/previous_applied": ("<f4", (points, 1)),
+            "cycles/action": ("<f4", (points, 1)),
+            "cycles/verdicts": ("|u1", (points, len(header.guard_stages))),
+            "outcomes/state": ("|i1", ()),
+        }
+        self.always = (*(CYCLES + name for name in EVERY_CYCLE), *measures)
+        """Columns that have a value in each cycle, and all of it in its own place."""
+
+    def check(self, path: str, dtype: np.dtype[Any], row: tuple[int, ...]) -> None:
+        """Check a column.
+
+        Args:
+            path: of the column.
+            dtype: its element type.
+            row: shape of a cycle's value.
+
+        Raises:
+            ValueError: it does not fit.
+        """
+        if path.startswith((CYCLES + MEMORY_IN, CYCLES + MEMORY_OUT)):
+            fits = row[:1] == (self._points,) and len(row) <= MAX_DIMENSIONS
+            fits = fits and dtype in DTYPES.values()
+        else:
+            types, wanted = self._wanted(path)
+            fits = len(row) == len(wanted) and all(
+                one in (ANY, length) for one, length in zip(wanted, row, strict=True)
+            )
+            fits = fits and dtype in map(np.dtype, types.split())
+        if not fits:
+            raise ValueError(f"{path} is {dtype} {list(row)} a cycle, which does not fit")
+
+    def _wanted(self, path: str) -> Wanted:
+        if path in self._known:
+            return self._known[path]
+        if path.startswith(MEMORY_FROM):
+            return "<i1", ()
+        return (TEXT if not described(path).units else "<i8"), ()
+
+
+class Columns:
+    """Datasets of a trace's columns by path; what this release does not know is no column.
+
+    One that cannot be the column of its name is refused where it is asked for, and costs no other.
+
+    Args:
+        file: `h5py.File`, a trace.
+        header: of it.
+        paths: of all datasets among its columns.
+        cycles: how many it has.
+
+    Raises:
+        ValueError: together they claim more than any record has, or a group of them lies in another file.
+    """
+
+    def __init__(self, file: Any, header: TraceHeader, paths: Iterable[str], cycles: int) -> None:
+        shapes = Shapes(header)
+        self._there: dict[str, Any] = {}
+        self._faults: dict[str, str] = {}
+        for path in paths:
+            if not _is_known(path):
+                datasets.has(file, path)  # a link in the place of a group of columns is refused
+                continue
+            try:
+                self._there[path] = _checked(file, path, cycles, shapes)
+            except datasets.DAMAGE as error:
+                self._faults[path] = str(error)
+        self.names = tuple(sorted((*self._there, *self._faults)))
+        self._check_profiles()
+        self.row_bytes = sum(
+            prod(one.shape[1:]) * one.dtype.itemsize for one in self._there.values()
+        )
+        """Bytes of a cycle's values, texts by their references."""
+        if self.row_bytes > 2 * MAX_PAYLOAD_BYTES:
+            raise ValueError(f"a cycle claims {self.row_bytes} bytes, more than any record has")
+
+    def __contains__(self, path: str) -> bool:
+        return path in self._there or path in self._faults
+
+    def __getitem__(self, path: str) -> Any:
+        """Return a column's dataset.
+
+        Raises:
+            ValueError: it is missing, or cannot be the column of that name.
+        """
+        if path in self._there:
+            return self._there[path]
+        raise ValueError(self._faults.get(path, f"{path} is missing"))
+
+    def _check_profiles(self) -> None:
+        """Hold the profiles against the bytes that are there, as they are or in steps."""
+        parts = [self._there[path] for path in (PROFILE, PROFILE_STEP) if path in self._there]
+        if PROFILE not in self._there:
+            return
+        stored = sum(part.id.get_storage_size() for part in parts)
+        try:
+            datasets.check_claim(PROFILE, parts[0].nbytes, SLICE_BYTES * stored)
+        except ValueError as error:
+            del self._there[PROFILE]
+            self._faults[PROFILE] = str(error)
+
+
+def _checked(file: Any, path: str, cycles: int, shapes: Shapes) -> Any:
+    """Return the dataset of a column.
+
+    Raises:
+        ValueError: it cannot be the column of its name, or claims more than it can hold.
+    """
+    dataset = datasets.column(file, path, cycles)
+    shapes.check(path, dataset.dtype, dataset.shape[1:])
+    if path in shapes.always:
+        datasets.check_claim(path, dataset.nbytes, dataset.id.get_storage_size())
+    return dataset
+
+
+def empty_of(held: Mapping[str, tuple[str, list[int]]], header: TraceHeader) -> Empty:
+    """Return element type and shape of the columns without any element.
+
+    Raises:
+        ValueError: one of them has elements, or does not fit.
+    """
+    shapes, empty = Shapes(header), Empty()
+    for path, (name, row) in held.items():
+        dtype, shape = DTYPES.get(name), tuple(row)
+        if dtype is None or not _is_known(path) or 0 not in shape:
+            raise ValueError(f"{path} is said to be empty, with a shape of {row} of {name}")
+        shapes.check(path, dtype, shape)
+        empty[path] = dtype, shape
+    return empty
+
+
+def _is_known(path: str) -> bool:
+    try:
+        described(path)
+    except KeyError:
+        return False
+    return True
