@@ -33,7 +33,7 @@ def replay(
     seed: Seed = 0,
     json: Annotated[JsonFile | None, Parameter(name="--json")] = None,
 ) -> int:
-    """Ask the policy again over the recorded readings; exit code 0 if every action is identical.
+    """Ask the policy again over the recorded readings; exit code 0 if all is identical.
 
     Another policy is asked in open loop: its actions are compared, but move nothing; exit code 0. With
     --twin the loop is closed instead, on a simulation that is fitted to the recorded readings.
@@ -98,8 +98,10 @@ def _show_replay(result: ReplayResult, count: int, console: Terminal) -> None:
                 f"largest in phase {result.largest_rad:.3g} rad"
             )
             _show_differences(result, console)
-        else:
+        elif result.different:
             console.print(f"largest difference in phase {result.largest_rad:.3g} rad")
+        for name, cycles in result.different_arrays.items():
+            console.print(f"{name} differs in {cycles} of {result.cycles} cycles")
         if result.different_functions:
             console.print(f"guarded functions that differ: {result.different_functions} cycles")
     if result.fallback_cycles:

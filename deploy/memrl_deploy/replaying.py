@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from memrl_ctrl.errors import TraceError, UsageError
 from memrl_ctrl.trace import CycleRecord, PolicyStep, TraceReader, environment_fingerprint
+from memrl_ctrl.trace.codec import MEMORY_IN, MEMORY_OUT
 from memrl_deploy.asked import asked_again, inform
 from memrl_deploy.classical import ClassicalReplay
 from memrl_deploy.foreseeing import outlook_in
@@ -66,6 +67,8 @@ class ReplayResult:
     """Actions by class of their difference: `0`, `1`, `2 to 4`, ..., `more than 256` ULP."""
     different_functions: int = 0
     """Cycles in which the guard let through another function than recorded."""
+    different_arrays: dict[str, int] = field(default_factory=dict)
+    """What else went into the own policy or came out of it, and is not the same bits: name to cycles."""
     fallback_cycles: int = 0
     """Cycles that the fallback's classical controller led; a replay with another policy counts none."""
     different_fallback: int = 0
@@ -82,8 +85,13 @@ class ReplayResult:
 
     @property
     def identical(self) -> bool:
-        """Whether every action, and what the guard made of it, is the same to the bit."""
-        return not (self.different or self.different_functions or self.different_fallback)
+        """Whether all that went in and came out, and what the guard made of it, is the same to the bit."""
+        return not (
+            self.different
+            or self.different_arrays
+            or self.different_functions
+            or self.different_fallback
+        )
 
 
 def ulp_distance(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.int64]:
@@ -176,16 +184,24 @@ def recorded_policy(trace: TraceReader) -> Asked:
 
 
 def recorded_guard(trace: TraceReader, policy: Asked) -> Guard:
-    """Return a guard with the limits and the settings of the recorded run."""
+    """Return a guard with the limits and the settings of the recorded run.
+
+    Raises:
+        TraceError: the settings are none that a guard of this release has.
+    """
     header = trace.header
     settings = header.configuration.get(GUARD_KEY, {})
     if isinstance(settings, dict) and settings:
         settings = EARLIER_SETTINGS | settings
+    try:
+        config = GuardConfig(**settings) if isinstance(settings, dict) else None
+    except (TypeError, ValueError) as error:
+        raise TraceError(trace.path, f"the guard's settings in it do not fit: {error}") from error
     return Guard(
         header.limits,
         header.machine.ctime_ms,
         policy.manifest.max_step_rad,
-        GuardConfig(**settings) if isinstance(settings, dict) else None,
+        config,
         policy.manifest.statistics,
     )
 
@@ -268,10 +284,30 @@ def _compare(
         step = inference.step(seen, reading.applied_rad, usable)
     result.cycles += 1
     _note_difference(result, record.cycle, step, recorded)
+    if result.own_policy:
+        _note_arrays(result, step, recorded)
     decision = guard.decide(step.action[:, 0].astype(np.float64), reading, usable)
     told = record.measures.get("recommended_rad")
     if told is not None and not _same_bits(decision.phi_hw_rad, np.asarray(told)):
         result.different_functions += 1
+
+
+def _note_arrays(result: ReplayResult, step: PolicyStep, recorded: PolicyStep) -> None:
+    """Compare what went into the policy, and its memory afterwards, bit for bit."""
+    again, held = _arrays(step), _arrays(recorded)
+    for name in sorted({*again, *held}):
+        if name not in again or name not in held or not _same_bits(again[name], held[name]):
+            result.different_arrays[name] = result.different_arrays.get(name, 0) + 1
+
+
+def _arrays(step: PolicyStep) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a call by the names of their columns, without the action."""
+    return {
+        "observation": step.observation,
+        "previous_applied": step.previous_applied,
+        **{MEMORY_IN + name: array for name, array in step.memory_in.items()},
+        **{MEMORY_OUT + name: array for name, array in step.memory_out.items()},
+    }
 
 
 def _note_difference(
