@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -193,6 +193,12 @@ def recorded_guard(trace: TraceReader, policy: Asked) -> Guard:
     settings = header.configuration.get(GUARD_KEY, {})
     if isinstance(settings, dict) and settings:
         settings = EARLIER_SETTINGS | settings
+        known = {setting.name for setting in fields(GuardConfig)}
+        if unknown := sorted(set(settings) - known):
+            raise TraceError(
+                trace.path,
+                f"the guard's settings in it do not fit: this release has no {', '.join(unknown)}",
+            )
     try:
         config = GuardConfig(**settings) if isinstance(settings, dict) else None
     except (TypeError, ValueError) as error:
@@ -214,6 +220,13 @@ def cycle_index(trace: TraceReader, cycle: int) -> int:
     """
     found = np.flatnonzero(trace.cycles == cycle)
     if not found.size:
+        before, behind = trace.cycles[trace.cycles < cycle], trace.cycles[trace.cycles > cycle]
+        if before.size and behind.size:
+            lost = any(
+                place.after_cycle == before[-1] and place.kind != "memory" for place in trace.damage
+            )
+            what = f"cycle {cycle} is lost" if lost else f"has no cycle {cycle}"
+            raise TraceError(trace.path, f"{what}: it goes on from {before[-1]} to {behind[0]}")
         have = f"{trace.cycles[0]} to {trace.cycles[-1]}" if len(trace) else "none"
         raise TraceError(trace.path, f"has no cycle {cycle}; it holds {have}")
     return int(found[0])

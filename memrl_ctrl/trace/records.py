@@ -224,7 +224,10 @@ class CycleRecord:
         if self.policy is not None:
             step = self.policy
             for name in ("observation", "previous_applied", "action"):
-                _check(name, getattr(step, name), points, np.float32, dimensions=2)
+                array = getattr(step, name)
+                _check(name, array, points, np.float32, dimensions=2)
+                if name != "observation" and array.shape[1] != 1:
+                    raise ValueError(f"{name} has shape {array.shape}; expected {(points, 1)}")
             for name, values in (*step.memory_in.items(), *step.memory_out.items()):
                 _check(f"memory {name!r}", values, points, None)
         _check_timings(self.timings_ns)
