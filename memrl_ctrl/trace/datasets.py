@@ -84,11 +84,12 @@ def group(file: Any, path: str) -> Any:
 
 
 def is_group(file: Any, path: str) -> bool:
-    """Whether a file has a group of that path itself."""
-    try:
-        return isinstance(_reached(file, path), h5py.Group)
-    except ValueError:
-        return False
+    """Whether a file has a group of that path.
+
+    Raises:
+        ValueError: a link stands on the way.
+    """
+    return isinstance(_reached(file, path), h5py.Group)
 
 
 def attribute(holder: Any, name: str, kind: type[T]) -> T:

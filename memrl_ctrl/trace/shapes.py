@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -15,6 +17,7 @@ from memrl_ctrl.trace.columns import (
     COLUMNS,
     CYCLES,
     MEMORY_FROM,
+    OUTCOMES,
     PROFILE,
     PROFILE_FIRST,
     PROFILE_STEP,
@@ -120,36 +123,19 @@ class Columns:
     Args:
         file: `h5py.File`, a trace.
         header: of it.
-        paths: of all datasets among its columns.
         cycles: how many it has.
 
     Raises:
-        ValueError: together they claim more than any record has, or a group of them lies in another file.
+        ValueError: a group of columns is missing, or lies in another file.
     """
 
-    def __init__(self, file: Any, header: TraceHeader, paths: Iterable[str], cycles: int) -> None:
-        shapes = Shapes(header)
-        self._there: dict[str, Any] = {}
-        self._faults: dict[str, str] = {}
-        for path in paths:
-            if not _is_known(path):
-                datasets.has(file, path)  # a link in the place of a group of columns is refused
-                continue
-            try:
-                self._there[path] = _checked(file, path, cycles, shapes)
-            except datasets.DAMAGE as error:
-                self._faults[path] = str(error)
-        self.names = tuple(sorted((*self._there, *self._faults)))
-        self._check_profiles()
-        self.row_bytes = sum(
-            prod(one.shape[1:]) * one.dtype.itemsize for one in self._there.values()
-        )
-        """Bytes of a cycle's values, texts by their references."""
-        if self.row_bytes > 2 * MAX_PAYLOAD_BYTES:
-            raise ValueError(f"a cycle claims {self.row_bytes} bytes, more than any record has")
+    def __init__(self, file: Any, header: TraceHeader, cycles: int) -> None:
+        self._file, self._shapes, self._cycles = file, Shapes(header), cycles
+        self._checked: dict[str, Any] = {}
+        self.names = tuple(sorted(_paths(file)))
 
     def __contains__(self, path: str) -> bool:
-        return path in self._there or path in self._faults
+        return path in self.names
 
     def __getitem__(self, path: str) -> Any:
         """Return a column's dataset.
@@ -157,34 +143,52 @@ class Columns:
         Raises:
             ValueError: it is missing, or cannot be the column of that name.
         """
-        if path in self._there:
-            return self._there[path]
-        raise ValueError(self._faults.get(path, f"{path} is missing"))
+        if path not in self._checked:
+            dataset = datasets.column(self._file, path, self._cycles)
+            self._shapes.check(path, dataset.dtype, dataset.shape[1:])
+            self._check_claim(path, dataset)
+            self._checked[path] = dataset
+        return self._checked[path]
 
-    def _check_profiles(self) -> None:
-        """Hold the profiles against the bytes that are there, as they are or in steps."""
-        parts = [self._there[path] for path in (PROFILE, PROFILE_STEP) if path in self._there]
-        if PROFILE not in self._there:
-            return
-        stored = sum(part.id.get_storage_size() for part in parts)
-        try:
-            datasets.check_claim(PROFILE, parts[0].nbytes, SLICE_BYTES * stored)
-        except ValueError as error:
-            del self._there[PROFILE]
-            self._faults[PROFILE] = str(error)
+    @cached_property
+    def row_bytes(self) -> int:
+        """Bytes of a cycle's values, texts by their references; of the columns that can be read.
+
+        Raises:
+            ValueError: more than any record has.
+        """
+        total = 0
+        for path in self.names:
+            with contextlib.suppress(*datasets.DAMAGE):
+                total += prod(self[path].shape[1:]) * self[path].dtype.itemsize
+        if total > 2 * MAX_PAYLOAD_BYTES:
+            raise ValueError(f"a cycle claims {total} bytes, more than any record has")
+        return total
+
+    def _check_claim(self, path: str, dataset: Any) -> None:
+        """Hold what each cycle has against the bytes that are there; other columns may have holes."""
+        stored = dataset.id.get_storage_size()
+        if path == PROFILE:  # as they are, or in steps
+            steps = self[PROFILE_STEP].id.get_storage_size() if PROFILE_STEP in self else 0
+            datasets.check_claim(path, dataset.nbytes, SLICE_BYTES * (stored + steps))
+        elif path in self._shapes.always:
+            datasets.check_claim(path, dataset.nbytes, stored)
 
 
-def _checked(file: Any, path: str, cycles: int, shapes: Shapes) -> Any:
-    """Return the dataset of a column.
+def _paths(file: Any) -> Iterator[str]:
+    """Yield the paths of all columns; what a link leads to is one too, and refused where it is asked for.
 
     Raises:
-        ValueError: it cannot be the column of its name, or claims more than it can hold.
+        ValueError: a group of columns is missing, or lies in another file.
     """
-    dataset = datasets.column(file, path, cycles)
-    shapes.check(path, dataset.dtype, dataset.shape[1:])
-    if path in shapes.always:
-        datasets.check_claim(path, dataset.nbytes, dataset.id.get_storage_size())
-    return dataset
+    for top in (CYCLES, OUTCOMES):
+        for name in datasets.group(file, top.rstrip("/")):
+            path = top + name
+            if _is_known(path):
+                yield path
+            elif datasets.is_group(file, path):
+                inside = (f"{path}/{own}" for own in datasets.group(file, path))
+                yield from filter(_is_known, inside)
 
 
 def empty_of(held: Mapping[str, tuple[str, list[int]]], header: TraceHeader) -> Empty:

@@ -104,8 +104,7 @@ class Hdf5Store:
             self.header = header_of(self._file)
             self.report = report_of(self._file, path)
             self.cycles = cycles_of(self._file)
-            stored = _datasets(self._file)
-            self._columns = Columns(self._file, self.header, stored, self.cycles.size)
+            self._columns = Columns(self._file, self.header, self.cycles.size)
             self._empty = empty_columns_of(self._file, self.header)
         except BaseException:
             self._file.close()
@@ -113,8 +112,6 @@ class Hdf5Store:
         coded = version >= CODED_FROM
         self._decoder = Decoder(self._file, self._columns, self.cycles.size) if coded else None
         self.names = Decoder.names(self._columns.names) if coded else self._columns.names
-        whole_cycles = BLOCK_BYTES // max(self._columns.row_bytes, 1)
-        self._block_cycles = min(max(whole_cycles, 1), BLOCK_CYCLES)
 
     def close(self) -> None:
         """Close the file."""
@@ -172,9 +169,11 @@ class Hdf5Store:
 
         A block that cannot be read is read row by row: what is wrong in one cycle costs no other.
         """
-        start = index - index % self._block_cycles
+        whole_cycles = BLOCK_BYTES // max(self._columns.row_bytes, 1)
+        count = min(max(whole_cycles, 1), BLOCK_CYCLES)
+        start = index - index % count
         if start not in (self._block[0], self._broken):
-            end = min(start + self._block_cycles, self.cycles.size)
+            end = min(start + count, self.cycles.size)
             try:
                 self._block = (start, self._rows(start, end))
             except datasets.DAMAGE:
@@ -213,19 +212,6 @@ def _check_events(path: str, values: NDArray[Any]) -> None:
                 events_of(text)
             except ValueError as error:
                 raise ValueError(f"{path}: {error}") from error
-
-
-def _datasets(file: Any) -> list[str]:
-    """Return the paths of all columns; what a link leads to is one too, and refused where it is asked for."""
-    paths: list[str] = []
-    for top in (CYCLES, OUTCOMES):
-        for name in datasets.group(file, top.rstrip("/")):
-            path = top + name
-            if datasets.is_group(file, path):
-                paths += [f"{path}/{own}" for own in datasets.group(file, path)]
-            else:
-                paths.append(path)
-    return paths
 
 
 class JournalStore:
