@@ -55,7 +55,7 @@ def copy_hashes(header: Found) -> tuple[bytes, bytes]:
 
 
 def chosen_header(headers: Sequence[R], behind: Sequence[R]) -> R | None:
-    """Return the header that the records behind it confirm, or that none of them denies.
+    """Return the first header that the records behind it confirm, or that none of them denies.
 
     Args:
         headers: the copies that are whole records.
@@ -64,12 +64,14 @@ def chosen_header(headers: Sequence[R], behind: Sequence[R]) -> R | None:
     Returns:
         None where there is none: the records behind deny each copy, or the copies contradict each other.
     """
-    by_number = {record.sequence: record for record in behind}
-    second, third = by_number.get(COPIES), by_number.get(COPIES + 1)
+    seconds = [record for record in behind if record.sequence == COPIES]
+    thirds = [record for record in behind if record.sequence == COPIES + 1]
+    confirmed = {record.previous for record in seconds}
     for header in headers:
-        if second is not None and copy_hashes(header)[1] == second.previous:
+        if confirmed and copy_hashes(header)[1] in confirmed:
             return header
-    denied = second is not None and third is not None and third.previous == second.hash
+    hashes = {record.hash for record in seconds}
+    denied = any(third.previous in hashes for third in thirds)
     if denied or len({header.payload for header in headers}) != 1:
         return None
     return headers[0]

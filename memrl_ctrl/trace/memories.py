@@ -123,7 +123,9 @@ class Memories:
             rest = unpacked(small, None, lost=True)
             if not self._confirmed(source, place) and goes_on(rest):
                 return Plain(rest, incomplete=True)
-            self._refused = _Source(place.sequence, place.offset, rest, None, _Standing.FALSE)
+            if self._accepted is None or place.sequence > self._accepted.sequence:
+                refused = _Source(place.sequence, place.offset, rest, None, _Standing.FALSE)
+                self._refused = refused
             raise
 
     def _source(self, sequence: int) -> _Source | None:

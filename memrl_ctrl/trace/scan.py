@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import google_crc32c
 
 from memrl_ctrl.errors import TraceError
-from memrl_ctrl.trace.codec import FileRecord, Kind, Record, decode, kind_of
-from memrl_ctrl.trace.headers import COPIES, chosen_header, copy_hashes
+from memrl_ctrl.trace.codec import FileRecord, Kind, decode, kind_of
+from memrl_ctrl.trace.entries import OF_ANOTHER_RUN, Entry, Origin
+from memrl_ctrl.trace.headers import COPIES, chosen_header
 from memrl_ctrl.trace.journal import (
     CHECKED_FROM,
-    FIRST,
     HEAD,
     MARKER,
     MAX_PAYLOAD_BYTES,
@@ -44,48 +42,12 @@ BLOCK_BYTES = 1 << 20
 
 FIRST_ENTRIES = COPIES + 2
 """The copies of the header, and two records that tell whether it is theirs."""
+VERSIONS = f"this release reads {' and '.join(map(str, READABLE_VERSIONS))}"
 MOST_BETWEEN_CYCLES = 2
 """Records between two cycles, at most: an outcome and a signature."""
 
 Progress = Callable[[int, int], None]
 """Called with the work done and the whole of it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """A whole record and where it stands."""
-
-    offset: int
-    head: bytes
-    """As it is in the record's plain form."""
-    sequence: int
-    size: int
-    """Length in the file."""
-    payload: bytes
-    """In its plain form."""
-    record: Record
-    source: int = NOWHERE
-    """Offset of the record that the policy's memory stands in; -1 where it stands in this one."""
-    incomplete: bool = False
-    """Whether that record is lost: the memory that went in is then NaN."""
-
-    @property
-    def place(self) -> Place:
-        """What its plain head says."""
-        _, _, version, kind, _, sequence, previous = HEAD.unpack(self.head)
-        return Place(self.offset, kind, sequence, previous, version)
-
-    @property
-    def hash(self) -> bytes:
-        """SHA-256 of head and payload in their plain form."""
-        digest = hashlib.sha256(self.head)
-        digest.update(self.payload)
-        return digest.digest()
-
-    @property
-    def previous(self) -> bytes:
-        """Hash of the previous record, as this one's head has it."""
-        return self.head[-len(FIRST) :]
 
 
 class JournalReader:
@@ -105,10 +67,11 @@ class JournalReader:
             self.size = os.fstat(self._file).st_size
         except OSError as error:
             raise TraceError(self.path, f"cannot be read: {error.strerror}") from error
+        self._copy: Entry | None = None
         self._begin()
-        self._copies: tuple[bytes, ...] = ()
         try:
-            self.header = self._read_header()
+            self._copy = self._header_copy()
+            self.header = self._read_header(self._copy)
         except BaseException:
             self.close()
             raise
@@ -155,6 +118,7 @@ class JournalReader:
         self._last_cycle: int | None = None
         self._end: Entry | None = None
         self._memories = Memories()
+        self._origin = None if self._copy is None else Origin(self._copy)
 
     def entries(self) -> Iterator[Entry]:
         """Iterate over all whole records, the header and the files included."""
@@ -199,20 +163,31 @@ class JournalReader:
             raise TraceError(self.path, f"at byte {offset}: {found}")
         return found
 
-    def _read_header(self) -> TraceHeader:
-        """Return the header that the records behind it confirm, with the files that follow it."""
+    def _header_copy(self) -> Entry:
+        """Return the copy of the header that the records behind it confirm.
+
+        Raises:
+            TraceError: this is no journal, or of another version, or its header is lost.
+        """
         first = self._first_entries()
         if not first:
             raise TraceError(self.path, "no trace journal: it holds no whole record")
         headers = [entry for entry in first if entry.sequence < COPIES]
         headers = [entry for entry in headers if isinstance(entry.record, TraceHeader)]
         chosen = chosen_header(headers, [entry for entry in first if entry.sequence >= COPIES])
-        if chosen is None or not isinstance(chosen.record, TraceHeader):
+        if chosen is None:
             why = ": what stands in its place is not of this run" if headers else ""
             raise TraceError(
                 self.path, f"the journal's header is lost{why}; nothing can be recovered"
             )
-        header, self._copies = chosen.record, copy_hashes(chosen)
+        return chosen
+
+    def _read_header(self, copy: Entry) -> TraceHeader:
+        """Return the header that a copy holds, with the files that follow it.
+
+        Raises:
+            TraceError: they do not fit.
+        """
         files: dict[str, bytes] = {}
         for entry in self.entries():
             if isinstance(entry.record, FileRecord):
@@ -220,17 +195,23 @@ class JournalReader:
             elif not isinstance(entry.record, TraceHeader):
                 break
         try:
-            return dataclasses.replace(header, files=files)
+            return dataclasses.replace(cast("TraceHeader", copy.record), files=files)
         except ValueError as error:
             raise TraceError(self.path, f"header: {error}") from error
 
     def _first_entries(self) -> list[Entry]:
-        """Return the whole records up to the two behind the header, whatever they say of each other."""
+        """Return the whole records up to the two behind the header, whatever they say of each other.
+
+        Raises:
+            TraceError: the first is of another version.
+        """
         first: list[Entry] = []
         offset = 0
         while offset < self.size and len(first) < 2 * FIRST_ENTRIES:
             found = self._entry(offset)
             if isinstance(found, str):
+                if not first:
+                    self._check_version(offset)
                 offset = self._find(offset + 1)
                 continue
             first.append(found)
@@ -256,6 +237,18 @@ class JournalReader:
             return "the checksum does not match"
         return head, payload
 
+    def _check_version(self, offset: int) -> None:
+        """Refuse a journal that begins with a whole record of another version.
+
+        Raises:
+            TraceError: it does.
+        """
+        found = self._bytes(offset)
+        if not isinstance(found, str):
+            version = HEAD.unpack(found[0])[2]
+            if version not in READABLE_VERSIONS:
+                raise TraceError(self.path, f"journal version {version}; {VERSIONS}")
+
     def _entry(
         self, offset: int, plain: Callable[[Packed, Place], Plain] | None = None
     ) -> Entry | str:
@@ -271,11 +264,7 @@ class JournalReader:
         head, payload = found
         version, stored_kind, _, sequence, previous = HEAD.unpack(head)[2:]
         if version not in READABLE_VERSIONS:
-            raise TraceError(
-                self.path,
-                f"journal version {version}; this release reads "
-                f"{' and '.join(map(str, READABLE_VERSIONS))}",
-            )
+            return f"journal version {version}; {VERSIONS}"
         kind, size, opened = stored_kind & ~PACKED, HEAD.size + len(payload), Plain(payload)
         place = Place(offset, kind, sequence, previous, version)
         try:
@@ -348,14 +337,10 @@ class JournalReader:
     def _misplaced(self, entry: Entry) -> str:
         """Return why a whole record cannot be one of those that are still to come; empty if it can."""
         last, end = self._last, self._end
+        if self._origin is not None and (why := self._origin.objection(entry, last)):
+            return why
         if last is not None and entry.sequence <= last.sequence:
             return f"record {entry.sequence} stands after record {last.sequence}"
-        if (
-            self._copies
-            and isinstance(entry.record, TraceHeader)
-            and entry.hash not in self._copies
-        ):
-            return "it is a header, and not that of this run"
         if end is None or isinstance(entry.record, SignatureRecord):
             return ""
         behind = entry.sequence == end.sequence + 1 and entry.offset == end.offset + end.size
@@ -378,6 +363,8 @@ class JournalReader:
 
     def _accept(self, entry: Entry) -> None:
         self._last = entry
+        if self._origin is not None:
+            self._origin.accept(entry)
         digest = None if entry.incomplete else partial(getattr, entry, "hash")
         self._memories.accept(entry.place, entry.payload, digest)
         if isinstance(entry.record, EndRecord):
@@ -415,17 +402,22 @@ class JournalReader:
         cycle = self._last_cycle
         if pending is not None and isinstance(pending.record, CycleRecord):
             cycle = pending.record.cycle
-        torn = after == self.size and "ends within" in reason
-        self._damage.append(
-            Damage(
-                kind="torn" if torn else "damaged",
-                offset=offset,
-                size=after - offset,
-                sequence=self._expected,
-                after_cycle=cycle,
-                text=reason,
+        joined = None if self._origin is None else self._origin.joined_between(offset, after)
+        parts = [(offset, after, reason)]
+        if joined is not None:
+            parts = [(offset, joined, reason), (joined, after, OF_ANOTHER_RUN)]
+        for start, end, text in parts:
+            torn = end == self.size and "ends within" in text
+            self._damage.append(
+                Damage(
+                    kind="torn" if torn else "damaged",
+                    offset=start,
+                    size=end - start,
+                    sequence=self._expected,
+                    after_cycle=cycle,
+                    text=text,
+                )
             )
-        )
         return after
 
     def _find(self, start: int) -> int:
