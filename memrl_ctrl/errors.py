@@ -28,6 +28,8 @@ from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 
+from memrl_ctrl.texts import clean
+
 
 class MemrlError(Exception):
     """Base of every error that is the user's or the machine's, not the program's."""
@@ -86,7 +88,8 @@ class FileError(MemrlError):
         self.path = Path(path)
         self.problem = problem
         self.line = line
-        where = f"{path}" if line is None else f"{path}, line {line}"
+        shown = clean(str(path))
+        where = shown if line is None else f"{shown}, line {line}"
         super().__init__(f"{where}: {problem}")
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from memrl_ctrl.errors import FileError, UsageError
+from memrl_ctrl.texts import clean
 
 STDOUT = "-"
 """As the name of a JSON file: standard output."""
@@ -55,7 +56,9 @@ def check_output_file(path: str | Path, *, replace: bool = True) -> Path:
         _refuse_trace(path)
         if path.exists():
             if not replace:
-                raise UsageError(f"{path} exists: give another name, or --force to replace it")
+                raise UsageError(
+                    f"{clean(str(path))} exists: give another name, or --force to replace it"
+                )
             if _written_in_place(path):
                 if not os.access(path, os.W_OK):
                     raise FileError(path, "cannot be written: Permission denied")
@@ -187,7 +190,9 @@ def _refuse_trace(path: Path) -> None:
     if not path.is_file() or not _is_trace(digested):
         return
     what = "a trace" if digested == path else f"the digest of {digested.name}"
-    raise FileError(path, f"is {what}, which is not replaced by an output: give another name")
+    raise FileError(
+        path, f"is {clean(what)}, which is not replaced by an output: give another name"
+    )
 
 
 def _is_trace(path: Path) -> bool:
@@ -215,7 +220,9 @@ def _try_folder(folder: Path, output: Path) -> None:
     for place in (folder, *folder.parents):
         if place.exists():
             if not place.is_dir():
-                raise FileError(output, f"cannot be written: {place} is a file, not a folder")
+                raise FileError(
+                    output, f"cannot be written: {clean(str(place))} is a file, not a folder"
+                )
             break
         missing.append(place)
     made = []

@@ -17,6 +17,7 @@ from memrl_ctrl.errors import FileError, TraceError
 from memrl_ctrl.outputs import output_file
 from memrl_ctrl.terminal import Terminal
 from memrl_ctrl.texts import clean
+from memrl_ctrl.trace.digest import contradicted, digest_path
 from memrl_ctrl.trace.export import Form
 from memrl_ctrl.trace.export import export as export_trace
 from memrl_ctrl.trace.folder import (
@@ -29,7 +30,7 @@ from memrl_ctrl.trace.folder import (
 )
 from memrl_ctrl.trace.prune import Drop
 from memrl_ctrl.trace.prune import prune as prune_runs
-from memrl_ctrl.trace.reader import TraceReader, find_trace, stale
+from memrl_ctrl.trace.reader import TraceReader, find_trace, is_hdf5, stale
 from memrl_ctrl.trace.recovery import recover as recover_trace
 from memrl_ctrl.trace.scan import JournalReader
 from memrl_ctrl.trace.scan import Progress as Advance
@@ -64,7 +65,7 @@ def ls(folder: Path = RECORDS) -> None:
     if table.row_count:
         console.print(table)
     else:
-        console.print(f"no traces in {folder}", soft_wrap=True)
+        console.print(f"no traces in {_shown(folder)}", soft_wrap=True, markup=False)
 
 
 def _summary(run: Path) -> tuple[str, str, str, str, str]:
@@ -148,21 +149,22 @@ def recover(path: Path) -> int:
     code = WHOLE
     for journal in journals:
         try:
-            with _progress(f"recovering {journal.parent.name}") as advance:
+            with _progress(f"recovering {_literal(journal.parent.name)}") as advance:
                 recovery = recover_trace(journal, advance)
         except TraceError as error:
             if len(journals) == 1:
                 raise
-            console.print(f"not recovered: {error}", soft_wrap=True, markup=False)
+            console.print(f"not recovered: {clean(str(error))}", soft_wrap=True, markup=False)
             code = WITH_LOSS
             continue
         for sentence in recovery.report.sentences():
-            console.print(sentence, soft_wrap=True, markup=False)
-        console.print(f"written: {recovery.hdf5}", soft_wrap=True, markup=False)
+            console.print(clean(sentence), soft_wrap=True, markup=False)
+        console.print(f"written: {_shown(recovery.hdf5)}", soft_wrap=True, markup=False)
         if not recovery.report.whole:
             code = WITH_LOSS
     if not journals:
-        console.print(f"nothing to recover in {path}: every run has its {HDF5_NAME}")
+        said = f"nothing to recover in {_shown(path)}: every run has its {HDF5_NAME}"
+        console.print(said, soft_wrap=True, markup=False)
     return code
 
 
@@ -206,12 +208,12 @@ def verify(trace: Path, *, key: str | None = None) -> int:
             report = verify_untrusted(trace, advance)
     except TraceError as error:
         errors = Terminal(stderr=True, highlight=False, soft_wrap=True, markup=False)
-        errors.print(f"unusable: {error}", style="red")
+        errors.print(f"unusable: {clean(str(error))}", style="red")
         return UNUSABLE
     console = Terminal(highlight=False)
-    console.print(f"{report.path}:", soft_wrap=True, markup=False)
+    console.print(f"{_shown(report.path)}:", soft_wrap=True, markup=False)
     for sentence in report.sentences():
-        console.print(sentence, soft_wrap=True, markup=False)
+        console.print(clean(sentence), soft_wrap=True, markup=False)
     if wanted is not None:
         covered = 0 if report.signed is None else report.signed.cycles.get(wanted, 0)
         if covered < report.cycles:
@@ -252,7 +254,7 @@ def plot(
     except ModuleNotFoundError as error:
         raise registry.missing_extra("command 'trace plot'", error) from error
     for path in made:
-        console.print(f"written: {path}", soft_wrap=True, markup=False)
+        console.print(f"written: {_shown(path)}", soft_wrap=True, markup=False)
 
 
 @app.command
@@ -286,7 +288,7 @@ def export(
     except ModuleNotFoundError as error:
         raise registry.missing_extra(f"command 'trace export --to {to.value}'", error) from error
     what = "messages" if to is Form.MCAP else "rows"
-    console.print(f"written: {place} ({rows} {what})", soft_wrap=True, markup=False)
+    console.print(f"written: {_shown(place)} ({rows} {what})", soft_wrap=True, markup=False)
 
 
 @app.command
@@ -353,14 +355,32 @@ def key(*, make: Annotated[bool, Parameter(negative="")] = False) -> None:
     if signer is None:
         raise FileError(key_path(), "no signing key; `memrl-ctrl trace key --make` makes one")
     console.print(signer.public.hex())
-    console.print(f"secret key: {key_path()}", style="dim")
+    console.print(f"secret key: {_shown(key_path())}", style="dim")
 
 
 def tell_loss(reader: TraceReader) -> None:
-    """Say on stderr that what is made from a trace lacks something, where it does."""
-    if lost := reader.report.loss():
-        errors = Terminal(stderr=True, highlight=False, soft_wrap=True, markup=False)
-        errors.print(f"{reader.path}: {lost}", style="yellow")
+    """Say on stderr that what is made from a trace lacks something, or comes from an altered file."""
+    errors = Terminal(stderr=True, highlight=False, soft_wrap=True, markup=False)
+    for problem in filter(None, (reader.report.loss(), _alteration(reader.path))):
+        errors.print(f"{_shown(reader.path)}: {clean(problem)}", style="yellow")
+
+
+def _alteration(path: Path) -> str:
+    """Return in one sentence what the digest beside an HDF5 file has against it; empty if nothing."""
+    beside = digest_path(path).name
+    try:
+        if not is_hdf5(path) or not contradicted(path):
+            return ""
+    except OSError as error:
+        return f"{beside} beside it cannot be read: {error.strerror}"
+    return (
+        f"altered: its digest is not the one in {beside} beside it "
+        "(`memrl-ctrl trace verify` says what it can find)"
+    )
+
+
+def _shown(path: Path) -> str:
+    return clean(str(path))
 
 
 def _name(folder: Path) -> str:
