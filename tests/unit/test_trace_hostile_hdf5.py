@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +17,8 @@ import pytest
 
 from memrl_ctrl.cli import trace as commands
 from memrl_ctrl.errors import TraceError
-from memrl_ctrl.testing.traces import write_sample_journal
-from memrl_ctrl.trace import TraceReader, child, recover, verify
+from memrl_ctrl.testing.traces import digitised_cycle, sample_header, write_sample_journal
+from memrl_ctrl.trace import CycleRecord, JournalWriter, TraceReader, child, recover, verify
 from memrl_ctrl.trace.reader import find_trace, stale
 from memrl_ctrl.trace.untrusted import verify_untrusted
 
@@ -304,6 +307,23 @@ def test_one_value_that_leads_outside_costs_its_cycle_only(run: Path) -> None:
     assert place.after_cycle == 106
 
 
+def test_a_level_that_is_not_there_costs_its_cycle_only(tmp_path: Path) -> None:
+    """One place of one profile that leads outside: one record is told, of all that are read at once."""
+    header = sample_header(points=4, n_slices=1000)
+    before: CycleRecord | None = None
+    with JournalWriter(tmp_path / "trace.journal", header) as journal:
+        for cycle in range(100, 100 + CYCLES):
+            before = digitised_cycle(header, cycle, before, hidden=16)
+            journal.append(before, durable=False)
+    hdf5 = recover(tmp_path).hdf5
+    with h5py.File(hdf5, "r+") as file:
+        assert file["cycles/profile_first"][7, 3] >= 0
+        file["cycles/profile_first"][7, 3] = 1 << 30
+    (place,) = verify(hdf5).damage
+    assert place.after_cycle == 106
+    assert "damaged at cycle index 7: a profile names a level that is not there" in place.text
+
+
 def zeroed_heap(run: Path) -> Path:
     """Zeros at the beginning of the heap of variable-length texts: HDF5 goes round in it for ever."""
     hdf5 = run / "trace.h5"
@@ -330,6 +350,19 @@ def test_a_file_that_is_read_for_ever_costs_the_journal_nothing(
         verify_untrusted(hdf5)
     recover(run)
     assert verify(run).sentences()[-1] == "nothing is lost"
+
+
+def test_a_child_that_takes_too_long_is_told_so() -> None:
+    """The signal that ends it for its processor time comes before the one that gives no reason."""
+    code = (
+        "import resource; from memrl_ctrl.trace.child import limit; limit(10 << 20); "
+        "print(*resource.getrlimit(resource.RLIMIT_CPU))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert done.split() == ["70", "75"]
+    assert child._ended(-signal.SIGXCPU) == "took more time than any trace of its size does"
 
 
 def test_names_that_are_no_text_are_checked_and_recovered(sample: Path, tmp_path: Path) -> None:
