@@ -8,10 +8,11 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from memrl_ctrl.cli.bars import work_bar
+from memrl_ctrl.cli.trace import tell_loss
 from memrl_ctrl.cli.values import ExistingPath, OutputFile, Seed
 from memrl_ctrl.errors import MemrlError, UsageError
 from memrl_ctrl.installed import DISTRIBUTION
-from memrl_ctrl.outputs import write_json, write_output
+from memrl_ctrl.outputs import check_output_file, write_json, write_output
 from memrl_ctrl.terminal import Terminal
 from memrl_ctrl.trace import TraceReader
 from memrl_ctrl.trace.untrusted import verify_untrusted
@@ -60,10 +61,12 @@ def report(
         raise UsageError(
             f"--out {out} names the page: the JSON beside it has that name; give it .html"
         )
+    check_output_file(out.with_suffix(".json"))
     console = Terminal(soft_wrap=True, highlight=False, markup=False)
     declared = load_thresholds(thresholds)
     state = verify_untrusted(trace)
     with TraceReader(trace) as reader:
+        tell_loss(reader)
         figures = shadow_figures(reader, declared.thresholds, seed=seed)
         found, problem = _twin(reader, console, program=program, seed=seed) if twin else (None, "")
         judgement = judge(
