@@ -159,6 +159,10 @@ def recover(path: Path) -> int:
             continue
         for sentence in recovery.report.sentences():
             console.print(clean(sentence), soft_wrap=True, markup=False)
+        if recovery.aside is not None:
+            kept = f"it is kept as {_shown(recovery.aside)}"
+            said = f"a first look at the {HDF5_NAME} of before came to no end: {kept}"
+            console.print(said, soft_wrap=True, markup=False)
         console.print(f"written: {_shown(recovery.hdf5)}", soft_wrap=True, markup=False)
         if not recovery.report.whole:
             code = WITH_LOSS

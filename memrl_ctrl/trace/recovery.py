@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass, replace
+from enum import Enum, auto
 from pathlib import Path
 
 import h5py
@@ -31,13 +33,16 @@ class Recovery:
 
     hdf5: Path
     report: TraceReport
+    aside: Path | None = None
+    """Where the HDF5 file of before was put: a first look at it came to no end, so that nobody knows
+    whether it holds more."""
 
 
 def recover(path: str | Path, progress: Progress | None = None) -> Recovery:
     """Make the HDF5 file beside a journal, whatever state it is in; the journal stays.
 
     An HDF5 file that is there already is replaced where the new one holds all that it holds, or where it
-    cannot be read.
+    cannot be read; where that cannot be told it is put aside.
 
     Args:
         path: the journal, or the folder of its run.
@@ -56,15 +61,19 @@ def recover(path: str | Path, progress: Progress | None = None) -> Recovery:
     if is_hdf5(journal):
         raise TraceError(journal, f"is HDF5 already; recover takes the journal ({JOURNAL_NAME})")
     hdf5 = journal.with_name(HDF5_NAME) if journal.name == JOURNAL_NAME else _beside(journal)
-    there = _check_replaces(hdf5)
+    there, aside = _check_replaces(hdf5), None
     clear_leftovers(hdf5)
 
     def check(made: Path) -> None:
-        if there:
+        nonlocal aside
+        if there is There.OPENED:
             _check_holds(made, hdf5, journal)
+        elif there is There.UNKNOWN:
+            aside = _put_aside(hdf5)
 
     try:
-        return Recovery(hdf5=hdf5, report=build_hdf5(journal, hdf5, progress, check))
+        report = build_hdf5(journal, hdf5, progress, check)
+        return Recovery(hdf5=hdf5, report=report, aside=aside)
     except TraceError as error:
         if error.path != journal or not hdf5.is_file():
             raise
@@ -73,26 +82,53 @@ def recover(path: str | Path, progress: Progress | None = None) -> Recovery:
         ) from error
 
 
-def _check_replaces(hdf5: Path) -> bool:
+class There(Enum):
+    """What is known of the HDF5 file that a recovery finds."""
+
+    NOTHING = auto()
+    """There is none, or it cannot be opened."""
+    OPENED = auto()
+    """It can be opened: the new one has to hold what it holds."""
+    UNKNOWN = auto()
+    """Whoever looked at it came to no end."""
+
+
+def _put_aside(hdf5: Path) -> Path:
+    """Rename a file, so that another can take its place; return its new name.
+
+    Raises:
+        TraceError: it cannot be renamed.
+    """
+    names = (hdf5.with_name(f"{hdf5.stem}.aside{k or ''}{hdf5.suffix}") for k in range(1000))
+    aside = next((name for name in names if not name.exists()), None)
+    try:
+        if aside is None:
+            raise FileExistsError(errno.EEXIST, "a thousand were put aside before")
+        return hdf5.rename(aside)
+    except OSError as error:
+        raise TraceError(hdf5, f"cannot be put aside: {error.strerror}") from error
+
+
+def _check_replaces(hdf5: Path) -> There:
     """Refuse to put a trace in the place of a file that is something else.
 
     What cannot be opened is replaced: that is what a recovery is for.
 
     Returns:
-        Whether there is a file that can be opened, and holds what the new one has to hold too.
+        What is known of it.
 
     Raises:
         TraceError: it is HDF5 of somebody else's or of a later release, may not be read, or is no file.
     """
     if not hdf5.exists():
-        return False
+        return There.NOTHING
     if not hdf5.is_file():
         raise TraceError(hdf5, "is no file, and the HDF5 file of the journal would be made there")
     if not os.access(hdf5, os.R_OK):
         raise TraceError(hdf5, "may not be read, and the file of the journal would take its place")
     try:
         if unopenable(hdf5):
-            return False
+            return There.UNKNOWN
     except OSError as error:
         raise TraceError(hdf5, f"cannot be looked at: {error.strerror}") from error
     try:
@@ -100,7 +136,7 @@ def _check_replaces(hdf5: Path) -> bool:
             ours = is_trace(file)
             later = ours and attribute(file, "schema_version", int) > SCHEMA_VERSION
     except DAMAGE:
-        return False
+        return There.NOTHING
     if not ours:
         raise TraceError(
             hdf5,
@@ -113,7 +149,7 @@ def _check_replaces(hdf5: Path) -> bool:
             f"was written by a later release (this one reads schema versions up to {SCHEMA_VERSION}), and "
             "the file of the journal would take its place: move one of them away",
         )
-    return True
+    return There.OPENED
 
 
 def _check_holds(made: Path, hdf5: Path, journal: Path) -> None:
