@@ -32,7 +32,8 @@ from memrl_ctrl.policy import OnnxPolicy
 from memrl_ctrl.policy.runner import open_session
 from memrl_ctrl.policy.write import proportional_policy
 from memrl_ctrl.terminal import Terminal
-from memrl_ctrl.trace import JOURNAL_NAME, verify
+from memrl_ctrl.trace import JOURNAL_NAME
+from memrl_ctrl.trace.untrusted import verify_untrusted
 from memrl_deploy.modes import ClosedLoop
 from memrl_deploy.pacing import SECTIONS
 from memrl_deploy.runtime import Runtime, stopped_by_signals
@@ -185,6 +186,8 @@ def _segments(
 def checked_and_removed(summary: RunSummary) -> int:
     """Verify a run's journal, hold it against the run's own count, remove its folder; return its bytes.
 
+    It is verified by a process of its own: the memory that this takes is not the loop's.
+
     Raises:
         TraceError: it is damaged, or lacks a cycle that was acknowledged.
     """
@@ -192,7 +195,7 @@ def checked_and_removed(summary: RunSummary) -> int:
         raise summary.error or MachineError(summary.trace_problem or "the run left no trace")
     run_folder = summary.trace if summary.trace.is_dir() else summary.trace.parent
     journal = run_folder / JOURNAL_NAME
-    report = verify(journal)
+    report = verify_untrusted(journal)
     if not report.whole or report.cycles < summary.cycles:
         raise TraceError(
             journal,
