@@ -37,7 +37,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     fake = FakeBackend(points=8, n_slices=N, offset_rad=1.4, noise=0.01, alter=dead)
     summary = Runtime(
-        Shadow(fake), policy(), records=tmp_path_factory.mktemp("report"), cycles=30
+        Shadow(fake), policy(), records=tmp_path_factory.mktemp("report"), cycles=60
     ).run()
     assert summary.trace is not None
     return summary.trace
@@ -62,7 +62,7 @@ def test_cycles_with_hard_excess_count_as_refused(run: Path) -> None:
     """Five dead cycles in a row would have led to the fallback: the report counts what the loop would do."""
     with TraceReader(run) as trace:
         figures = shadow_figures(trace, Thresholds())
-    assert (figures.refused.events, figures.refused.of) == (3, 30)
+    assert (figures.refused.events, figures.refused.of) == (3, 60)
 
 
 def test_what_did_not_run_bounds_nothing(run: Path) -> None:
@@ -70,7 +70,7 @@ def test_what_did_not_run_bounds_nothing(run: Path) -> None:
     with TraceReader(run) as trace:
         figures = shadow_figures(trace, Thresholds())
     assert (figures.late.of, figures.stages["look-ahead"].of) == (0, 0)
-    assert figures.stages["health"].of == 30 * 8
+    assert figures.stages["health"].of == 60 * 8
     (late,) = [one for one in judged(run).findings if one.name == "max_late_rate"]
     assert (late.state, late.measured) == (State.OPEN, "no case: the machine has no period")
 

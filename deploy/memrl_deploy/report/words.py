@@ -18,8 +18,8 @@ UNTUNED = (
 """Said where a difference breaks its limit beside operators who did not act."""
 
 BETTER_THERE = (
-    "only the difference to the operators breaks its limits. By the whole interval the beam was better where "
-    "they were near the recommendation, and most of their own moves were as recommended: these figures do "
+    "the difference to the operators breaks its limit, but by the whole interval the beam was better where "
+    "they were near the recommendation, and most of their own moves were as recommended: the difference does "
     "not say that the policy is wrong"
 )
 """Said where the operators were worse off than the policy."""
