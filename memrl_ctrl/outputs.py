@@ -22,17 +22,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from memrl_ctrl import signatures
 from memrl_ctrl.errors import FileError, UsageError
 from memrl_ctrl.texts import clean
 
 STDOUT = "-"
 """As the name of a JSON file: standard output."""
-TRACE_BEGINNINGS = (b"\x89HDF\r\n\x1a\n", b"MRLJ")
-"""First bytes of a trace: HDF5, and a journal (`docs/trace-format.md`)."""
-TRACE_ENDINGS = (".h5", ".journal")
-"""A file of such a name counts as one too: its beginning may be damaged."""
-DIGEST_ENDING = ".sha256"
-"""Of a trace's digest, behind the name of the trace."""
+TRACE_BEGINNINGS = (signatures.HDF5, signatures.JOURNAL)
+TRACE_ENDINGS = (signatures.HDF5_ENDING, signatures.JOURNAL_ENDING)
+"""A file of such a name counts as a trace too: its beginning may be damaged."""
 
 
 def check_output_file(path: str | Path, *, replace: bool = True) -> Path:
@@ -186,7 +184,7 @@ def _refuse_trace(path: Path) -> None:
         FileError: one is there.
         OSError: it may not be looked at.
     """
-    digested = path.with_name(path.name.removesuffix(DIGEST_ENDING) or path.name)
+    digested = path.with_name(path.name.removesuffix(signatures.DIGEST_ENDING) or path.name)
     if not path.is_file() or not _is_trace(digested):
         return
     what = "a trace" if digested == path else f"the digest of {digested.name}"

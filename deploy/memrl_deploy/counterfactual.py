@@ -24,8 +24,9 @@ from memrl_ctrl.errors import BeamError, MemrlError, TraceError
 from memrl_ctrl.metrics import asymmetry, mean_known, measure
 from memrl_ctrl.program import CycleProgram, load_program
 from memrl_ctrl.progress import report
-from memrl_ctrl.trace import TraceReader, Verdict
+from memrl_ctrl.trace import TraceReader
 from memrl_deploy.asked import check_reaches, inform, program_of
+from memrl_deploy.fallback import shown_points
 from memrl_deploy.guard import usable_points
 from memrl_deploy.guard.decision import Stage
 from memrl_deploy.inference import Asked, Inference
@@ -41,7 +42,7 @@ SHORTER = 0.02
 differ by some thousandths."""
 MISFIT = 2.0
 """Largest reduced chi2 of a fit that is believed: beyond it the model misses the profiles by more than their
-noise. Between 1 and that it is improbable, of so many slices, and the uncertainties have grown with it."""
+noise."""
 FITS = 3
 """Cycles that are fitted, spread over those that are simulated; between them the offset goes straight."""
 
@@ -78,7 +79,7 @@ class Counterfactual:
     @property
     def doubt(self) -> str:
         """Why nobody should decide on the gain, in words; empty where the model is credible."""
-        wrong = [why for fit in self.fitted if (why := _not_believed(fit))]
+        wrong = [why for fit in self.fitted if (why := fit.doubt(MISFIT))]
         doubts = []
         if 2 * (len(self.fitted) - len(wrong)) <= len(self.fitted):
             kinds = ", ".join(dict.fromkeys(wrong))
@@ -94,15 +95,6 @@ class Counterfactual:
     def shortens(self) -> bool:
         """Whether, by the whole interval, the policy leads to the other phase, where the bunch is short."""
         return self.bunching_gain.high < -SHORTER
-
-
-def _not_believed(fit: CycleFit) -> str:
-    """Return why a fit says nothing of the machine; empty where it does."""
-    if np.isfinite(fit.second_offset_rad):
-        return "another offset fits as well"
-    if not fit.chi2_reduced <= MISFIT:
-        return f"reduced chi2 {fit.chi2_reduced:.2g}"
-    return ""
 
 
 def counterfactual(
@@ -175,12 +167,14 @@ def _shown(trace: TraceReader, indices: NDArray[np.int64]) -> NDArray[np.bool_]:
 
     Of the others a recorded profile is noise, and model and machine cannot be compared there.
     """
-    shown = np.stack([usable_points(trace.record(int(i)).reading) for i in indices])
-    stages = trace.header.guard_stages
-    if Stage.HEALTH.label in stages:
-        judged = trace.array("verdicts", slice(int(indices[0]), int(indices[-1]) + 1))
-        shown &= judged[:, :, stages.index(Stage.HEALTH.label)] != Verdict.HELD
-    return np.asarray(shown)
+    stages, doubts = trace.header.guard_stages, (Stage.HEALTH.label,)
+    records = (trace.record(int(index)) for index in indices)
+    return np.stack(
+        [
+            usable_points(record.reading) & shown_points(record.verdicts, stages, doubts)
+            for record in records
+        ]
+    )
 
 
 def _seen(profile: NDArray[np.float32], shown: NDArray[np.bool_]) -> tuple[float, float]:

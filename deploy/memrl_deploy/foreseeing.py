@@ -201,10 +201,9 @@ def foresee(task: Task, program: CycleProgram, ctime_ms: FloatArray) -> dict[str
 
 
 def _certain(fit: CycleFit) -> bool:
-    """Whether a fit is one to go by; one that is poor by its probability alone may well be."""
+    """Whether a fit is one to go by."""
     return (
-        fit.verdict != "ambiguous"
-        and fit.chi2_reduced <= CHI2_REDUCED
+        not fit.doubt(CHI2_REDUCED)
         and fit.offset_sigma_rad <= OFFSET_SIGMA_RAD
         and fit.emittance_sigma_evs <= EMITTANCE_SIGMA * fit.emittance_evs
     )

@@ -75,6 +75,21 @@ class CycleFit:
         """phi2 at each point, rad, in (-pi, pi], [n]."""
         return wrap(self.points.phi_hw_rad - self.offset_rad)
 
+    def doubt(self, largest_chi2_reduced: float) -> str:
+        """Return why it says nothing of the bunch, in words; empty where it does.
+
+        One that is poor by its probability alone may well say something: of many slices the smallest
+        misfit is improbable, and the uncertainties have grown with it.
+
+        Args:
+            largest_chi2_reduced: of a fit that is believed.
+        """
+        if np.isfinite(self.second_offset_rad):
+            return "another offset fits as well"
+        if not self.chi2_reduced <= largest_chi2_reduced:
+            return f"reduced chi2 {self.chi2_reduced:.2g}"
+        return ""
+
 
 def fit_cycle(
     profiles: npt.ArrayLike,

@@ -12,13 +12,12 @@ from pathlib import Path
 
 from memrl_ctrl.errors import FileError, TraceError
 from memrl_ctrl.outputs import write_output
-
-SUFFIX = ".sha256"
+from memrl_ctrl.signatures import DIGEST_ENDING
 
 
 def digest_path(hdf5: Path) -> Path:
     """Return where the digest of an HDF5 file stands."""
-    return hdf5.with_name(hdf5.name + SUFFIX)
+    return hdf5.with_name(hdf5.name + DIGEST_ENDING)
 
 
 def file_digest(path: Path) -> str:

@@ -35,6 +35,7 @@ from typing import NamedTuple
 import google_crc32c
 
 from memrl_ctrl.errors import TraceError
+from memrl_ctrl.signatures import JOURNAL as MARKER
 from memrl_ctrl.trace.codec import Arrays, FileRecord, Kind, Record, encode, kind_of
 from memrl_ctrl.trace.folder import sync_folder
 from memrl_ctrl.trace.layout import Layout
@@ -43,7 +44,6 @@ from memrl_ctrl.trace.packing import Earlier, packed, warm_up
 from memrl_ctrl.trace.records import CycleRecord, EndRecord, OutcomeRecord, TraceHeader
 from memrl_ctrl.trace.signing import Signer
 
-MARKER = b"MRLJ"
 JOURNAL_VERSION = 2
 READABLE_VERSIONS = (1, 2)
 """Versions of the journal that are read."""

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memrl_ctrl.errors import TraceError
+from memrl_ctrl.signatures import HDF5, HDF5_ENDING
 from memrl_ctrl.trace.columns import CYCLES
 from memrl_ctrl.trace.datasets import DAMAGE, attribute
 from memrl_ctrl.trace.folder import HDF5_NAME, JOURNAL_NAME, looking_at
@@ -20,8 +21,6 @@ from memrl_ctrl.trace.records import CycleRecord, OutcomeRecord, SignatureRecord
 from memrl_ctrl.trace.report import Damage
 from memrl_ctrl.trace.scan import JournalReader, Progress
 from memrl_ctrl.trace.store import Hdf5Store, JournalStore, Store
-
-HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 class TraceReader:
@@ -220,6 +219,6 @@ def is_hdf5(path: Path) -> bool:
     """
     try:
         with path.open("rb") as file:
-            return file.read(len(HDF5_SIGNATURE)) == HDF5_SIGNATURE or path.suffix == ".h5"
+            return file.read(len(HDF5)) == HDF5 or path.suffix == HDF5_ENDING
     except OSError as error:
         raise TraceError(path, f"cannot be read: {error.strerror}") from error

@@ -13,13 +13,13 @@ from typing import Literal, cast
 import google_crc32c
 
 from memrl_ctrl.errors import TraceError
+from memrl_ctrl.signatures import JOURNAL as MARKER
 from memrl_ctrl.trace.codec import FileRecord, Kind, decode, kind_of
 from memrl_ctrl.trace.entries import OF_ANOTHER_RUN, Entry, Origin
 from memrl_ctrl.trace.headers import COPIES, chosen_header
 from memrl_ctrl.trace.journal import (
     CHECKED_FROM,
     HEAD,
-    MARKER,
     MAX_PAYLOAD_BYTES,
     PACKED,
     READABLE_VERSIONS,

@@ -74,6 +74,15 @@ def descend(
     return runtime.run(), backend
 
 
+def led_in(trace: TraceReader) -> list[CycleRecord]:
+    """Return the cycles in which the controller led."""
+    return [
+        record
+        for record in trace
+        if any(event.get("rung") == "classical" for event in record.events)
+    ]
+
+
 def replayed(summary: RunSummary, **options: Any) -> ReplayResult:
     assert summary.trace is not None
     with TraceReader(summary.trace) as trace:
@@ -87,11 +96,7 @@ def test_a_controller_leads_on_its_rung_and_replays(name: str, tmp_path: Path) -
     assert summary.trace is not None
     with TraceReader(summary.trace) as trace:
         rungs = [event["rung"] for record in trace for event in record.events if "rung" in event]
-        led = [
-            record
-            for record in trace
-            if any(event.get("rung") == "classical" for event in record.events)
-        ]
+        led = led_in(trace)
     assert rungs[:9] == ["hold"] * 2 + ["classical"] * 6 + ["restore"]
     limits, ctime = backend.description.limits, backend.description.ctime_ms
     moves = []
@@ -113,11 +118,7 @@ def test_a_controller_moves_nothing_by_what_the_guard_doubts(tmp_path: Path) -> 
     summary, _ = descend(tmp_path, "asymmetry-pi", alter=lies, guard=GuardConfig())
     assert summary.trace is not None
     with TraceReader(summary.trace) as trace:
-        led = [
-            record
-            for record in trace
-            if any(event.get("rung") == "classical" for event in record.events)
-        ]
+        led = led_in(trace)
         assert len(led) == CONFIG.classical_cycles
         for record in led:
             np.testing.assert_array_equal(record.written_rad, record.reading.applied_rad)
@@ -136,11 +137,7 @@ def test_a_controller_is_not_led_by_a_reading_that_comes_again(name: str, tmp_pa
     summary, _ = descend(tmp_path, name, alter=stands_still, guard=GuardConfig())
     assert summary.trace is not None
     with TraceReader(summary.trace) as trace:
-        led = [
-            record
-            for record in trace
-            if any(event.get("rung") == "classical" for event in record.events)
-        ]
+        led = led_in(trace)
         where = np.array([record.reading.applied_rad for record in trace])
     assert len(led) == CONFIG.classical_cycles
     for record in led:

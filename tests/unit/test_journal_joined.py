@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from memrl_ctrl.testing.traces import digitised_cycle, sample_header, sample_outcome
-from memrl_ctrl.trace import CycleRecord, JournalWriter, TraceReader, read_journal, recover, verify
+from memrl_ctrl.testing.traces import sample_header
+from memrl_ctrl.trace import TraceReader, read_journal, recover, verify
 from memrl_ctrl.trace.codec import Kind
 from memrl_ctrl.trace.journal import HEAD, PACKED, record_head
 from memrl_ctrl.trace.scan import Entry
+
+from .memory_journal import write_memory_journal
 
 OURS = list(range(100, 106))
 
@@ -18,16 +20,7 @@ OURS = list(range(100, 106))
 def written(path: Path, cycles: int = 6, *, first: int = 100, outcomes: bool = False) -> Path:
     """Write a journal whose policy carries its memory on, without an end, and return its path."""
     header = sample_header(points=2, n_slices=600)
-    before: CycleRecord | None = None
-    with JournalWriter(path, header) as journal:
-        for cycle in range(first, first + cycles):
-            before = digitised_cycle(header, cycle, before, hidden=16)
-            journal.append(before, durable=False)
-            outcome = sample_outcome(before)
-            if outcomes and outcome is not None:
-                journal.append(outcome, durable=False)
-        data = path.read_bytes()
-    path.write_bytes(data)
+    path.write_bytes(write_memory_journal(path, header, cycles, first=first, outcomes=outcomes))
     return path
 
 

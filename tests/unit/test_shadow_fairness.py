@@ -8,12 +8,12 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from memrl_ctrl.backend import Quality
+from memrl_ctrl.beam import CycleFit
 from memrl_ctrl.errors import MemrlError
 from memrl_ctrl.testing.traces import sample_cycle, sample_header
 from memrl_ctrl.trace import CycleRecord, JournalWriter, TraceHeader, TraceReader, Verdict
@@ -23,6 +23,8 @@ from memrl_deploy.report import judge, load_thresholds, shadow_figures
 from memrl_deploy.report.figures import ShadowFigures
 from memrl_deploy.report.thresholds import DECLARED_KEY, Declared, Thresholds
 from memrl_deploy.statistics import Figure, Rate, bootstrapped
+
+from .played import played
 
 POINTS, CYCLES, ACTION = 4, 200, 40
 BEFORE = "2026-01-01T00:00:00+00:00"
@@ -54,16 +56,7 @@ def _cycle(header: TraceHeader, cycle: int) -> CycleRecord:
     applied = np.full(POINTS, np.radians(2.0 * (cycle // ACTION)))
     wanted = np.full(POINTS, np.radians(2.0))
     return CycleRecord(
-        reading=dataclasses.replace(
-            sample.reading,
-            cycle=cycle,
-            stamp_ns=1_700_000_000_000_000_000 + cycle * 1_200_000_000,
-            setpoint_rad=applied,
-            applied_rad=applied,
-            readback_rad=applied,
-            quality=np.zeros(POINTS, dtype=np.uint16),
-            profile=np.abs(sample.reading.profile),
-        ),
+        reading=played(sample.reading, cycle, applied),
         mode="shadow",
         policy=dataclasses.replace(sample.policy, action=wanted.astype(np.float32)[:, None]),
         verdicts=np.full((POINTS, 3), Verdict.PASSED, dtype=np.uint8),
@@ -261,17 +254,34 @@ def test_the_numbers_say_all_that_the_page_says(tmp_path: Path) -> None:
         report(run, out=tmp_path / "r.json", twin=False)
 
 
+def fitted(*, chi2_reduced: float, second_offset_rad: float) -> CycleFit:
+    return CycleFit(
+        offset_rad=0.1,
+        offset_sigma_rad=0.01,
+        emittance_evs=1.0,
+        emittance_sigma_evs=0.01,
+        intensity=math.nan,
+        intensity_sigma=math.nan,
+        chi2_reduced=chi2_reduced,
+        p_value=0.0,
+        second_offset_rad=second_offset_rad,
+        verdict="poor",
+        model=np.zeros((0, 0)),
+        points=None,  # type: ignore[arg-type]
+    )
+
+
 def test_a_fit_is_believed_while_it_misses_less_than_the_noise() -> None:
     """An improbable chi2 of many slices is no reason; a large one, or a second offset, is."""
 
     def doubt(*fits: tuple[float, float]) -> str:
         figure = Figure(value=0.1, low=0.09, high=0.11)
-        made = tuple(SimpleNamespace(chi2_reduced=c, second_offset_rad=s) for c, s in fits)
+        made = tuple(fitted(chi2_reduced=c, second_offset_rad=s) for c, s in fits)
         return Counterfactual(
             policy_name="p",
             first_cycle=0,
             cycles=20,
-            fitted=made,  # type: ignore[arg-type]
+            fitted=made,
             recorded=0.1,
             model_recorded=figure,
             model_policy=figure,

@@ -13,7 +13,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from memrl_ctrl.backend import Reading
 from memrl_ctrl.errors import MemrlError, TraceError
 from memrl_ctrl.testing.traces import sample_cycle, sample_header
 from memrl_ctrl.trace import CycleRecord, JournalWriter, TraceReader, Verdict
@@ -23,6 +22,8 @@ from memrl_deploy.report import judge, load_thresholds, shadow_figures
 from memrl_deploy.report.judgement import quiet_cases, rate_words
 from memrl_deploy.report.thresholds import Declared, Thresholds
 from memrl_deploy.statistics import Figure, Rate, bootstrapped
+
+from .played import played
 
 POINTS, CYCLES = 3, 400
 STEP_DEG = 2.0
@@ -56,18 +57,8 @@ def _cycle(header: object, cycle: int, *, hits: int, late: int) -> CycleRecord:
     verdicts = np.full((POINTS, 3), Verdict.PASSED, dtype=np.uint8)
     if cycle < hits:
         verdicts[:, 1] = Verdict.REFUSED
-    reading: Reading = dataclasses.replace(
-        sample.reading,
-        cycle=cycle,
-        stamp_ns=1_700_000_000_000_000_000 + cycle * 1_200_000_000,
-        setpoint_rad=applied,
-        applied_rad=applied,
-        readback_rad=applied,
-        quality=np.zeros(POINTS, dtype=np.uint16),
-        profile=np.abs(sample.reading.profile),
-    )
     return CycleRecord(
-        reading=reading,
+        reading=played(sample.reading, cycle, applied),
         mode=header.mode,  # type: ignore[attr-defined]
         policy=dataclasses.replace(sample.policy, action=wanted.astype(np.float32)[:, None]),
         verdicts=verdicts,
@@ -189,7 +180,7 @@ def test_a_policy_that_shortens_the_bunch_in_simulation_is_held(run: Path, tmp_p
         policy_name="p",
         first_cycle=0,
         cycles=20,
-        fitted=(SimpleNamespace(second_offset_rad=math.nan, chi2_reduced=1.2),),  # type: ignore[arg-type]
+        fitted=(SimpleNamespace(doubt=lambda _: ""),),  # type: ignore[arg-type]
         recorded=0.1,
         model_recorded=small,
         model_policy=small,

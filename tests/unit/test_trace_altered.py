@@ -10,13 +10,11 @@ import pytest
 
 from memrl_ctrl.errors import TraceError
 from memrl_ctrl.testing.traces import (
-    digitised_cycle,
     sample_cycle,
     sample_header,
-    sample_outcome,
     write_sample_journal,
 )
-from memrl_ctrl.trace import CycleRecord, JournalWriter, TraceReader, read_journal, recover, verify
+from memrl_ctrl.trace import CycleRecord, TraceReader, read_journal, recover, verify
 from memrl_ctrl.trace.codec import Kind, encode
 from memrl_ctrl.trace.journal import HEAD, PACKED, record_head
 from memrl_ctrl.trace.packing import HEAD as PACKED_HEAD
@@ -24,20 +22,15 @@ from memrl_ctrl.trace.packing import Earlier, packed
 from memrl_ctrl.trace.records import OutcomeRecord, TraceHeader
 from memrl_ctrl.trace.scan import Entry
 
+from .memory_journal import write_memory_journal
+
 Records = list[bytes]
 
 
 def written(path: Path, cycles: int = 8, *, first: int = 100, outcomes: bool = True) -> Path:
     """Write a journal whose policy carries its memory on, and return its path."""
     header = sample_header(points=4, n_slices=1000)
-    before: CycleRecord | None = None
-    with JournalWriter(path, header) as journal:
-        for cycle in range(first, first + cycles):
-            before = digitised_cycle(header, cycle, before, hidden=16)
-            journal.append(before, durable=False)
-            outcome = sample_outcome(before)
-            if outcomes and outcome is not None:
-                journal.append(outcome, durable=False)
+    write_memory_journal(path, header, cycles, first=first, outcomes=outcomes)
     return path
 
 
