@@ -38,7 +38,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memrl_ctrl.angles import wrap
-from memrl_ctrl.beam._jit import compiled
+from memrl_ctrl.compiling import compiled
 from memrl_ctrl.errors import UsageError
 
 Array = npt.NDArray[np.float64]

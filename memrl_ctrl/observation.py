@@ -11,9 +11,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from memrl_ctrl.compiling import compiled_exactly
 from memrl_ctrl.errors import MismatchError, UsageError
 
 VERSION = 1
@@ -87,16 +87,18 @@ def _turn(n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return _turns[n]
 
 
-@njit(cache=True, nogil=True)
+@compiled_exactly
 def _fill(profile, synchronous_phase_rad, cos, sin, out):  # type: ignore[no-untyped-def]
     batch, n_in = profile.shape
     n_out = out.shape[1] - 1
     cumulative = np.empty(2 * n_in + 1)
     for row in range(batch):
         total, c, s = 0.0, 0.0, 0.0
+        cumulative[0] = total
         for i in range(n_in):
             value = float(profile[row, i])
             total += value
+            cumulative[i + 1] = total
             c += value * cos[i]
             s += value * sin[i]
         phase = synchronous_phase_rad[row]
@@ -109,11 +111,7 @@ def _fill(profile, synchronous_phase_rad, cos, sin, out):  # type: ignore[no-unt
         start -= math.floor(start / n_in) * n_in
         index = int(start)
         # The window ends within a turn of where it starts; behind that nothing is looked at.
-        running = 0.0
-        cumulative[0] = running
-        for i in range(n_in):
-            running += profile[row, i]
-            cumulative[i + 1] = running
+        running = total
         for i in range(min(index + 2, n_in)):
             running += profile[row, i]
             cumulative[n_in + i + 1] = running

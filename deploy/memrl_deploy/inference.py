@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 
 from memrl_ctrl import observation
 from memrl_ctrl.backend import BoolArray, MachineDescription, Reading
+from memrl_ctrl.cheapest_path import cheapest_path
 from memrl_ctrl.controllers import Driven
 from memrl_ctrl.errors import MismatchError
 from memrl_ctrl.metrics import measure
 from memrl_ctrl.observation import beam_observation
 from memrl_ctrl.policy import OnnxPolicy
+from memrl_ctrl.profile_sums import ProfileSums
 from memrl_ctrl.trace import PolicyStep
 
 FloatArray = NDArray[np.float64]
@@ -78,7 +80,7 @@ class Inference:
         policy.reset(machine.points)
 
     def _warm_up(self, machine: MachineDescription) -> None:
-        """Do everything once, so that no compilation falls into the first cycle."""
+        """Do everything once, the guard's part too, so that no compilation falls into the first cycle."""
         points, spec = machine.points, self.policy.manifest
         profile = np.ones((points, machine.n_slices), dtype=np.float32)
         phase = np.zeros(points)
@@ -87,6 +89,9 @@ class Inference:
             profile.flags.writeable = phase.flags.writeable = writeable
             beam_observation(profile, phase, self._n_slices)
             measure(profile)
+            ProfileSums.of(profile)
+        choices = np.zeros((points, 2))
+        cheapest_path(choices, choices)
         self.policy.reset(points)
         self.policy.act(
             np.zeros((points, *spec.observation.shape), dtype=np.float32),

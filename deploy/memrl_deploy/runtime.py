@@ -27,6 +27,7 @@ from memrl_ctrl.errors import (
 from memrl_ctrl.metrics import ProfileMetrics, measure
 from memrl_ctrl.trace import CycleRecord, OutcomeRecord, PolicyStep
 from memrl_deploy.benefit import Benefit
+from memrl_deploy.collecting import Collector
 from memrl_deploy.engaging import EngageConfig
 from memrl_deploy.failures import Failures
 from memrl_deploy.fallback import Classical, FallbackConfig
@@ -123,6 +124,7 @@ class Runtime:
         self.summary = RunSummary(mode=mode.name, machine=machine.name)
         self._failures = Failures(self._steering, self._guard, self._view, self.summary)
         self._benefit = Benefit()
+        self._collector = Collector()
 
     def stop(self, cause: str) -> None:
         """End the run after the cycle that is being decided, or at once while waiting for one.
@@ -162,12 +164,8 @@ class Runtime:
         """Run to the end and say how it went; errors that ended it are in the summary."""
         summary = self.summary
         try:
-            reading = self._engage()
-            while True:
-                self._decide(reading)
-                if self._stopping.cause or summary.cycles == self._cycles:
-                    break
-                reading = self._next()
+            with self._collector:
+                self._decide_all()
             summary.reason = self._stopping.cause or "all cycles done"
             summary.error = self._left_over()
         except StopRequestedError:
@@ -181,6 +179,15 @@ class Runtime:
             summary.not_engaged = self._steering.not_engaged
             self._finish()
         return summary
+
+    def _decide_all(self) -> None:
+        reading = self._engage()
+        while True:
+            self._decide(reading)
+            self._collector.between_cycles()
+            if self._stopping.cause or self.summary.cycles == self._cycles:
+                break
+            reading = self._next()
 
     def _left_over(self) -> Disengaged | None:
         """Return what is to be said at the end of a run whose machine nobody leads as was wanted."""

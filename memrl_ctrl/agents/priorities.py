@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from memrl_ctrl.beam._jit import compiled
+from memrl_ctrl.compiling import compiled
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

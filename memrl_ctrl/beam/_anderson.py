@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from memrl_ctrl.beam._jit import compiled
+from memrl_ctrl.compiling import compiled
 
 HISTORY = 8
 """Steps that are remembered."""

@@ -9,7 +9,6 @@ import math
 import numpy as np
 
 from memrl_ctrl.beam._fourier import synthesise, synthesise_any
-from memrl_ctrl.beam._jit import compiled
 from memrl_ctrl.beam._solver import (
     NO_BUCKET,
     P_C1,
@@ -23,6 +22,7 @@ from memrl_ctrl.beam._solver import (
     R_STATUS,
     solve,
 )
+from memrl_ctrl.compiling import compiled
 
 
 @compiled

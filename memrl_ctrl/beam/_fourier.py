@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from memrl_ctrl.beam._jit import compiled
+from memrl_ctrl.compiling import compiled
 
 
 def tables(points: int, harmonics: int) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -8,7 +8,6 @@ import math
 
 import numpy as np
 
-from memrl_ctrl.beam._jit import compiled
 from memrl_ctrl.beam._solver import (
     GRID,
     NO_BUCKET,
@@ -19,6 +18,7 @@ from memrl_ctrl.beam._solver import (
     R_STATUS,
     solve,
 )
+from memrl_ctrl.compiling import compiled
 
 SYMMETRY, EQUAL_WELLS, BUNCHING_FACTOR, LEAST_SKEWNESS = 0, 1, 2, 3
 FOUND, REASON_NO_BUCKET, REASON_NO_ZERO, REASON_JUMP, REASON_NO_WELLS = 0, 1, 2, 3, 4

@@ -25,7 +25,7 @@ import numpy as np
 
 from memrl_ctrl.beam._anderson import HISTORY, mix
 from memrl_ctrl.beam._fourier import analyse, synthesise
-from memrl_ctrl.beam._jit import compiled
+from memrl_ctrl.compiling import compiled
 
 GRID = 256
 QUARTER = GRID // 4

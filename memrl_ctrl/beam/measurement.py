@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from memrl_ctrl.backend import Quality
-from memrl_ctrl.beam._jit import compiled
+from memrl_ctrl.compiling import compiled
 from memrl_ctrl.errors import UnknownNameError, UsageError
 from memrl_ctrl.ranges import Range, as_range
 

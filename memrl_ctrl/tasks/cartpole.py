@@ -18,7 +18,7 @@ from gymnasium.envs.classic_control import CartPoleEnv
 from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
 
-from memrl_ctrl.beam._jit import compiled
+from memrl_ctrl.compiling import compiled
 from memrl_ctrl.tasks.rows import Floats, Mask, RowsVector, Seeds
 
 ID = "memrl/CartPoleNoVel-v0"

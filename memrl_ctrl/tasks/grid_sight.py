@@ -17,7 +17,7 @@ import numpy as np
 from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
-from memrl_ctrl.beam._jit import compiled
+from memrl_ctrl.compiling import compiled
 from memrl_ctrl.errors import UsageError
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from memrl_ctrl.compiling import compiled_exactly
 from memrl_ctrl.trace.columns import MAX_LEVELS
 
 TABLE_BITS = 14
@@ -47,22 +47,18 @@ def number_levels(
     """
     codes = np.empty(bits.size, dtype=np.uint16)
     levels = np.empty(MAX_LEVELS, dtype=np.uint32)
+    place = np.empty(MAX_LEVELS, dtype=np.uint16)
     count = _collect(bits, min(most, MAX_LEVELS), levels, codes)
     if count < 0:
         return None
-    found = levels[:count]
-    # Floats rise with their bits where they are positive, and fall with them where they are negative.
-    rising = np.where(found >> 31, ~found, found | np.uint32(1 << 31))
-    order = np.argsort(rising)
-    place = np.empty(count, dtype=np.uint16)
-    place[order] = np.arange(count, dtype=np.uint16)
-    return found[order], place, codes
+    _sort(levels[:count], place)
+    return levels[:count], place[:count], codes
 
 
-@njit(cache=True)
+@compiled_exactly
 def _collect(bits: Any, most: Any, levels: Any, codes: Any) -> Any:
     """Number the values by first appearance; return how many there are, -1 if more than `most`."""
-    slots = np.full(1 << TABLE_BITS, -1, dtype=np.int32)
+    slots = np.full(1 << TABLE_BITS, -1, dtype=np.int16)
     mask = (1 << TABLE_BITS) - 1
     count = 0
     for i in range(bits.size):
@@ -83,3 +79,18 @@ def _collect(bits: Any, most: Any, levels: Any, codes: Any) -> Any:
             count += 1
         codes[i] = code
     return count
+
+
+@compiled_exactly
+def _sort(levels: Any, place: Any) -> None:
+    """Put levels into rising order, and note where each went."""
+    high = np.uint32(1 << 31)
+    # Floats rise with their bits where they are positive, and fall with them where they are negative.
+    rising = np.empty(levels.size, dtype=np.uint32)
+    for i in range(levels.size):
+        rising[i] = ~levels[i] if levels[i] & high else levels[i] | high
+    before = levels.copy()
+    order = np.argsort(rising)
+    for i in range(levels.size):
+        levels[i] = before[order[i]]
+        place[order[i]] = i

@@ -29,6 +29,7 @@ length of the Zstandard frame `u4`, 0 `u4`, and the sequence of the earlier reco
 from __future__ import annotations
 
 import struct
+import threading
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from functools import lru_cache
@@ -155,7 +156,7 @@ def packed(payload: bytes, crc: int, earlier: Earlier | None = None) -> bytes | 
 def warm_up() -> None:
     """Do once what is compiled or loaded at its first use, so that no cycle has to wait for it."""
     bits = np.frombuffer(bytes(4 * LEVELS_FROM), dtype="<u4")
-    _stored(Spec("", np.dtype(np.float32), LEVELS_FROM, 0), bits.tobytes())
+    _compressed(_stored(Spec("", np.dtype(np.float32), LEVELS_FROM, 0), bits.tobytes())[1])
 
 
 class Packed(NamedTuple):
@@ -290,10 +291,20 @@ def _whole(planes: bytes, itemsize: int) -> bytes:
     return np.frombuffer(planes, dtype=np.uint8).reshape(itemsize, -1).T.tobytes()
 
 
+class _Kept(threading.local):
+    """A compressor for each thread: its tables are taken and cleared once, not in every cycle."""
+
+    def __init__(self) -> None:
+        self.compressor = zstandard.ZstdCompressor(level=LEVEL)
+
+
+_kept = _Kept()
+
+
 def _compressed(parts: Sequence[Part]) -> bytes:
     """Compress a stream; each long part gets statistics of its own."""
     total = sum(len(part) for part in parts)
-    squeeze = zstandard.ZstdCompressor(level=LEVEL).compressobj(size=total)
+    squeeze = _kept.compressor.compressobj(size=total)
     done: list[bytes] = []
     for part in parts:
         done.append(squeeze.compress(part))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from memrl_ctrl.compiling import compiled_exactly
 from memrl_ctrl.trace.levels import number_levels
 
 Octets = NDArray[np.uint8]
@@ -46,7 +46,7 @@ def folded_levels(data: bytes | memoryview, most: int) -> tuple[NDArray[np.uint3
     return levels, planes
 
 
-@njit(cache=True, nogil=True)
+@compiled_exactly
 def _split_words(words: Any, planes: Any) -> None:
     for i in range(words.size):
         word = words[i]
@@ -56,7 +56,7 @@ def _split_words(words: Any, planes: Any) -> None:
         planes[3, i] = word >> 24
 
 
-@njit(cache=True, nogil=True)
+@compiled_exactly
 def _fold(place: Any, codes: Any, planes: Any) -> None:
     before = np.uint16(0)
     for i in range(codes.size):

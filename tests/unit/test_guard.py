@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +15,7 @@ from memrl_ctrl.testing import FakeBackend
 from memrl_ctrl.testing.traces import reading_at
 from memrl_ctrl.trace import Verdict
 from memrl_deploy.guard import STAGES, Guard, GuardConfig, usable_points
-from memrl_deploy.guard.coherence import _cheapest, _data, coherent
+from memrl_deploy.guard.coherence import _data, coherent
 from memrl_deploy.guard.decision import Stage
 
 POINTS = 6
@@ -218,20 +216,6 @@ def test_held_points_do_not_stop_the_others_from_going_together() -> None:
     decision = wide().decide(delta, reading_at(ZERO), ALL)
     np.testing.assert_array_equal(np.flatnonzero(decision.verdicts[:, Stage.COHERENCE] == 1), [3])
     assert decision.phi_hw_rad[2] == 0.0
-
-
-def test_the_cheapest_path_is_the_cheapest() -> None:
-    """The dynamic programming finds what trying everything finds."""
-    generator = np.random.default_rng(3)
-    for _ in range(20):
-        goals, cost = generator.normal(size=(4, 5)), generator.uniform(size=(4, 5))
-
-        def total(path: tuple[int, ...], goals: Any = goals, cost: Any = cost) -> float:
-            at = goals[np.arange(4), list(path)]
-            return float(np.abs(np.diff(at)).sum() + cost[np.arange(4), list(path)].sum())
-
-        best = min(itertools.product(range(5), repeat=4), key=total)
-        assert tuple(_cheapest(goals, cost)) == best
 
 
 def test_what_an_answer_weighs_against_a_way() -> None:

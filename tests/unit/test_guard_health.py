@@ -9,19 +9,20 @@ import numpy as np
 import pytest
 
 from memrl_ctrl.limits import PhaseLimits
+from memrl_ctrl.profile_sums import ProfileSums
 from memrl_ctrl.testing import FakeBackend
 from memrl_ctrl.trace import Verdict
 from memrl_deploy.guard import Guard, GuardConfig
 from memrl_deploy.guard.decision import Stage
 from memrl_deploy.guard.health import (
     came_again,
-    fingerprints,
     noise,
     noisy_points,
     unhealthy_points,
 )
 
 CONFIG = GuardConfig()
+sums = ProfileSums.of
 
 
 def bunch(points: int, n_slices: int, sigma: float, seed: int = 1) -> np.ndarray:
@@ -36,9 +37,9 @@ def bunch(points: int, n_slices: int, sigma: float, seed: int = 1) -> np.ndarray
 def test_the_noise_of_a_slice_is_found(sigma: float) -> None:
     """White noise is measured to a few percent, and a bunch of a thousand slices adds next to nothing."""
     white = np.random.default_rng(0).normal(0.0, sigma, (20, 1000)).astype(np.float32)
-    np.testing.assert_allclose(noise(white).mean(), sigma, rtol=0.02)
-    np.testing.assert_allclose(noise(white), sigma, rtol=0.15)
-    np.testing.assert_allclose(noise(bunch(20, 1000, 0.05)).mean(), 0.05, rtol=0.02)
+    np.testing.assert_allclose(noise(sums(white)).mean(), sigma, rtol=0.02)
+    np.testing.assert_allclose(noise(sums(white)), sigma, rtol=0.15)
+    np.testing.assert_allclose(noise(sums(bunch(20, 1000, 0.05))).mean(), 0.05, rtol=0.02)
 
 
 @pytest.mark.parametrize("n_slices", [100, 1000])
@@ -46,10 +47,17 @@ def test_dead_is_a_sum_of_eight_times_its_noise(n_slices: int) -> None:
     """A level of 7 times the noise of a mean is dead, one of 9 times is not."""
     white = np.random.default_rng(2).normal(size=(1, n_slices))
     white -= white.mean()
-    white /= noise(white.astype(np.float32))[0]
+    white /= noise(sums(white.astype(np.float32)))[0]
     for times, dead in ((7.0, True), (9.0, False)):
         profile = (white + times / math.sqrt(n_slices)).astype(np.float32)
         assert unhealthy_points(profile, None, CONFIG)[0] == dead
+
+
+def test_nothing_above_no_noise_is_dead() -> None:
+    """A slope that sums to zero, without any noise: there is no bunch on it."""
+    slope = np.arange(-50, 51, dtype=np.float32)[None] / np.float32(64.0)
+    assert noise(sums(slope))[0] == 0.0
+    assert unhealthy_points(slope, None, CONFIG)[0]
 
 
 def test_numbers_beyond_all_measure_are_dead() -> None:
@@ -161,35 +169,30 @@ def test_an_old_reading_without_noise_is_a_bunch_that_came_back() -> None:
 def test_a_profile_is_known_again_by_every_slice() -> None:
     """Its number is that of its bits alone: another in one slice, whichever, is another profile."""
     profile = bunch(2, 100, 0.02)
-    again, numbers = came_again(profile, None, CONFIG)
+    again, numbers = came_again(sums(profile).number, None, CONFIG)
     assert not again.any()
     assert numbers.shape == (1, 2)
-    assert came_again(profile.copy(), numbers, CONFIG)[0].all()
+    assert came_again(sums(profile.copy()).number, numbers, CONFIG)[0].all()
     for changed in range(100):
         other = profile.copy()
         other[1, changed] = np.nextafter(other[1, changed], np.float32(9.0))
-        np.testing.assert_array_equal(came_again(other, numbers, CONFIG)[0], [True, False])
-    again, numbers = came_again(profile[:1], numbers, CONFIG)  # another number of points
+        np.testing.assert_array_equal(
+            came_again(sums(other).number, numbers, CONFIG)[0], [True, False]
+        )
+    again, numbers = came_again(
+        sums(profile[:1]).number, numbers, CONFIG
+    )  # another number of points
     assert not again.any()
     assert numbers.shape == (1, 1)
-
-
-def test_every_bit_of_a_slice_counts() -> None:
-    """The weights are odd: no difference in one slice is lost, that of its highest bit alone neither."""
-    one = np.zeros((1, 64), dtype=np.float32)
-    for place in range(64):
-        unit = one.copy()
-        unit.view(np.uint32)[0, place] = 1
-        assert fingerprints(unit)[0] % 2 == 1
 
 
 def test_so_many_readings_are_remembered() -> None:
     """The numbers of the last readings, the newest behind; one that is older is forgotten."""
     config, numbers = GuardConfig(frozen_readings=3), None
     for seed in range(5):
-        _, numbers = came_again(bunch(2, 64, 0.02, seed), numbers, config)
+        _, numbers = came_again(sums(bunch(2, 64, 0.02, seed)).number, numbers, config)
     assert numbers is not None
-    expected = [fingerprints(bunch(2, 64, 0.02, seed)) for seed in (2, 3, 4)]
+    expected = [sums(bunch(2, 64, 0.02, seed)).number for seed in (2, 3, 4)]
     np.testing.assert_array_equal(numbers, expected)
-    assert not came_again(bunch(2, 64, 0.02, 1), numbers, config)[0].any()
-    assert came_again(bunch(2, 64, 0.02, 2), numbers, config)[0].all()
+    assert not came_again(sums(bunch(2, 64, 0.02, 1)).number, numbers, config)[0].any()
+    assert came_again(sums(bunch(2, 64, 0.02, 2)).number, numbers, config)[0].all()

@@ -27,6 +27,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from memrl_ctrl.cheapest_path import cheapest_path
+
 AMBIGUOUS_RAD = math.radians(150.0)
 """From this distance to the goal on, the policy's answer says little about the direction."""
 DIRECTION_WEIGHT = 0.1
@@ -66,7 +68,7 @@ def coherent(
     said = max(1.0, FEW / delta_rad.size) * _data(delta_rad[:, None], ways, max_step_rad)
     cost = said + TRAVEL * np.abs(ways)
     goals = applied_rad[:, None] + ways
-    chosen = ways[np.arange(delta_rad.size), _cheapest(goals, cost)]
+    chosen = ways[np.arange(delta_rad.size), cheapest_path(goals, cost)]
     moved = np.clip(chosen, -max_step_rad, max_step_rad)
     differs = np.abs(moved - delta_rad) > AGREES_RAD
     return np.where(differs, moved, delta_rad), differs
@@ -84,19 +86,3 @@ def _data(delta: FloatArray, ways: FloatArray, max_step_rad: float) -> FloatArra
 
 def _capped(misfit: FloatArray) -> FloatArray:
     return np.asarray(np.minimum(np.abs(misfit), DATA_CAP_RAD))
-
-
-def _cheapest(goals: FloatArray, cost: FloatArray) -> NDArray[np.intp]:
-    """Return the state of each point on the cheapest path [points]."""
-    points = len(goals)
-    arrived = cost[0]
-    came_from = np.empty(goals.shape, dtype=np.intp)
-    for i in range(1, points):
-        total = arrived[None, :] + np.abs(goals[i][:, None] - goals[i - 1][None, :])
-        came_from[i] = total.argmin(axis=1)
-        arrived = np.take_along_axis(total, came_from[i][:, None], axis=1)[:, 0] + cost[i]
-    path = np.empty(points, dtype=np.intp)
-    path[-1] = arrived.argmin()
-    for i in range(points - 1, 0, -1):
-        path[i - 1] = came_from[i, path[i]]
-    return path

@@ -39,6 +39,7 @@ from memrl_ctrl.limits import PhaseLimits, Restricted
 from memrl_ctrl.metrics import measure
 from memrl_ctrl.observation import beam_observation
 from memrl_ctrl.policy.statistics import ObservationStatistics
+from memrl_ctrl.profile_sums import ProfileSums
 from memrl_ctrl.trace.records import Verdict
 from memrl_deploy.guard.budget import Bounds, Budget, readback_distance
 from memrl_deploy.guard.coherence import coherent
@@ -226,9 +227,10 @@ class Guard:
     def _watch(self, reading: Reading) -> _Seen:
         """Return what is known of a reading, once for each."""
         if self._seen is None or self._seen.reading is not reading:
-            complete = usable_points(reading)
-            again, numbers = came_again(reading.profile, self._now.numbers, self.config)
-            bad = unhealthy_points(reading.profile, self._now.profile, self.config, again)
+            sums = ProfileSums.of(reading.profile)
+            complete = usable_points(reading, sums)
+            again, numbers = came_again(sums.number, self._now.numbers, self.config)
+            bad = unhealthy_points(reading.profile, self._now.profile, self.config, again, sums)
             self._seen = _Seen(
                 reading=reading, complete=complete, healthy=~(bad & complete), numbers=numbers
             )
