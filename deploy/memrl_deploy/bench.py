@@ -34,6 +34,7 @@ from memrl_ctrl.policy.write import proportional_policy
 from memrl_ctrl.terminal import Terminal
 from memrl_ctrl.trace import JOURNAL_NAME
 from memrl_ctrl.trace.untrusted import verify_untrusted
+from memrl_deploy.memory_use import MemoryUse
 from memrl_deploy.modes import ClosedLoop
 from memrl_deploy.pacing import SECTIONS
 from memrl_deploy.runtime import Runtime, stopped_by_signals
@@ -41,15 +42,19 @@ from memrl_deploy.summary import CycleView, RunSummary
 from memrl_deploy.twin import START_S, twin
 
 POINTS, SLICES, POLICY_SLICES, UNITS = 30, 1000, 128, 128
-SEGMENT_CYCLES = 2500
-"""Cycles of one trace; it is verified and removed before the next one: about 0.4 GB on the disk."""
+SEGMENT_CYCLES = 5000
+"""Cycles of one run; its trace is verified and removed before the next one: about 0.6 GB on the disk."""
 SEGMENTS_AT_LEAST = 4
 FLOORS_EACH_SEGMENT = 250
-RSS_EVERY = 100
-SETTLING = 0.25
-"""Part of the run whose memory is not looked at: caches and buffers fill."""
+RARE_FLOORS_EACH_SEGMENT = 50
+PAUSE_S = 0.007
+"""Time between two decisions of the loop, about: what a decision needs has left the caches until then."""
+RARELY = ", after a pause"
+TOLD_EVERY = 100
 PERCENTS = (50.0, 99.0, 99.9, 100.0)
 COLUMNS = ("median ms", "p99 ms", "p99.9 ms", "max ms")
+FLOORS = ("round trip of a reading", "onnxruntime step", "write and fdatasync")
+"""What no decision can do without."""
 SETPOINT_BYTES = 512
 """Length of a request that carries a setpoint of 30 points, with its head."""
 
@@ -63,8 +68,7 @@ class Measured:
 
     times_ns: NDArray[np.int64]
     """By section [cycles, sections]; the first `cycles` rows are filled."""
-    rss: FloatArray
-    """Cycles decided and resident memory in MB, every `RSS_EVERY` cycles [n, 2]; 0 where not yet."""
+    memory: MemoryUse
     cycles: int = 0
     missed: Counter[str] = field(default_factory=Counter)
     """As in the summaries of the runs."""
@@ -77,7 +81,7 @@ class Measured:
         """Make room for so many cycles."""
         return cls(
             times_ns=np.full((cycles, len(SECTIONS)), 0, dtype=np.int64),
-            rss=np.full((cycles // RSS_EVERY, 2), 0.0),
+            memory=MemoryUse(cycles),
         )
 
     def take(self, times_ns: NDArray[np.int64]) -> None:
@@ -97,8 +101,8 @@ class Watch:
     def cycle(self, view: CycleView) -> None:
         """Count it."""
         self._cycles += 1
-        if self._cycles % RSS_EVERY == 0:
-            self._measured.rss[self._cycles // RSS_EVERY - 1] = self._cycles, resident_mb()
+        self._measured.memory.cycle()
+        if self._cycles % TOLD_EVERY == 0:
             progress.report(self._cycles, self._total)
 
     def note(self, text: str) -> None:
@@ -120,8 +124,8 @@ def run(
     over loopback with CURVE; its simulation takes only what the loop leaves of the cores, as a machine's
     own computers would. The policy has an LSTM of 128 units. A decision begins when the reading is
     received; its time is given until the commit is sent (`p50_ms`, ...) and until it is answered
-    (`answered_p50_ms`, ...); both are held against the floors. The trace is verified and removed every
-    2,500 cycles; after each such segment the floors are measured. Ctrl-C prints what was measured until
+    (`answered_p50_ms`, ...); both are held against the floors. Every 5,000 cycles a new run begins;
+    its trace is verified and removed, and the floors are measured. Ctrl-C prints what was measured until
     then.
 
     Args:
@@ -170,6 +174,7 @@ def _segments(
         runtime = Runtime(
             ClosedLoop(backend), policy, records=place / "records", cycles=count, view=watch
         )
+        measured.memory.begin_run()
         with stopped_by_signals(runtime):
             summary = runtime.run()
         measured.missed += summary.missed
@@ -234,7 +239,7 @@ class Floors:
         }
 
     def measure(self, into: dict[str, list[float]], record_bytes: int) -> None:
-        """Take each floor some hundred times, in turns.
+        """Take each floor some hundred times at once, and some fifty times as rarely as the loop does.
 
         Args:
             into: times by floor, ms; added to.
@@ -250,11 +255,10 @@ class Floors:
         }
         for name, call in kinds.items():
             call()
-            times = into.setdefault(name, [])
-            for _ in range(FLOORS_EACH_SEGMENT):
-                began_s = time.perf_counter()
-                call()
-                times.append((time.perf_counter() - began_s) * 1e3)
+            taken = [_timed_ms(call) for _ in range(FLOORS_EACH_SEGMENT)]
+            into.setdefault(name, []).extend(taken)
+            rare = [_timed_ms(call, after_s=PAUSE_S) for _ in range(RARE_FLOORS_EACH_SEGMENT)]
+            into.setdefault(name + RARELY, []).extend(rare)
 
     def _ask(self, request: bytes) -> None:
         self._socket.send(request)
@@ -265,6 +269,14 @@ class Floors:
         os.fdatasync(self._file)
 
 
+def _timed_ms(call: Callable[[], Any], after_s: float = 0.0) -> float:
+    if after_s:
+        time.sleep(after_s)
+    began_s = time.perf_counter()
+    call()
+    return (time.perf_counter() - began_s) * 1e3
+
+
 def _published(
     measured: Measured, cycles: int, json_path: Path | None, console: Terminal
 ) -> dict[str, Any]:
@@ -272,18 +284,18 @@ def _published(
     answered = times_ms[:, 1:].sum(axis=1)
     sent = answered - times_ms[:, SECTIONS.index("answer")]
     floors = {name: float(np.median(times)) for name, times in measured.floors_ms.items()}
-    common = floors["onnxruntime step"] + floors["write and fdatasync"]
-    whole = common + floors["round trip of a reading"]
-    small = common + floors["round trip of a setpoint"]
+    whole = sum(floors[name] for name in FLOORS)
+    rare = sum(floors[name + RARELY] for name in FLOORS)
     figures = {
         "cycles": float(sent.size),
         **_figures("", sent),
         **_figures("answered_", answered),
         "ratio_to_floors_median": float(np.median(sent)) / whole,
+        "ratio_to_rare_floors_median": float(np.median(sent)) / rare,
         "answered_ratio_to_floors_median": float(np.median(answered)) / whole,
-        "answered_ratio_to_small_floors_median": float(np.median(answered)) / small,
         "deadline_misses": float(measured.missed.total()),
-        "rss_mb_per_100k_cycles": slope_per_100k(measured.rss[measured.rss[:, 0] > 0.0]),
+        "rss_mb_per_100k_cycles": measured.memory.slope_per_100k(),
+        "rss_mb_per_run": measured.memory.growth_per_run(),
         "journal_bytes_per_cycle": measured.journal_bytes / sent.size,
         "load_1min": os.getloadavg()[0],
     }
@@ -296,19 +308,22 @@ def _published(
     ]
     kinds = ", ".join(f"{count} {kind}" for kind, count in measured.missed.most_common())
     missed = f"{measured.missed.total()} cycles{f' ({kinds})' if kinds else ''}"
-    slope = figures["rss_mb_per_100k_cycles"]
+    slope, growth = figures["rss_mb_per_100k_cycles"], figures["rss_mb_per_run"]
     memory = (
         f"memory {slope:+.2f} MB in 100,000 cycles"
         if np.isfinite(slope)
         else "too few cycles to say how memory grows"
     )
+    if np.isfinite(growth):
+        memory += f", {growth:+.2f} MB from run to run"
     notes = [
         f"{sent.size} of {cycles} cycles{': ' + measured.reason if measured.reason else ''}; "
         f"{POINTS} x {SLICES} float32, CURVE, each cycle durable before its setpoint is sent; "
         f"{missed} missed; load {figures['load_1min']:.1f}.",
-        f"Medians over the sum of the floors: until sent {figures['ratio_to_floors_median']:.2f}, until "
-        f"answered {figures['answered_ratio_to_floors_median']:.2f} (with a setpoint's round trip instead of "
-        f"a reading's {figures['answered_ratio_to_small_floors_median']:.2f}); {memory}.",
+        f"Medians over the sum of the floors (a reading's round trip, step, write): until sent "
+        f"{figures['ratio_to_floors_median']:.2f}, until answered "
+        f"{figures['answered_ratio_to_floors_median']:.2f}; until sent over those taken as rarely as in the "
+        f"loop {figures['ratio_to_rare_floors_median']:.2f}; {memory}.",
     ]
     return publish(
         name="loop",
@@ -334,27 +349,6 @@ def _figures(prefix: str, taken_ms: FloatArray) -> dict[str, float]:
 def _row(what: str, taken_ms: FloatArray) -> dict[str, Any]:
     taken = _percentiles(taken_ms, *COLUMNS)
     return {"what": what} | {name: round(value, 4) for name, value in taken.items()}
-
-
-def slope_per_100k(samples: FloatArray) -> float:
-    """Return how much memory grows, MB in 100,000 cycles: least squares after the run has settled.
-
-    NaN where there are fewer than three samples.
-
-    Args:
-        samples: cycles and memory, MB [n, 2].
-    """
-    kept = samples[int(len(samples) * SETTLING) :]
-    if len(kept) < 3:
-        return float("nan")
-    counts, megabytes = kept.T
-    return float(np.polyfit(counts, megabytes, 1)[0] * 1e5)
-
-
-def resident_mb() -> float:
-    """Return this process's resident memory, MB (Linux: proc(5), statm)."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 @contextmanager

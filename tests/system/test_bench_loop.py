@@ -22,7 +22,7 @@ def test_a_short_run_gives_all_figures_and_leaves_nothing(
         rising = [figures[f"{prefix}{name}_ms"] for name in ("p50", "p99", "p999", "max")]
         assert 0.0 < rising[0] < rising[1] <= rising[2] <= rising[3]
     assert figures["p50_ms"] < figures["answered_p50_ms"]
-    assert figures["ratio_to_small_floors_median"] > figures["ratio_to_floors_median"] > 1.0
+    assert figures["answered_ratio_to_floors_median"] > figures["ratio_to_floors_median"] > 1.0
     # The policy stands in the trace of each of the four short segments.
     assert 20_000 < figures["journal_bytes_per_cycle"] < 100_000
     assert figures["rss_mb_per_100k_cycles"] is None  # one sample: too few to say
