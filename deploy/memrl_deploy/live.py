@@ -161,9 +161,13 @@ def show_summary(summary: RunSummary, console: Console) -> None:
         row("cycles never seen", str(summary.unseen))
     for kind, count in sorted(summary.missed.items()):
         row(f"missed: {kind}", str(count))
-    if summary.worse:
-        times = f"{len(summary.worse)} times, the last: " if len(summary.worse) > 1 else ""
-        row("worse than when engaged", times + summary.worse[-1])
+    for name, found in (
+        ("worse than when engaged", summary.worse),
+        ("to and fro without end", summary.hunting),
+    ):
+        if found:
+            times = f"{len(found)} times, the last: " if len(found) > 1 else ""
+            row(name, times + found[-1])
     row("points altered or held", _counts(summary))
     if summary.asymmetry:
         row(

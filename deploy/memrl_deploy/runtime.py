@@ -33,6 +33,7 @@ from memrl_deploy.failures import Failures
 from memrl_deploy.fallback import Classical, FallbackConfig
 from memrl_deploy.foreseeing import Foresight, outlook_in
 from memrl_deploy.guard import STAGES, Decision, Guard, GuardConfig
+from memrl_deploy.hunting import Hunting
 from memrl_deploy.inference import Asked, Inference
 from memrl_deploy.modes import ClosedLoop, Fallback, Mode, Transition
 from memrl_deploy.pacing import RECORD_BEFORE, Pacing
@@ -124,6 +125,7 @@ class Runtime:
         self.summary = RunSummary(mode=mode.name, machine=machine.name)
         self._failures = Failures(self._steering, self._guard, self._view, self.summary)
         self._benefit = Benefit()
+        self._hunting = Hunting()
         self._collector = Collector()
 
     def stop(self, cause: str) -> None:
@@ -309,12 +311,15 @@ class Runtime:
     def _note_benefit(
         self, reading: Reading, metrics: ProfileMetrics, usable: NDArray[np.bool_]
     ) -> None:
-        """Tell those who can take over, and the next record, that the beam is worse than before."""
-        worse = self._benefit.see(metrics, usable, engaged=self._steering.in_control)
-        if worse is not None:
-            self._failures.events.append(worse.event(reading.cycle))
-            self._view.note(str(worse))
-            self.summary.worse.append(f"cycle {reading.cycle}: {worse.numbers}")
+        """Tell those who can take over, and the next record, what the loop does no good with."""
+        engaged = self._steering.in_control
+        worse = self._benefit.see(metrics, usable, engaged=engaged)
+        hunt = self._hunting.see(reading.applied_rad, engaged=engaged)
+        for found, kept in ((worse, self.summary.worse), (hunt, self.summary.hunting)):
+            if found is not None:
+                self._failures.events.append(found.event(reading.cycle))
+                self._view.note(str(found))
+                kept.append(f"cycle {reading.cycle}: {found.numbers}")
 
     def _note_outlook(self, reading: Reading) -> None:
         """Give the guard a fit that was made meanwhile, and put it into the record."""

@@ -121,6 +121,8 @@ class RunSummary:
     """Cycles that the machine played and of which no reading came."""
     worse: list[str] = field(default_factory=list)
     """When the beam was found worse than where a person engaged the loop, with what was measured."""
+    hunting: list[str] = field(default_factory=list)
+    """When points were found to go to and fro, and which."""
     asymmetry: list[float] = field(default_factory=list)
     """Mean |asymmetry| of the first and of the last cycle."""
     times_ns: NDArray[np.int64] = field(
