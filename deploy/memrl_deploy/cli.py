@@ -80,7 +80,8 @@ class RunOptions:
     period: Seconds | None = None
     """Least time between the cycles of a simulation, s; a machine has its own. 0: as fast as it plays."""
     timeout: SomeSeconds | None = None
-    """How long to wait for a reading, s; default some periods of the machine."""
+    """How long to wait for a reading, s, three times in a row at most. Without it some periods of the
+    machine, and `shadow` waits while it stands still."""
     look_ahead: str | None = None
     """Program, by name or file, whose model the guard looks ahead with; the machine's own unless given
     (off: none). Not where cycles come as fast as they are played."""

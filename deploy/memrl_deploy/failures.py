@@ -1,6 +1,7 @@
 """What goes wrong in a run, and its changes of mode: counted, told, put into the next record.
 
 The third failure of a kind in a row leaves the loop: the machine goes on with the last function that it took.
+Shadow has nothing to leave: it waits while the machine stands still.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from memrl_deploy.strikes import (
     NOT_PLAYED,
     REFUSALS,
     STRIKES,
+    TIMEOUT,
     Disengaged,
     Fence,
     Strikes,
@@ -61,6 +63,9 @@ class Failures:
         """Number of the last cycle that was read."""
         self.attended = False
         """Whether somebody sits at the keys."""
+        self.patient = False
+        """Whether a machine that plays no cycle is waited for."""
+        self._waits = 0
 
     def tell_changes(self, applied_rad: FloatArray | None = None) -> None:
         """Put transitions into the record and on the terminal; control is taken at what is applied."""
@@ -119,6 +124,9 @@ class Failures:
         Where somebody sits at the keys the run goes on in manual, if it can.
         """
         self._summary.missed[kind] += 1
+        if self.patient and kind == TIMEOUT:
+            self._wait(detail)
+            return None
         self.events.append({"kind": kind, "detail": detail})
         self._view.note(f"{kind}: {detail}")
         end = self._strikes.add(kind, detail)
@@ -130,9 +138,22 @@ class Failures:
         self._strikes.clear(kind)
         return None
 
+    def _wait(self, detail: str) -> None:
+        """Count and tell a wait: in the record the first, on the terminal now and then."""
+        self._waits += 1
+        if self._waits == 1:
+            self.events.append({"kind": TIMEOUT, "detail": detail})
+        if self._waits.bit_count() == 1:  # a power of two
+            self._view.note(f"{TIMEOUT}: {detail}; waiting on (told again after twice the time)")
+
     def clear(self, *kinds: str) -> None:
         """Tell that these went well."""
         self._strikes.clear(*kinds)
+        if self._waits and TIMEOUT in kinds:
+            said = f"the machine plays again, after {self._waits} times no reading"
+            self.events.append({"kind": "waited", "timeouts": self._waits})
+            self._view.note(said)
+            self._waits = 0
 
     def refused(self, refused: Refused) -> Disengaged | None:
         """Count a function that was not taken; return what ends the run.

@@ -42,7 +42,7 @@ from memrl_deploy.signals import stopped_by_signals
 from memrl_deploy.states import Cause, State, control_in
 from memrl_deploy.steering import Steering
 from memrl_deploy.stopping import Stopping, StopRequestedError
-from memrl_deploy.strikes import Disengaged
+from memrl_deploy.strikes import TIMEOUT, Disengaged
 from memrl_deploy.summary import CycleView, NoView, RunSummary, View, stage_counts
 
 __all__ = ["Disengaged", "Runtime", "stopped_by_signals"]
@@ -62,7 +62,8 @@ class Runtime:
         policy: what is asked.
         records: folder of all runs.
         cycles: how many to decide; None goes on until stopped.
-        timeout_s: how long to wait for a reading; None leaves it to the machine's period.
+        timeout_s: how long to wait for a reading, three times at most; None leaves it to the machine's
+            period, and waits in shadow until the machine plays on.
         pace_s: least time between readings, for a simulation that plays as fast as it is asked.
         view: where it is shown.
         guard: settings of the guard.
@@ -124,6 +125,7 @@ class Runtime:
         self._recorder: Recorder | None = None
         self.summary = RunSummary(mode=mode.name, machine=machine.name)
         self._failures = Failures(self._steering, self._guard, self._view, self.summary)
+        self._failures.patient = timeout_s is None and not isinstance(mode, ClosedLoop)
         self._benefit = Benefit()
         self._hunting = Hunting()
         self._collector = Collector()
@@ -229,14 +231,15 @@ class Runtime:
                     self._wait_until_due()
                     reading = self._mode.next(self._timeout_s)
             except ReadingTimeout as error:
-                self._failures.strike("timeout", str(error))
+                self._failures.strike(TIMEOUT, str(error))
+                self._collector.between_cycles()  # a machine may stand still for days
                 continue
             self._pacing.split(reading.received_ns, "receive", "decode")
             if reading.cycle <= self._failures.cycle:
                 self._failures.strike("stale", f"cycle {reading.cycle} came again")
                 continue
             break
-        self._failures.clear("timeout", "stale")
+        self._failures.clear(TIMEOUT, "stale")
         self._failures.unseen(reading.cycle)
         self._failures.cycle = reading.cycle
         return reading

@@ -19,6 +19,8 @@ REFUSALS = tuple(refusal(reason) for reason in RefusalReason)
 """Failures that a function which is taken ends."""
 
 
+TIMEOUT = "timeout"
+"""The failure that no reading came."""
 NOT_PLAYED = "not-played"
 """The failure that a machine took one function, and its reading shows another."""
 

@@ -10,11 +10,15 @@ from typing import Any
 
 import pytest
 
+from memrl_ctrl.backend import Reading
+from memrl_ctrl.errors import ReadingTimeout
 from memrl_deploy import collecting
 from memrl_deploy.collecting import EVERY_CYCLES, Collector
+from memrl_deploy.modes import Shadow
+from memrl_deploy.runtime import Runtime
 from memrl_deploy.summary import CycleView
 
-from .online_loop import Collect, Spy, closed_loop
+from .online_loop import Collect, Looker, Spy, closed_loop, policy
 
 
 class Knot:
@@ -124,3 +128,29 @@ def test_a_run_collects_between_its_cycles_only(
     assert seen.count(False) >= 22 // 5
     assert [knot() is None for knot in view.knots[:20]] == [True] * 20
     assert gc.isenabled()
+
+
+def test_garbage_goes_while_the_machine_stands_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shadow waits for days, and a scrape of the metrics may leave garbage all the same."""
+    monkeypatch.setattr(collecting, "EVERY_CYCLES", 5)
+    machine = Spy()
+    first = machine.start()
+    knots: list[weakref.ref[Knot]] = []
+
+    class Standing(Looker):
+        """Gives a reading, then none for long, then another."""
+
+        def observe(self, timeout_s: float | None = None) -> Reading:
+            if 0 < len(knots) < 12:
+                knots.append(weakref.ref(Knot()))
+                raise ReadingTimeout("the machine stands still")
+            knots.append(weakref.ref(Knot()))
+            return super().observe(timeout_s)
+
+    source = Standing([first, machine.observe()], machine)
+    summary = Runtime(Shadow(source), policy(), records=tmp_path, cycles=2).run()
+    assert summary.cycles == 2
+    assert summary.missed["timeout"] == 11
+    assert all(knot() is None for knot in knots[:8])
