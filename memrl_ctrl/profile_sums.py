@@ -24,9 +24,8 @@ class ProfileSums:
     """Sum over the slices."""
     bend: NDArray[np.float64]
     """Mean size of the second difference, in float32 as the profile is: infinite where it overflows."""
-    largest: NDArray[np.float32]
     flat: NDArray[np.int64]
-    """Slices in a row, at most, that stand at exactly the largest value."""
+    """Slices in a row, at most, that stand at exactly the profile's largest value."""
     number: NDArray[np.uint64]
     """The same for the same bits, for others once in 2^64 by chance."""
 
@@ -39,7 +38,6 @@ class ProfileSums:
             finite=np.empty(points, dtype=np.bool_),
             total=np.empty(points),
             bend=np.empty(points),
-            largest=np.empty(points, dtype=np.float32),
             flat=np.empty(points, dtype=np.int64),
             number=np.empty(points, dtype=np.uint64),
         )
@@ -50,19 +48,10 @@ class ProfileSums:
             sums.finite,
             sums.total,
             sums.bend,
-            sums.largest,
             sums.flat,
             sums.number,
         )
         return sums
-
-
-def warm_up() -> None:
-    """Compile it now, for arrays that can be written to and for those that cannot: two types."""
-    profile = np.ones((1, 3), dtype=np.float32)
-    ProfileSums.of(profile)
-    profile.flags.writeable = False
-    ProfileSums.of(profile)
 
 
 @cache
@@ -83,7 +72,6 @@ def _fill(  # noqa: PLR0917 - numba's own
     finite: Any,
     total: Any,
     bend: Any,
-    largest: Any,
     flat: Any,
     number: Any,
 ) -> None:
@@ -111,6 +99,5 @@ def _fill(  # noqa: PLR0917 - numba's own
         finite[k] = whole
         total[k] = summed
         bend[k] = bent / (n_slices - 2)
-        largest[k] = highest
         flat[k] = longest
         number[k] = hashed
