@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memrl_ctrl.angles import wrap
-from memrl_ctrl.errors import ReadingTimeout, RefusalReason, Refused
+from memrl_ctrl.errors import ReadingTimeout, RefusalReason, Refused, Standstill
 from memrl_ctrl.limits import PhaseLimits
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "Receipt",
     "RefusalReason",
     "Refused",
+    "Standstill",
     "Truth",
 ]
 
@@ -209,6 +210,7 @@ class BeamSource(Protocol):
                 reasonable (several periods), not for ever.
 
         Raises:
+            Standstill: nothing came in time from a machine that is known to be there; shadow waits on.
             ReadingTimeout: nothing came in time.
         """
         ...

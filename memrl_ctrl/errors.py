@@ -134,6 +134,10 @@ class ReadingTimeout(MachineError):  # noqa: N818
     """No reading came within the time that was allowed."""
 
 
+class Standstill(ReadingTimeout):
+    """No reading came, from a machine that answers and plays no cycle: it may play on at any time."""
+
+
 class RefusalReason(StrEnum):
     """Why a setpoint was not taken."""
 

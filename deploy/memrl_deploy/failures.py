@@ -63,8 +63,6 @@ class Failures:
         """Number of the last cycle that was read."""
         self.attended = False
         """Whether somebody sits at the keys."""
-        self.patient = False
-        """Whether a machine that plays no cycle is waited for."""
         self._waits = 0
 
     def tell_changes(self, applied_rad: FloatArray | None = None) -> None:
@@ -124,9 +122,6 @@ class Failures:
         Where somebody sits at the keys the run goes on in manual, if it can.
         """
         self._summary.missed[kind] += 1
-        if self.patient and kind == TIMEOUT:
-            self._wait(detail)
-            return None
         self.events.append({"kind": kind, "detail": detail})
         self._view.note(f"{kind}: {detail}")
         end = self._strikes.add(kind, detail)
@@ -138,8 +133,9 @@ class Failures:
         self._strikes.clear(kind)
         return None
 
-    def _wait(self, detail: str) -> None:
-        """Count and tell a wait: in the record the first, on the terminal now and then."""
+    def wait(self, detail: str) -> None:
+        """Count a wait that is no failure: the first stands in the record, some are told."""
+        self._summary.missed[TIMEOUT] += 1
         self._waits += 1
         if self._waits == 1:
             self.events.append({"kind": TIMEOUT, "detail": detail})

@@ -22,6 +22,7 @@ from memrl_ctrl.errors import (
     ReadingTimeout,
     RefusalReason,
     Refused,
+    Standstill,
     TraceError,
 )
 from memrl_ctrl.metrics import ProfileMetrics, measure
@@ -63,7 +64,7 @@ class Runtime:
         records: folder of all runs.
         cycles: how many to decide; None goes on until stopped.
         timeout_s: how long to wait for a reading, three times at most; None leaves it to the machine's
-            period, and waits in shadow until the machine plays on.
+            period; where a machine stands still shadow then waits until it plays on.
         pace_s: least time between readings, for a simulation that plays as fast as it is asked.
         view: where it is shown.
         guard: settings of the guard.
@@ -111,6 +112,7 @@ class Runtime:
         self._records = records
         self._cycles = cycles
         self._timeout_s = timeout_s
+        self._patient = timeout_s is None and not isinstance(mode, ClosedLoop)
         self._pace_s = pace_s
         self._due_s = 0.0
         self._view: View = view or NoView()
@@ -125,7 +127,6 @@ class Runtime:
         self._recorder: Recorder | None = None
         self.summary = RunSummary(mode=mode.name, machine=machine.name)
         self._failures = Failures(self._steering, self._guard, self._view, self.summary)
-        self._failures.patient = timeout_s is None and not isinstance(mode, ClosedLoop)
         self._benefit = Benefit()
         self._hunting = Hunting()
         self._collector = Collector()
@@ -231,7 +232,10 @@ class Runtime:
                     self._wait_until_due()
                     reading = self._mode.next(self._timeout_s)
             except ReadingTimeout as error:
-                self._failures.strike(TIMEOUT, str(error))
+                if self._patient and isinstance(error, Standstill):
+                    self._failures.wait(str(error))
+                else:
+                    self._failures.strike(TIMEOUT, str(error))
                 self._collector.between_cycles()  # a machine may stand still for days
                 continue
             self._pacing.split(reading.received_ns, "receive", "decode")

@@ -27,9 +27,9 @@ from memrl_ctrl.cli import main
 from memrl_ctrl.errors import (
     ConnectionFailed,
     FileError,
-    ReadingTimeout,
     RefusalReason,
     Refused,
+    Standstill,
     UsageError,
 )
 from memrl_ctrl.policy import OnnxPolicy
@@ -332,7 +332,7 @@ def test_no_cycle_is_a_timeout_and_a_machine_that_is_gone_is_another() -> None:
     with served(period_s=60.0) as server:
         backend = controller(server)
         assert backend.observe().cycle == 1
-        with pytest.raises(ReadingTimeout, match=r"plays no cycle after 1 within 0\.3 s"):
+        with pytest.raises(Standstill, match=r"plays no cycle after 1 within 0\.3 s"):
             backend.observe(timeout_s=0.3)
     with pytest.raises(ConnectionFailed, match="has gone: the connection broke"):
         backend.observe(timeout_s=20.0)

@@ -24,6 +24,7 @@ from memrl_ctrl.errors import (
     ReadingTimeout,
     RefusalReason,
     Refused,
+    Standstill,
 )
 from memrl_ctrl.frames import pack, unpack
 from memrl_ctrl.policy import OnnxPolicy
@@ -122,8 +123,9 @@ def test_a_machine_whose_cycles_stand_still_does_not_keep_the_client_for_ever(
         alter_readings(0, lambda sent: sent.update(cycle=min(seen, sent["cycle"])))
         with pytest.raises(
             ReadingTimeout, match=r"but its newest reading is of cycle .*: its numbers go back or"
-        ):
+        ) as raised:
             source.observe()
+        assert not isinstance(raised.value, Standstill)  # it plays, and shadow must not wait
         source.close()
 
 

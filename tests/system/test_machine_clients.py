@@ -18,9 +18,9 @@ from memrl_ctrl.backend import BeamBackend, BeamSource, FloatArray, Reading, Rec
 from memrl_ctrl.errors import (
     ConnectionFailed,
     MemrlError,
-    ReadingTimeout,
     RefusalReason,
     Refused,
+    Standstill,
     UsageError,
 )
 from memrl_ctrl.frames import pack
@@ -219,7 +219,7 @@ def test_no_cycle_is_a_timeout(keys: Path) -> None:
     with served(keys, period_s=60.0) as server:
         source = open_backend(endpoint=str(server.endpoint), keys=keys, read_only=True)
         assert source.observe().cycle == 1  # the one it began with
-        with pytest.raises(ReadingTimeout, match="plays no cycle"):
+        with pytest.raises(Standstill, match="plays no cycle"):
             source.observe(timeout_s=0.7)
         source.close()
 

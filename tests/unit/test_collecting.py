@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from memrl_ctrl.backend import Reading
-from memrl_ctrl.errors import ReadingTimeout
+from memrl_ctrl.errors import Standstill
 from memrl_deploy import collecting
 from memrl_deploy.collecting import EVERY_CYCLES, Collector
 from memrl_deploy.modes import Shadow
@@ -145,7 +145,7 @@ def test_garbage_goes_while_the_machine_stands_still(
         def observe(self, timeout_s: float | None = None) -> Reading:
             if 0 < len(knots) < 12:
                 knots.append(weakref.ref(Knot()))
-                raise ReadingTimeout("the machine stands still")
+                raise Standstill("the machine stands still")
             knots.append(weakref.ref(Knot()))
             return super().observe(timeout_s)
 

@@ -20,6 +20,7 @@ from memrl_ctrl.errors import (
     ReadingTimeout,
     RefusalReason,
     Refused,
+    Standstill,
 )
 from memrl_ctrl.testing import FakeBackend
 from memrl_ctrl.trace import OutcomeRecord, TraceReader, verify
@@ -334,11 +335,14 @@ def test_a_decision_after_its_deadline_is_not_sent(tmp_path: Path) -> None:
 
 
 def test_three_silent_waits_end_the_run(tmp_path: Path) -> None:
-    """Readings that do not come are waited for three times."""
+    """Where the machine may be gone, where a time was given, and wherever the loop leads."""
     machine = FakeBackend(points=8, n_slices=N)
-    shadow = Shadow(Looker([machine.start()], machine))
+    gone = Shadow(Looker([machine.start()], machine))
+    still = silent_from(2)
+    still.start()
     for runtime in (
-        Runtime(shadow, policy(), records=tmp_path, timeout_s=1.0),
+        Runtime(gone, policy(), records=tmp_path / "gone"),
+        Runtime(Shadow(still), policy(), records=tmp_path / "still", timeout_s=1.0),
         closed_loop(silent_from(1), tmp_path / "led"),
     ):
         summary = runtime.run()
@@ -356,7 +360,7 @@ def silent_from(first: int, until: int = 10**9) -> Spy:
             nonlocal asked
             asked += 1
             if first <= asked < until:
-                raise ReadingTimeout("the machine is there, but plays no cycle")
+                raise Standstill("the machine is there, but plays no cycle")
             return super().observe(timeout_s)
 
     return Silent()

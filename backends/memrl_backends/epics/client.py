@@ -19,6 +19,7 @@ from memrl_ctrl.errors import (
     ReadingTimeout,
     RefusalReason,
     Refused,
+    Standstill,
     UnknownNameError,
     UsageError,
 )
@@ -65,7 +66,8 @@ class EpicsSource:
         """Return the newest cycle that was not seen yet, or wait for the next.
 
         Raises:
-            ReadingTimeout: none came in time.
+            Standstill: the machine is there, and plays no cycle.
+            ReadingTimeout: nothing new came in time.
             ConnectionFailed: the machine is gone, or sends what is no reading.
         """
         if timeout_s is None:
@@ -80,7 +82,9 @@ class EpicsSource:
                     break
                 left_s = due_s - time.monotonic()
                 if left_s <= 0.0:
-                    raise ReadingTimeout(
+                    newest = self._cycle if self._newest is None else self._newest["cycle"]
+                    # Where the numbers went back it plays, and nothing of it can be used.
+                    raise (Standstill if newest == self._cycle else ReadingTimeout)(
                         f"{self._where} plays no cycle after {self._cycle} within {timeout_s:g} s"
                     )
                 self._news.wait(left_s)

@@ -29,6 +29,7 @@ from memrl_ctrl.errors import (
     ReadingTimeout,
     RefusalReason,
     Refused,
+    Standstill,
     UnknownNameError,
     UsageError,
 )
@@ -41,6 +42,7 @@ READING_FLOOR_S = 10.0
 cycles back within one start is not waited for: what it plays are no longer the next ones."""
 LEASE_MARGIN_NS = 100_000_000
 """So long before the lease expires its holder stops relying on it, at most a tenth of it, ns."""
+_STILL = "plays no cycle"
 _STANDS = "its newest reading is of cycle {}: its numbers go back or stand still"
 MOST_HOLES = 100
 """So many holes are kept one by one."""
@@ -86,7 +88,8 @@ class ZmqSource:
         """Return the next cycle's reading: the newest, where several have been played meanwhile.
 
         Raises:
-            ReadingTimeout: nothing came in time.
+            Standstill: the machine is there, and plays no cycle.
+            ReadingTimeout: nothing new came in time.
             ConnectionFailed: the machine has stopped or is gone.
         """
         self._reconnect()
@@ -94,11 +97,11 @@ class ZmqSource:
         allowed_s = timeout_s
         if allowed_s is None:
             allowed_s = max(READING_FLOOR_S, READING_PERIODS * self.description.period_s)
-        deadline_s, why, waits = began_s + allowed_s, "plays no cycle", timeout_s is None
+        deadline_s, why, waits = began_s + allowed_s, _STILL, timeout_s is None
         while True:
             now_s = time.monotonic()
             if now_s >= deadline_s:
-                raise ReadingTimeout(
+                raise (Standstill if why == _STILL else ReadingTimeout)(
                     f"no reading from {self._link.endpoint} for {now_s - began_s:.1f} s (the last was of "
                     f"cycle {self._cycle}); the machine is there, but {why}"
                 )
