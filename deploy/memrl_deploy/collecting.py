@@ -18,7 +18,7 @@ class Collector:
     """Within its `with` block nothing is collected but by `between_cycles`.
 
     What existed before is set apart (`gc.freeze`) and is not looked at. The collector is the process's: of
-    several blocks at once each finds what the one before left, and the last one to end sets it free again.
+    blocks within each other the outermost sets it free again.
     """
 
     def __init__(self) -> None:

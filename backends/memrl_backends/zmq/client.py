@@ -42,7 +42,6 @@ READING_FLOOR_S = 10.0
 cycles back within one start is not waited for: what it plays are no longer the next ones."""
 LEASE_MARGIN_NS = 100_000_000
 """So long before the lease expires its holder stops relying on it, at most a tenth of it, ns."""
-_STILL = "plays no cycle"
 _STANDS = "its newest reading is of cycle {}: its numbers go back or stand still"
 MOST_HOLES = 100
 """So many holes are kept one by one."""
@@ -97,14 +96,18 @@ class ZmqSource:
         allowed_s = timeout_s
         if allowed_s is None:
             allowed_s = max(READING_FLOOR_S, READING_PERIODS * self.description.period_s)
-        deadline_s, why, waits = began_s + allowed_s, _STILL, timeout_s is None
+        deadline_s, waits = began_s + allowed_s, timeout_s is None
+        old_cycle: int | None = None  # of what it shows instead of something new
         while True:
             now_s = time.monotonic()
             if now_s >= deadline_s:
-                raise (Standstill if why == _STILL else ReadingTimeout)(
+                said = (
                     f"no reading from {self._link.endpoint} for {now_s - began_s:.1f} s (the last was of "
-                    f"cycle {self._cycle}); the machine is there, but {why}"
+                    f"cycle {self._cycle}); the machine is there, but "
                 )
+                if old_cycle is None:
+                    raise Standstill(said + "plays no cycle")
+                raise ReadingTimeout(said + _STANDS.format(old_cycle))
             if now_s - heard_s > SILENCE_S:
                 self._link.lose(
                     f"nothing was heard from the machine at {self._link.endpoint} "
@@ -119,7 +122,7 @@ class ZmqSource:
                 self._cycle, fresh[-1][1].cycle if fresh else -1
             )
             if (back := self._back(news)) is not None:
-                why, waits = _STANDS.format(back), False
+                old_cycle, waits = back, False
             # A cycle that takes long is waited for; not what the machine says that it has read already, nor
             # cycles whose numbers were read before.
             if waits and not behind and news.status is not None and news.status.playing:
@@ -129,7 +132,7 @@ class ZmqSource:
                 reading = self.snapshot()
                 if reading.cycle > self._cycle:
                     return self._seen(reading)
-                why = _STANDS.format(reading.cycle)
+                old_cycle = reading.cycle
             elif fresh:
                 self._count(fresh[-1][0])
                 return self._seen(fresh[-1][1])
